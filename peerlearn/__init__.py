@@ -1,0 +1,3 @@
+"""Peers that learn from each other."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,137 @@
+"""What a way of learning from others must say. Plain synchronous torch: no I/O, no asyncio, no clock.
+
+A strategy is two plain objects away from a test: every method runs without a network, in one process.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from peerlearn.knowledge import Answer, Params, Question, Received, Refusal
+from peerlearn.learning.learner import Batch, Learner
+from peerlearn.learning.report import Report
+from peerlearn.learning.snapshot import Snapshot
+from peerlearn.errors import RefusalReason
+from peerlearn.schedule import Schedule
+from peerlearn.types import Card, Exposure, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question as the provider's strategy sees it: who asks, and what."""
+
+    consumer: Card
+    question: Question
+
+
+class Strategy(Protocol):
+    """One method of learning from others.
+
+    Called on the learner's thread, one call at a time. Only `answer` runs elsewhere, beside training: it gets a
+    snapshot, must be pure, and must not touch the learner. Everything that touches the model is called inside
+    `learner.tentative()`: raising leaves model, optimizer and generators as they were.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    def needs(self) -> frozenset[Exposure]:
+        """What a provider must show for this method to learn from it."""
+        ...
+
+    @property
+    def exposes(self) -> frozenset[Exposure]:
+        """What this peer shows by answering and asking. Never more than this crosses the wire."""
+        ...
+
+    @property
+    def schedule(self) -> Schedule:
+        """The method's own default; the configuration may override it."""
+        ...
+
+    def check(self, learner: Learner) -> None:
+        """Raise ConfigError or LearnerError when this method cannot work with this model or data at all."""
+        ...
+
+    def misfit(self, learner: Learner, provider: Card) -> str | None:
+        """Why this provider cannot teach this learner by this method, in one sentence; None when it can."""
+        ...
+
+    def ask(self, learner: Learner, provider: Card) -> Question:
+        """What I want from this provider, and what I bring it."""
+        ...
+
+    def publish(self, learner: Learner) -> Any:
+        """An immutable value that travels with the next snapshot and that `answer` will need; None for most."""
+        ...
+
+    def answer(self, snapshot: Snapshot, asked: Asked) -> Answer:
+        """Pure: changes neither parameters, buffers, grads, optimizer nor generators."""
+        ...
+
+    def absorb(self, learner: Learner, received: Sequence[Received]) -> None:
+        """Validate and keep, or learn at once. In provider-id order; idempotent per (sender, version, member).
+
+        Raises KnowledgeError for knowledge that does not fit, before anything is changed.
+        """
+        ...
+
+    def forget(self, provider: str) -> None:
+        """This provider is gone or put aside: its knowledge is not to be used in coming transfers."""
+        ...
+
+    def extra_loss(self, model: nn.Module, batch: Batch) -> Tensor | None:
+        """A term for local steps, or None."""
+        ...
+
+    def local(self, learner: Learner, span: Span) -> Report:
+        """Train on own labels."""
+        ...
+
+    def transfer(self, learner: Learner, span: Span) -> Report:
+        """Train with what was absorbed. With nothing absorbed: a report of no steps, and nothing changed."""
+        ...
+
+    def predict(self, learner: Learner, x: Tensor) -> Tensor:
+        """What a user gets: probabilities (B, C)."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Everything needed to go on to the same bits: tensors, numbers, strings, lists and dicts of these."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@dataclass
+class Base:
+    """The usual answers. A strategy overrides what differs; inherit for these, not for identity."""
+
+    def check(self, learner: Learner) -> None:
+        return None
+
+    def misfit(self, learner: Learner, provider: Card) -> str | None:
+        return None
+
+    def publish(self, learner: Learner) -> Any:
+        return None
+
+    def forget(self, provider: str) -> None:
+        return None
+
+    def extra_loss(self, model: nn.Module, batch: Batch) -> Tensor | None:
+        return None
+
+    def local(self, learner: Learner, span: Span) -> Report:
+        return learner.fit(span, extra_loss=self.extra_loss)
+
+    def predict(self, learner: Learner, x: Tensor) -> Tensor:
+        return learner.predict(x)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        return None
