@@ -1,3 +1,112 @@
-"""Peers that learn from each other."""
+"""Peers on a LAN that find one another and learn from one another.
+
+Names arrive when they are used (PEP 562): `import peerlearn` imports neither torch nor grpc.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peerlearn import strategies as strategies
+    from peerlearn.blocking import BlockingPeer as BlockingPeer
+    from peerlearn.config import Limits as Limits
+    from peerlearn.config import Timing as Timing
+    from peerlearn.errors import PeerlearnError as PeerlearnError
+    from peerlearn.learning import datasets as datasets
+    from peerlearn.learning import evaluate as evaluate
+    from peerlearn.learning import models as models
+    from peerlearn.learning import partition as partition
+    from peerlearn.learning.learner import Learner as Learner
+    from peerlearn.learning.report import Report as Report
+    from peerlearn.orchestrator.gate import Gate as Gate
+    from peerlearn.peer import Peer as Peer
+    from peerlearn.recording import JsonlSink as JsonlSink
+    from peerlearn.recording import MemorySink as MemorySink
+    from peerlearn.schedule import Exchange as Exchange
+    from peerlearn.schedule import Local as Local
+    from peerlearn.schedule import Publish as Publish
+    from peerlearn.schedule import Schedule as Schedule
+    from peerlearn.schedule import Transfer as Transfer
+    from peerlearn.strategies.distillation import Distillation as Distillation
+    from peerlearn.strategies.isolated import Isolated as Isolated
+    from peerlearn.strategies.pairwise import Pairwise as Pairwise
+    from peerlearn.types import Exposure as Exposure
+    from peerlearn.types import Span as Span
+    from peerlearn.types import epochs as epochs
+    from peerlearn.types import steps as steps
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "BlockingPeer": "blocking",
+    "Distillation": "strategies.distillation",
+    "Exchange": "schedule",
+    "Exposure": "types",
+    "Gate": "orchestrator.gate",
+    "Isolated": "strategies.isolated",
+    "JsonlSink": "recording",
+    "Learner": "learning.learner",
+    "Limits": "config",
+    "Local": "schedule",
+    "MemorySink": "recording",
+    "Pairwise": "strategies.pairwise",
+    "Peer": "peer",
+    "PeerlearnError": "errors",
+    "Publish": "schedule",
+    "Report": "learning.report",
+    "Schedule": "schedule",
+    "Span": "types",
+    "Timing": "config",
+    "Transfer": "schedule",
+    "epochs": "types",
+    "steps": "types",
+}
+_ROOMS = {
+    "datasets": "learning.datasets",
+    "evaluate": "learning.evaluate",
+    "models": "learning.models",
+    "partition": "learning.partition",
+    "strategies": "strategies",
+}
+
+__all__ = [
+    "BlockingPeer",
+    "Distillation",
+    "Exchange",
+    "Exposure",
+    "Gate",
+    "Isolated",
+    "JsonlSink",
+    "Learner",
+    "Limits",
+    "Local",
+    "MemorySink",
+    "Pairwise",
+    "Peer",
+    "PeerlearnError",
+    "Publish",
+    "Report",
+    "Schedule",
+    "Span",
+    "Timing",
+    "Transfer",
+    "datasets",
+    "epochs",
+    "evaluate",
+    "models",
+    "partition",
+    "steps",
+    "strategies",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"peerlearn.{_ROOMS[name]}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'peerlearn' has no attribute {name!r}")
+    return getattr(import_module(f"peerlearn.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

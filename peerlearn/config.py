@@ -37,7 +37,8 @@ class Timing:
                 raise ConfigError(f"timing: {name} must be positive, not {getattr(self, name)}")
         if not self.beat < self.suspect_after < self.gone_after:
             raise ConfigError(
-                f"timing: beat < suspect_after < gone_after must hold, not {self.beat}, {self.suspect_after}, {self.gone_after}"
+                "timing: beat < suspect_after < gone_after must hold, "
+                f"not {self.beat}, {self.suspect_after}, {self.gone_after}"
             )
 
     def budget(self, nbytes: int) -> float:

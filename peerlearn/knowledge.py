@@ -5,14 +5,14 @@ Two kinds of knowledge and no third: `Params` are addressed by tensor name, `Out
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Union
+from typing import Literal, TypeAlias
 
 from torch import Tensor
 
 from peerlearn.errors import RefusalReason
 from peerlearn.types import Card
 
-Json = Union[None, bool, int, float, str, list["Json"], dict[str, "Json"]]
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,7 +26,9 @@ class Address:
     @classmethod
     def parse(cls, text: str, *, default_port: int | None = None) -> Self:
         """Read `host:port`, `[v6]:port`, or `host` when a default port is given. Raises ConfigError."""
-        match = re.fullmatch(r"(?:\[(?P<v6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\[\]:\s]+))(?::(?P<port>\d{1,5}))?", text.strip())
+        match = re.fullmatch(
+            r"(?:\[(?P<v6>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\[\]:\s]+))(?::(?P<port>\d{1,5}))?", text.strip()
+        )
         port = (match["port"] if match else None) or default_port
         if match is None or port is None or not 0 <= int(port) <= 65535:
             raise ConfigError(f"{text!r} is not an address: write HOST:PORT, for example 192.168.1.20:7411")

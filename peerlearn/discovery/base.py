@@ -45,5 +45,3 @@ class Discovery(Protocol):
     def announcing(self, me: Announcement, listener: Listener) -> AbstractAsyncContextManager[None]:
         """Inside the block: others can find me, and hints go to the listener. Own announcements are not reported."""
         ...
-
-

@@ -1,0 +1,59 @@
+"""What `peerlearn up` shows while it runs: one line that is drawn over on a terminal, else a line per happening."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.live import Live
+
+from peerlearn.cli.output import Output, plain
+from peerlearn.cli.progress import Progress
+from peerlearn.recording import Event, Sink, as_json
+
+
+@contextmanager
+def follower(output: Output, row: Progress) -> Iterator[Sink]:
+    """A sink that keeps `row` and shows it until the block is left."""
+    teller = _Teller(output, row)
+    if not output.live:
+        yield teller
+        return
+    with Live(console=output.console, get_renderable=lambda: plain(row.line()), refresh_per_second=4, transient=True):
+        yield teller
+
+
+class _Teller:
+    """Called from the event loop and from the learner's thread; the console takes care of both."""
+
+    def __init__(self, output: Output, row: Progress) -> None:
+        self._output = output
+        self._row = row
+
+    def __call__(self, event: Event) -> None:
+        seen = json.loads(as_json(event, seconds=0.0))
+        self._row.seen(seen)
+        if (line := self._line(seen)) is not None:
+            self._output.say(line)
+
+    def _line(self, event: Mapping[str, Any]) -> str | None:
+        match event:
+            case {"kind": "started"}:
+                return (
+                    f"{event['name']} ({event['id'][:12]}) listens on {event['address']}, learns by {event['strategy']}"
+                )
+            case {"kind": "peer"}:
+                return f"{event['name'] or event['peer'][:12]} is {event['status']}" + _because(event)
+            case {"kind": "fetch-failed"}:
+                return f"no answer from {event['provider']}: {event['why']}"
+            case {"kind": "gated", "kept": False}:
+                return f"transfer rolled back: {event['why']}"
+            case {"kind": "refused"}:
+                return f"refused {event['consumer'][:12]}: {event['detail']}"
+            case {"kind": "published", "version": version} if version > 0 and not self._output.live:
+                return self._row.line()
+        return None
+
+
+def _because(event: Mapping[str, Any]) -> str:
+    return f": {event['why']}" if event["why"] else ""

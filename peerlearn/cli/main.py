@@ -1,0 +1,145 @@
+"""The command line: parse, call, print. Heavy rooms are imported inside the command that needs them."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from peerlearn import __version__
+from peerlearn.cli.boundary import guarded
+from peerlearn.cli.output import Output
+
+# gRPC's fork handlers warn and may hang in a process that forks; read once, when grpc is imported.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+app = typer.Typer(
+    name="peerlearn",
+    help="Peers on a LAN find one another and teach one another in real time. Exit codes: docs/exit-codes.md.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+StrategyName = Annotated[str, typer.Option("--strategy", metavar="NAME", help="How to learn from others.")]
+Seconds = Annotated[float, typer.Option("--seconds", help="How long to look.")]
+GroupTag = Annotated[str, typer.Option("--group-tag", metavar="TAG", help="Only peers of the same tag meet.")]
+Static = Annotated[
+    list[str] | None, typer.Option("--peer", metavar="HOST:PORT", help="A peer that mDNS cannot find; repeatable.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if show_version:
+        version()
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
+
+
+@app.command()
+def demo(
+    strategy: StrategyName = "distillation",
+    rounds: Annotated[int | None, typer.Option("--rounds", help="Rounds of local training and transfer.")] = None,
+    peers: Annotated[int, typer.Option("--peers", help="Processes to start.")] = 3,
+    seed: Annotated[int, typer.Option("--seed", help="Of data, models and batch order.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Run directory; default: runs/…")] = None,
+    as_json: Json = False,
+) -> None:
+    """Three processes on this machine find one another by mDNS and learn from one another: table, picture, report."""
+    from peerlearn.cli import demo as door
+
+    door.demo(door.Options(strategy, rounds, peers, seed, out), Output(as_json=as_json))
+
+
+@app.command()
+def up(
+    learner: Annotated[str, typer.Argument(metavar="MODULE:NAME", help="Your Learner, or a function that makes it.")],
+    name: Annotated[str | None, typer.Option("--name", help="What others call this peer.")] = None,
+    strategy: StrategyName = "distillation",
+    peer: Static = None,
+    listen: Annotated[
+        str | None, typer.Option("--listen", metavar="HOST:PORT", help="Default: loopback, any free port.")
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond loopback, without encryption.")] = False,
+    group_tag: GroupTag = "",
+    rounds: Annotated[int | None, typer.Option("--rounds", help="Leave after so many; default: until stopped.")] = None,
+    state: Annotated[Path | None, typer.Option("--state", metavar="DIR", help="Identity and checkpoints.")] = None,
+    events: Annotated[Path | None, typer.Option("--events", metavar="FILE", help="Append events as JSONL.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Launch a peer for your own model. Ctrl-C says goodbye, saves and leaves."""
+    from peerlearn.cli import up as door
+
+    door.up(
+        door.Options(
+            learner=learner, name=name, strategy=strategy, peers=tuple(peer or ()), listen=listen, insecure=insecure,
+            group_tag=group_tag, rounds=rounds, state=state, events=events,
+        ),
+        Output(as_json=as_json),
+    )  # fmt: skip
+
+
+@app.command()
+def ls(
+    watch: Annotated[bool, typer.Option("--watch", help="Go on looking until Ctrl-C.")] = False,
+    seconds: Seconds = 2.0,
+    group_tag: GroupTag = "",
+    peer: Static = None,
+    as_json: Json = False,
+) -> None:
+    """Who is on the LAN, what they know, who learns from whom."""
+    from peerlearn.cli import look
+
+    look.ls(look.Where(seconds, group_tag, tuple(peer or ())), Output(as_json=as_json), watch=watch)
+
+
+@app.command()
+def show(
+    who: Annotated[str, typer.Argument(metavar="PEER", help="Name, or the start of an id.")],
+    seconds: Seconds = 2.0,
+    group_tag: GroupTag = "",
+    peer: Static = None,
+    as_json: Json = False,
+) -> None:
+    """One peer's card in full."""
+    from peerlearn.cli import look
+
+    look.show(who, look.Where(seconds, group_tag, tuple(peer or ())), Output(as_json=as_json))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check what makes discovery on a LAN fail, and print the fix beside each failure."""
+    from peerlearn.cli import doctor as door
+
+    door.doctor(Output(as_json=as_json))
+
+
+@app.command()
+def version(as_json: Json = False) -> None:
+    """The version of peerlearn, and of the protocol that it speaks."""
+    from peerlearn.types import PROTOCOL
+
+    output = Output(as_json=as_json)
+    output.result({"peerlearn": __version__, "protocol": list(PROTOCOL)})
+    if not as_json:
+        sys.stdout.write(f"peerlearn {__version__} (protocol {PROTOCOL[0]}.{PROTOCOL[1]})\n")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; the exit code."""
+    return guarded(
+        lambda: app(args=list(arguments), prog_name="peerlearn", standalone_mode=False),
+        as_json="--json" in arguments,
+    )
+
+
+def run() -> NoReturn:
+    sys.exit(main(sys.argv[1:]))

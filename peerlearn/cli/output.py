@@ -1,0 +1,55 @@
+"""Where a command's words go: people read the console, programs read one JSON object on the last line of stdout."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+
+def plain(text: str) -> Text:
+    """Text from elsewhere, for a terminal: no control characters, no markup. Peers choose their own names."""
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+
+
+class Output:
+    """One per command. With `as_json`, everything for people goes to stderr, so that stdout is the object alone."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self.console = Console(stderr=as_json, highlight=False)
+        self._errors = Console(stderr=True, highlight=False)
+
+    @property
+    def live(self) -> bool:
+        """Whether what is shown can be drawn over. Else: one line after another."""
+        return self.console.is_terminal
+
+    def say(self, text: str) -> None:
+        self.console.print(plain(text), soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        self._errors.print(plain(text), style="bold yellow", soft_wrap=True)
+
+    def result(self, value: Mapping[str, Any] | Sequence[Any]) -> None:
+        """The object that programs read; nothing without `--json`."""
+        if self.as_json:
+            write_json(value)
+
+
+def write_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
+    sys.stdout.write(json.dumps(finite(value), allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def finite(value: Any) -> Any:
+    """The same with null for NaN and infinities, which JSON does not know."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [finite(item) for item in value]
+    return value

@@ -1,0 +1,105 @@
+"""What a peer's events say about where it stands: events in, one small row out. No drawing."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+PRESENT = ("alive", "suspect")
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where one peer stands. `seen` takes its events as JSON objects, in order, from a sink or from another process."""
+
+    name: str = ""
+    classes: tuple[int, ...] = ()
+    rounds: int | None = None
+    address: str = ""
+    round: int = 0
+    """Rounds completed."""
+    phase: str = "starting"
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the last evaluation."""
+    others: dict[str, str] = field(default_factory=dict)
+    """Names of the peers that are here, by id."""
+    learns_from: tuple[str, ...] = ()
+    """Providers of the last transfer."""
+    taught_by: set[str] = field(default_factory=set)
+    """Providers of any transfer so far."""
+    received_bytes: int = 0
+
+    def seen(self, event: Mapping[str, Any]) -> None:
+        take = _TAKES.get(str(event.get("kind")))
+        if take is not None:
+            take(self, event)
+
+    def _hello(self, event: Mapping[str, Any]) -> None:
+        self.name, self.rounds = str(event["name"]), int(event["rounds"])
+        self.classes = tuple(int(c) for c in event["classes"])
+
+    def _started(self, event: Mapping[str, Any]) -> None:
+        self.name, self.address, self.phase = str(event["name"]), str(event["address"]), "meeting"
+
+    def _peer(self, event: Mapping[str, Any]) -> None:
+        if event["status"] in PRESENT:
+            self.others[str(event["peer"])] = str(event["name"])
+        else:
+            self.others.pop(str(event["peer"]), None)
+
+    def _phase(self, event: Mapping[str, Any]) -> None:
+        self.round = max(self.round, int(event["round"]))
+        self.phase = str(event["phase"])
+
+    def _fetched(self, event: Mapping[str, Any]) -> None:
+        self.received_bytes += int(event["received_bytes"])
+
+    def _trained(self, event: Mapping[str, Any]) -> None:
+        if event["phase"] == "transfer":
+            self.learns_from = tuple(event["providers"])
+            self.taught_by.update(self.learns_from)
+
+    def _evaluated(self, event: Mapping[str, Any]) -> None:
+        self.metrics = {key: value for key, value in event["metrics"].items() if value is not None}
+
+    def _published(self, event: Mapping[str, Any]) -> None:
+        self.round = max(self.round, int(event["version"]))
+
+    def _finished(self, event: Mapping[str, Any]) -> None:
+        self.phase = "done"
+
+    def _stopped(self, event: Mapping[str, Any]) -> None:
+        self.round, self.phase = int(event["round"]), "left"
+
+    @property
+    def accuracy(self) -> float | None:
+        """The figure to show while training: shared accuracy where it is measured, else on held-out data."""
+        for key in ("shared", "balanced", "accuracy"):
+            if key in self.metrics:
+                return self.metrics[key]
+        return None
+
+    def line(self) -> str:
+        total = "" if self.rounds is None else f"/{self.rounds}"
+        parts = [self.name or "peer", f"round {self.round}{total}", self.phase]
+        if self.accuracy is not None:
+            parts.append(f"accuracy {self.accuracy:.1%}")
+        if self.learns_from:
+            parts.append("learns from " + ", ".join(self.learns_from))
+        elif self.others:
+            parts.append("with " + ", ".join(sorted(self.others.values())))
+        parts.append(f"{self.received_bytes / 1e6:.1f} MB received")
+        return "  ".join(parts)
+
+
+_TAKES: dict[str, Callable[[Progress, Mapping[str, Any]], None]] = {
+    "hello": Progress._hello,
+    "started": Progress._started,
+    "peer": Progress._peer,
+    "phase": Progress._phase,
+    "fetched": Progress._fetched,
+    "trained": Progress._trained,
+    "evaluated": Progress._evaluated,
+    "published": Progress._published,
+    "finished": Progress._finished,
+    "stopped": Progress._stopped,
+}

@@ -1,0 +1,111 @@
+"""`peerlearn up`: one peer for the user's own model, until it is stopped."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peerlearn.cli import choices
+from peerlearn.cli.follow import follower
+from peerlearn.cli.importing import load_learner
+from peerlearn.cli.output import Output
+from peerlearn.cli.progress import Progress
+from peerlearn.recording import JsonlSink, Record, Tee
+from peerlearn.types import Address
+
+if TYPE_CHECKING:
+    from peerlearn.learning.learner import Learner
+    from peerlearn.peer import Peer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    learner: str
+    name: str | None
+    strategy: str
+    peers: tuple[str, ...]
+    listen: str | None
+    insecure: bool
+    group_tag: str
+    rounds: int | None
+    state: Path | None
+    events: Path | None
+
+
+def up(options: Options, output: Output) -> None:
+    """What is cheap to check is checked first. Raises each of PeerlearnError's kinds that stops a peer from starting."""
+    _check(options)
+    if options.insecure:
+        output.warn(
+            "INSECURE: this peer listens beyond loopback without encryption; whoever reaches its port can read what it "
+            "exposes and can teach it. Use it only in a network that you trust."
+        )
+    learner = load_learner(options.learner)
+    row = Progress(rounds=options.rounds)
+    with ExitStack() as stack:
+        follow = stack.enter_context(follower(output, row))
+        events = () if options.events is None else (stack.enter_context(closing(JsonlSink.open(options.events))),)
+        peer = _peer(learner, options, Tee(follow, *events))
+        why = asyncio.run(_serve(peer, options.rounds))
+    output.say(f"{peer.name} left after {row.round} rounds: {why}")
+    output.result(
+        {
+            "name": peer.name, "id": peer.id, "rounds": row.round, "why": why, "metrics": row.metrics,
+            "learned_from": sorted(row.taught_by), "bytes_received": row.received_bytes,
+        }
+    )  # fmt: skip
+
+
+def _check(options: Options) -> None:
+    choices.strategy(options.strategy)
+    choices.addresses(options.peers)
+    if options.listen is not None:
+        Address.parse(options.listen)
+    if options.rounds is not None:
+        choices.at_least(1, options.rounds, "--rounds")
+
+
+def _peer(learner: "Learner", options: Options, record: Record) -> "Peer":
+    from peerlearn.peer import Peer
+    from peerlearn.transport.allocator import tune_allocator
+
+    tune_allocator()
+    return Peer(
+        learner, strategy=options.strategy, name=options.name or "", state=options.state, listen=options.listen,
+        peers=options.peers, group_tag=options.group_tag, insecure=options.insecure, record=record,
+    )  # fmt: skip
+
+
+async def _serve(peer: "Peer", rounds: int | None) -> str:
+    """Learn and teach until the rounds are done or somebody stops us; why it ended. A second signal ends it at once."""
+    stopped = asyncio.Event()
+    with _on_signals(stopped.set):
+        async with peer, asyncio.TaskGroup() as group:
+            learning = group.create_task(peer.run(rounds), name="up")
+            stopping = group.create_task(stopped.wait(), name="signals")
+            await asyncio.wait((learning, stopping), return_when=asyncio.FIRST_COMPLETED)
+            learning.cancel()
+            stopping.cancel()
+    return "stopped" if stopped.is_set() else "all rounds done"
+
+
+@contextmanager
+def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def once() -> None:
+        for number in signals:
+            loop.remove_signal_handler(number)
+        stop()
+
+    for number in signals:
+        loop.add_signal_handler(number, once)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)

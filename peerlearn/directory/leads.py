@@ -1,0 +1,69 @@
+"""Leads: addresses where somebody may be. Bounded; those found by strangers make room for those we were told."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from peerlearn.types import Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lead:
+    """`key` names it within its source, so that a later one replaces it; `id_prefix` is "" when nothing is known."""
+
+    source: str
+    key: str
+    addresses: tuple[Address, ...]
+    id_prefix: str = ""
+    told: bool = False
+    """By the user of this machine: never given up, never pushed out."""
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.addresses))
+
+
+class Leads:
+    """At most `most` leads, and at most `most_addresses` in each."""
+
+    def __init__(self, most: int, most_addresses: int) -> None:
+        self._most = most
+        self._most_addresses = most_addresses
+        self._held: dict[tuple[str, str], Lead] = {}
+
+    def __iter__(self) -> Iterator[Lead]:
+        return iter(list(self._held.values()))
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __contains__(self, lead: Lead) -> bool:
+        return self._held.get((lead.source, lead.key)) == lead
+
+    def add(self, lead: Lead) -> tuple[Lead | None, tuple[Lead, ...]]:
+        """What is now held under its key, when that is news (else None), and what had to go for it."""
+        lead = Lead(
+            source=lead.source,
+            key=lead.key,
+            addresses=lead.addresses[: self._most_addresses],
+            id_prefix=lead.id_prefix,
+            told=lead.told,
+        )
+        place = (lead.source, lead.key)
+        before = self._held.get(place)
+        if before == lead or not lead.addresses:
+            return None, ()
+        removed = [before] if before is not None else []
+        if before is None and len(self._held) >= self._most:
+            victim = next((held for held in self._held.values() if not held.told), None)
+            if victim is None or not lead.told:
+                return None, ()
+            removed.append(victim)
+        for old in removed:
+            del self._held[old.source, old.key]
+        self._held[place] = lead
+        return lead, tuple(removed)
+
+    def get(self, source: str, key: str) -> Lead | None:
+        return self._held.get((source, key))
+
+    def remove(self, source: str, key: str) -> Lead | None:
+        return self._held.pop((source, key), None)

@@ -1,0 +1,306 @@
+"""A model, its private data and its optimizer: trains, predicts, can be put back, and is shown by snapshots only."""
+
+import copy
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from peerlearn.errors import KnowledgeError, StateError
+from peerlearn.learning import evaluate as evaluation
+from peerlearn.learning import mark as marks
+from peerlearn.learning import setup, state
+from peerlearn.learning.data import Unlabelled
+from peerlearn.learning.errors import Diverged, Interrupted
+from peerlearn.learning.mark import Mark
+from peerlearn.learning.order import Order, derived, generator
+from peerlearn.learning.report import Report
+from peerlearn.learning.samples import Batch, Labelled
+from peerlearn.learning.setup import Facts
+from peerlearn.learning.snapshot import Snapshot
+from peerlearn.types import Span
+
+__all__ = ["Batch", "Facts", "Learner", "Loss", "Objective"]
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From logits (B, C) and labels int64 (B,) to a scalar."""
+Objective = Callable[[nn.Module, Batch], Tensor | None]
+"""From the model in training and a batch to a scalar; None: nothing to add."""
+
+_PREDICT = 512
+
+
+class Learner:
+    """Everything that one peer learns with. Belongs to one thread; only `interrupt()` may be called from another.
+
+    `train_set`: any map-style data set of (x, y), a TensorDataset, a `Dataset`, or tensors (x, y); y are class indices.
+    `held_out`: the share of it that is kept out of training for the gate (with at least one sample of every class that
+    has two), or labelled data of its own, or 0. `loss` takes logits (B, C) and labels (B,); default: cross-entropy.
+    `optimizer`: over parameters of this model; default: Adam, 1e-3. `public_sets`: unlabelled data that others hold
+    too. `seed` decides the split, the order of batches and what is random in training (dropout), and nothing else.
+    Buffers that are not persistent stay at home: others, and snapshots, see them as they are at construction.
+
+    Raises LearnerError, in one sentence, for a model or data that cannot be learned with.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train_set: Labelled,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        classes: int | None = None,
+        batch_size: int = 64,
+        held_out: float | Labelled = 0.1,
+        seed: int = 0,
+        loss: Loss | None = None,
+        task: str = "",
+        public_sets: Sequence[Unlabelled] = (),
+        device: torch.device | str | None = None,
+        name: str = "",
+    ) -> None:
+        self.model, self.name, self.task, self.seed = model, name, task, seed
+        self.loss: Loss = loss or F.cross_entropy
+        self.device = setup.place(model, device)
+        self.public_sets = setup.checked_public_sets(public_sets)
+        data = setup.private_data(model, train_set, held_out, classes, seed=seed, device=self.device)
+        self.classes = data.classes
+        self._samples, self._rows, self._held = data.samples, data.rows, data.held_out
+        self.optimizer = setup.checked_optimizer(model, optimizer)
+        self.template = setup.template(model)
+        self._order = Order(len(self._rows), setup.checked_batch_size(batch_size), seed=seed)
+        self._batch_size = batch_size
+        self.generator = generator("learner", seed)
+        """For whatever a strategy draws at random: saved, and rolled back, with the learner."""
+        self._architecture = state.architecture(self.state)
+        self._start = state.fingerprint(self.state)
+        self._steps = 0
+        self._stop = threading.Event()
+        self._facts: Facts | None = None
+
+    # ---- what it is
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and persistent buffers by name: live, not copies."""
+        return state.persistent(self.model)
+
+    @property
+    def architecture(self) -> str:
+        return self._architecture
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps made so far."""
+        return self._steps
+
+    @property
+    def held_out(self) -> Batch | None:
+        """All held-out samples on the CPU, x (N, ...), y (N,); None when nothing is held out."""
+        return self._held()
+
+    def describe(self) -> Facts:
+        """What a card says about this learner. The first call may have to read every label of a data set that does not
+        keep them at hand in `targets`."""
+        if self._facts is None:
+            self._facts = Facts(
+                classes=self.classes,
+                histogram=setup.histogram(self._samples, self._rows, self.classes),
+                architecture=self._architecture,
+                start=self._start,
+                layers=state.layers(self.model),
+                task=self.task,
+                public_sets=tuple(public.card for public in self.public_sets),
+            )
+        return self._facts
+
+    # ---- training
+
+    def batches(self, span: Span) -> Iterator[Batch]:
+        """The next batches of private samples, on the learner's device. An epoch is as many as one pass has.
+
+        Raises Interrupted before a batch when `interrupt()` was called, LearnerError for a sample that cannot be used.
+        """
+        for _ in range(self._order.count(span)):
+            if self._stop.is_set():
+                self._stop.clear()
+                raise Interrupted
+            with self.chance("read"):
+                batch = self._samples.take(self._rows[self._order.next()])
+            yield batch.to(self.device)
+
+    def preview(self, span: Span) -> tuple[Batch, Batch]:
+        """The first and the last batch of a span that is yet to come; nothing moves."""
+        last = max(0, self._order.count(span) - 1)
+        with self.chance("read"):
+            first, final = (self._samples.take(self._rows[self._order.ahead(n)]) for n in (0, last))
+        return first.to(self.device), final.to(self.device)
+
+    def fit(self, span: Span, *, extra_loss: Objective | None = None, loss: Objective | None = None) -> Report:
+        """Train on private samples in train mode. `loss` replaces the learner's own loss, `extra_loss` is added to it.
+
+        Raises Interrupted, Diverged or LearnerError.
+        """
+        total, samples, steps = 0.0, 0, 0
+        with state.in_mode(self.model, training=True):
+            for batch in self.batches(span):
+                with self.chance("step"):
+                    value = self._value(batch, loss, extra_loss)
+                    total += self.descend(value) * len(batch)
+                samples, steps = samples + len(batch), steps + 1
+        return Report(steps=steps, samples=samples, loss=total / samples if samples else float("nan"))
+
+    def descend(self, loss: Tensor) -> float:
+        """One optimizer step on a scalar loss; returns its value. Raises Diverged, before the step, if not finite."""
+        value = float(loss.detach())
+        if value - value != 0:
+            raise Diverged(f"the loss is {value} at step {self._steps}; lower the learning rate or scale the inputs")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._steps += 1
+        return value
+
+    def interrupt(self) -> None:
+        """Ask, from any thread, for training to stop: the span under way, or the next one, raises Interrupted before
+        its next batch."""
+        self._stop.set()
+
+    @contextmanager
+    def chance(self, purpose: str) -> Iterator[None]:
+        """Inside the block torch's global generators depend on this learner's seed and position alone, so that dropout
+        is repeatable whoever else computes in this process; afterwards they are as they were."""
+        seed = derived(self.seed, purpose, *self._order.state())
+        cuda = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):
+            torch.default_generator.manual_seed(seed)
+            for device in cuda:
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
+            yield
+
+    def _value(self, batch: Batch, loss: Objective | None, extra_loss: Objective | None) -> Tensor:
+        value = loss(self.model, batch) if loss else self.loss(self.model(batch.x), batch.y)
+        extra = extra_loss(self.model, batch) if extra_loss else None
+        if value is None:
+            raise TypeError("the objective given as `loss` returned None; only `extra_loss` may")
+        return value if extra is None else value + extra
+
+    # ---- prediction
+
+    def logits(self, x: Tensor, *, model: nn.Module | None = None) -> Tensor:
+        """Logits float (B, C) on the CPU for inputs (B, ...), in eval mode without gradients, a few hundred at a time.
+
+        `model`: another model than the learner's own, on the learner's device.
+        """
+        net = model or self.model
+        with torch.no_grad(), state.in_mode(net, training=False):
+            parts = [net(part.to(self.device)).cpu() for part in x.split(_PREDICT)]
+        return torch.cat(parts) if parts else torch.empty(0, self.classes)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Probabilities (B, C) on the CPU for inputs (B, ...)."""
+        return self.logits(x).softmax(dim=1)
+
+    def evaluate(
+        self, data: Batch | None = None, *, predict: Callable[[Tensor], Tensor] | None = None
+    ) -> evaluation.Evaluation:
+        """Of `predict` (default: the learner's own) on `data` (default: what is held out; no samples when nothing is).
+
+        `data` is anything with x (N, ...) and y int64 (N,).
+        """
+        data = data if data is not None else self.held_out
+        if data is None:
+            nothing = torch.zeros(self.classes, self.classes, dtype=torch.int64)
+            return evaluation.Evaluation(nothing, float("nan"))
+        return evaluation.evaluation((predict or self.predict)(data.x), data.y, classes=self.classes)
+
+    def sample(self, amount: int) -> Tensor:
+        """Inputs of the first private samples, (k, ...) with k <= amount: to try somebody's model on."""
+        with self.chance("sample"):
+            return self._samples.take(self._rows[:amount]).x
+
+    # ---- all or nothing
+
+    def mark(self) -> Mark:
+        """A point to go back to: model, optimizer, generator, position."""
+        return marks.take(self.model, self.optimizer, self.generator.get_state(), self._order.state(), self._steps)
+
+    def restore(self, mark: Mark) -> None:
+        """Back to the mark, bit for bit."""
+        marks.put_back(mark, self.model, self.optimizer)
+        self.generator.set_state(mark.generator)
+        self._order.go_to(*mark.order)
+        self._steps = mark.steps
+
+    @contextmanager
+    def tentative(self) -> Iterator[Mark]:
+        """When the block raises anything at all, the learner is bit for bit as it was before."""
+        mark = self.mark()
+        try:
+            yield mark
+        except BaseException:
+            self.restore(mark)
+            raise
+
+    # ---- tensors in and out
+
+    def overwrite(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write these tensors of the state from outside, and forget what the optimizer had gathered for them: stale
+        momentum would drag them back. Raises KnowledgeError, before anything is changed, when one does not fit."""
+        live = self.state
+        fitting = state.check_fit(tensors, live, whole=False)
+        for name, tensor in fitting.items():
+            live[name].detach().copy_(tensor)
+            self.optimizer.state.pop(live[name], None)
+
+    def check_whole(self, tensors: Mapping[str, object]) -> dict[str, Tensor]:
+        """The tensors as a whole state of this model. Raises KnowledgeError when they are not."""
+        return state.check_fit(tensors, self.state, whole=True)
+
+    def build(self, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """This learner's network with another state: eval mode, no gradients, on the learner's device."""
+        return state.frozen(self.template, tensors, self.device)
+
+    def snapshot(self, version: int, extras: Any = None) -> Snapshot:
+        """An immutable copy of the model as it is now; call it between two steps."""
+        return Snapshot(version, self.state, template=self.template, architecture=self._architecture, extras=extras)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of everything needed to go on to the same bits."""
+        return {
+            "architecture": self._architecture,
+            "start": self._start,
+            "samples": len(self._rows),
+            "batch_size": self._batch_size,
+            "seed": self.seed,
+            "steps": self._steps,
+            "order": list(self._order.state()),
+            "generator": self.generator.get_state(),
+            "model": state.copied(self.state),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`. Raises StateError, before anything is changed, when it is another learner's."""
+        own = {"samples": len(self._rows), "batch_size": self._batch_size, "seed": self.seed}
+        if saved.get("architecture") != self._architecture:
+            raise StateError("this state is of another model; give the same model as when it was saved")
+        for what, value in own.items():
+            if saved.get(what) != value:
+                raise StateError(f"this state was saved with {what} {saved.get(what)}, this learner has {value}")
+        with self.tentative():
+            try:
+                self.model.load_state_dict(self.check_whole(saved["model"]))
+                self.optimizer.load_state_dict(saved["optimizer"])
+                self.generator.set_state(saved["generator"])
+                self._order.go_to(*map(int, saved["order"]))
+                self._steps, self._start = int(saved["steps"]), str(saved["start"])
+            except (KeyError, TypeError, ValueError, RuntimeError, KnowledgeError) as exc:
+                raise StateError(f"this state does not fit the learner: {exc}") from exc
+        self._facts = None

@@ -1,0 +1,40 @@
+"""An immutable copy of a learner's model at a step boundary: all knowledge is served from these."""
+
+import threading
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peerlearn.learning.state import copied, frozen
+
+
+class Snapshot:
+    """State by name on the CPU, a rising version, and what the strategy published with it (`extras`).
+
+    Safe to read from any thread while the learner trains on. Treat the tensors as read-only: they are handed to
+    others without another copy.
+    """
+
+    def __init__(
+        self, version: int, live: Mapping[str, Tensor], *, template: nn.Module, architecture: str, extras: Any = None
+    ) -> None:
+        self.version = version
+        self.state: Mapping[str, Tensor] = MappingProxyType(copied(live))
+        self.architecture = architecture
+        self.extras = extras
+        self._template = template
+        self._module: nn.Module | None = None
+        self._building = threading.Lock()
+
+    def module(self) -> nn.Module:
+        """The model with this state in eval mode, gradients off, on the CPU; built at the first call."""
+        with self._building:
+            if self._module is None:
+                self._module = frozen(self._template, self.state, torch.device("cpu"))
+            return self._module
+
+    def __repr__(self) -> str:
+        return f"<Snapshot version {self.version} of {self.architecture[:8]}, {len(self.state)} tensors>"

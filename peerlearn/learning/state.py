@@ -1,0 +1,111 @@
+"""The state of a model as named tensors: what travels, its signatures, and the check of what comes from outside."""
+
+import copy
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from peerlearn.errors import KnowledgeError, LearnerError
+from peerlearn.types import Layer
+
+
+def persistent(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name: the live tensors, not copies.
+
+    Raises LearnerError when a module keeps extra state that is not a tensor: it could neither be shown nor saved.
+    """
+    state = model.state_dict(keep_vars=True)
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise LearnerError(
+                f"the model keeps {name!r}, a {type(value).__name__}, in its state; only tensors can travel and be "
+                f"saved, so register it as a buffer or leave it out of get_extra_state()"
+            )
+    return dict(state)
+
+
+def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Detached, contiguous copies on the CPU that share nothing with the originals."""
+    return {name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, t in tensors.items()}
+
+
+def architecture(state: Mapping[str, Tensor]) -> str:
+    """Signature of a whole state: sha256 over the sorted names, shapes and dtypes, as 64 hex digits."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(f"{name}|{tuple(state[name].shape)}|{dtype_name(state[name])}\n".encode())
+    return digest.hexdigest()
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over sorted names, shapes, dtypes and bytes, as 64 hex digits."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tuple(tensor.shape)}|{dtype_name(tensor)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def layers(model: nn.Module) -> tuple[Layer, ...]:
+    """Every module that has a weight of its own, in the order of registration."""
+    return tuple(
+        Layer(name, type(module).__name__, tuple(module.weight.shape))
+        for name, module in model.named_modules()
+        if name and isinstance(getattr(module, "weight", None), nn.Parameter)
+    )
+
+
+def check_fit(tensors: Mapping[str, object], wanted: Mapping[str, Tensor], *, whole: bool) -> dict[str, Tensor]:
+    """The tensors, once each has been found to be one of `wanted` in name, shape and dtype, dense and finite.
+
+    `whole`: none of `wanted` may be missing. Raises KnowledgeError, naming the first tensor that does not fit.
+    """
+    if unknown := sorted(set(tensors) - set(wanted)):
+        raise KnowledgeError(f"tensor {unknown[0]!r} is not part of this model")
+    if whole and (missing := sorted(set(wanted) - set(tensors))):
+        raise KnowledgeError(f"tensor {missing[0]!r} of this model is missing")
+    fitting = {}
+    for name in sorted(tensors):
+        tensor, own = tensors[name], wanted[name]
+        if not isinstance(tensor, Tensor):
+            raise KnowledgeError(f"tensor {name!r} came sparse where the whole tensor was asked for")
+        if tensor.shape != own.shape:
+            raise KnowledgeError(f"tensor {name!r} has shape {tuple(tensor.shape)}, this model's is {tuple(own.shape)}")
+        if tensor.dtype != own.dtype:
+            raise KnowledgeError(f"tensor {name!r} is {dtype_name(tensor)}, this model's is {dtype_name(own)}")
+        check_finite(name, tensor)
+        fitting[name] = tensor
+    return fitting
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raises KnowledgeError when a value is NaN or infinite."""
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise KnowledgeError(f"tensor {name!r} holds values that are not finite")
+
+
+def frozen(template: nn.Module, tensors: Mapping[str, Tensor], device: torch.device) -> nn.Module:
+    """A copy of the template with this state: eval mode, no gradients, on the device."""
+    model = copy.deepcopy(template)
+    model.load_state_dict(dict(tensors))
+    return model.to(device).eval().requires_grad_(False)
+
+
+@contextmanager
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Train or eval mode inside the block; afterwards every module is in the mode it was in."""
+    before = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in before:
+            module.training = mode

@@ -1,0 +1,24 @@
+"""Beats: told to all watchers at even times, and the moment at which the silence of others is judged."""
+
+import asyncio
+
+from peerlearn.clock import now
+from peerlearn.config import Timing
+from peerlearn.directory import Directory
+from peerlearn.membership.notices import Watchers
+
+
+async def beat_on(directory: Directory, watchers: Watchers | None, timing: Timing) -> None:
+    """For ever. Beats fall on a fixed grid of the loop's clock, so that lateness does not add up."""
+    start, count = now(), 0
+    while True:
+        late = now() - (start + count * timing.beat)
+        if late > timing.beat:
+            # The loop itself was held up (a debugger, a suspended machine): nobody else is to blame for that time.
+            directory.excuse(late)
+            start += late
+        if watchers is not None:
+            watchers.beat(count)
+        directory.tick(now())
+        count += 1
+        await asyncio.sleep(max(0.0, start + count * timing.beat - now()))

@@ -1,0 +1,129 @@
+"""What somebody who takes part and somebody who only looks have in common: seeking, meeting, following."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+
+from peerlearn.config import Limits, Timing
+from peerlearn.directory import Change, Directory
+from peerlearn.discovery.base import Announcement, Discovery, Hint
+from peerlearn.errors import NetworkError, PeerRefused
+from peerlearn.membership.following import Follower
+from peerlearn.membership.greeting import Greeter
+from peerlearn.membership.meeting import Meeter
+from peerlearn.membership.problems import Problems
+from peerlearn.membership.seeking import Seeker
+from peerlearn.recording import PeerChanged, Record
+from peerlearn.tasks import Background
+from peerlearn.transport.base import Transport
+from peerlearn.types import Address, Card
+from peerlearn.wire.v1 import fabric_pb2 as pb
+
+
+class Company:
+    """Keeps a directory true while its tasks run. Opened by `open`, ends with the tasks it was given."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        transport: Transport,
+        greeter: Greeter,
+        tasks: Background,
+        *,
+        me: pb.WatchRequest,
+        timing: Timing,
+        limits: Limits,
+        problems: Problems,
+        unwanted: Callable[[Hint], bool],
+        is_me: Callable[[Card], bool],
+        refused: Callable[[PeerRefused], None],
+        follow: bool,
+    ) -> None:
+        self._greeter = greeter
+        self._problems = problems
+        # Seeded by the session: no two peers try in step, and a run under a virtual clock can be repeated.
+        rng = random.Random(me.session)
+        meeter = Meeter(transport, directory, greeter, timing=timing, is_me=is_me, heard=self._heard, refused=refused)
+        self.seeker = Seeker(
+            directory,
+            meeter,
+            tasks,
+            timing=timing,
+            limits=limits,
+            rng=rng,
+            problems=problems,
+            unwanted=unwanted,
+        )
+        self._follower = Follower(
+            directory,
+            transport,
+            meeter,
+            tasks,
+            me=me,
+            timing=timing,
+            limits=limits,
+            rng=rng,
+            addresses_of=self.seeker.addresses_of,
+        )
+        self._follow = follow
+
+    def heed(self, change: Change) -> None:
+        """A change of the directory."""
+        self.seeker.heed(change)
+        if self._follow:
+            self._follower.heed(change)
+
+    def acquainted(self, introduction: pb.Introduction, host: str) -> None:
+        """Somebody at this host told us whom they know."""
+        for hint in self._greeter.others(introduction, host):
+            self.seeker.hinted(hint)
+
+    async def discover(
+        self, stack: AsyncExitStack, discoveries: Sequence[Discovery], me: Announcement, *, told: bool
+    ) -> None:
+        """Enter every discovery. One that this machine's network does not allow is a problem noted when addresses were
+        told, and an error when it was the only way to find anybody."""
+        for discovery in discoveries:
+            try:
+                await stack.enter_async_context(discovery.announcing(me, self.seeker))
+            except NetworkError as exc:
+                if not told:
+                    raise
+                self._problems.keep(type(discovery).__name__, f"{exc}; going on with the addresses told")
+
+    def _heard(self, card: Card, introduction: pb.Introduction, address: Address) -> None:
+        self.acquainted(introduction, address.host)
+
+
+class Turn:
+    """Wakes everybody who waits, once. No wake-up is lost between a check and a wait without an await between."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def now(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+def recorder(record: Record) -> Callable[[Change], None]:
+    """A directory listener that states every change of life."""
+
+    def heed(change: Change) -> None:
+        if change.of_life:
+            contact = change.contact
+            record(
+                PeerChanged(
+                    peer=contact.id,
+                    name=contact.name,
+                    status=change.what,
+                    address=str(contact.address),
+                    why=change.why,
+                )
+            )
+
+    return heed

@@ -1,0 +1,130 @@
+"""Following those who are here: one watch per contact; doubted when it breaks, met again, or given up as gone."""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from peerlearn.clock import now
+from peerlearn.config import Limits, Timing
+from peerlearn.directory import Change, Contact, Directory
+from peerlearn.errors import Corrupt, TransferError, WireError
+from peerlearn.membership.meeting import Meeter, pauses
+from peerlearn.security import open_card
+from peerlearn.tasks import Background
+from peerlearn.transport.base import Transport
+from peerlearn.types import Address, PeerId
+from peerlearn.wire.v1 import fabric_pb2 as pb
+
+
+class Follower:
+    """`me` is what we call ourselves when we watch; an empty one is somebody who only looks.
+
+    The directory alone judges silence: a watch is ended when its contact is no longer alive in the session watched.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        transport: Transport,
+        meeter: Meeter,
+        tasks: Background,
+        *,
+        me: pb.WatchRequest,
+        timing: Timing,
+        limits: Limits,
+        rng: random.Random,
+        addresses_of: Callable[[Contact], Sequence[Address]],
+    ) -> None:
+        self._directory = directory
+        self._transport = transport
+        self._meeter = meeter
+        self._tasks = tasks
+        self._me = me
+        self._timing = timing
+        self._limits = limits
+        self._rng = rng
+        self._addresses_of = addresses_of
+        self._followed: set[PeerId] = set()
+        self._watches: dict[PeerId, tuple[str, asyncio.Timeout]] = {}
+
+    def heed(self, change: Change) -> None:
+        """A change of the directory."""
+        contact = change.contact
+        watch = self._watches.get(contact.id)
+        if watch is not None and (not contact.alive or watch[0] != contact.session):
+            del self._watches[contact.id]
+            watch[1].reschedule(now())
+        if contact.here and contact.id not in self._followed:
+            self._followed.add(contact.id)
+            self._tasks.start(self._follow(contact.id), name=f"follow:{contact.id[:12]}")
+
+    async def _follow(self, peer: PeerId) -> None:
+        waits = pauses(self._timing, self._rng)
+        adrift = False
+        while (contact := self._directory.get(peer)) is not None:
+            if adrift or not contact.reached:
+                adrift = not await self._meet(contact)
+                if adrift:
+                    await asyncio.sleep(next(waits))
+                continue
+            began = now()
+            await self._watch(contact)
+            adrift = True
+            if now() - began > self._timing.suspect_after:
+                waits = pauses(self._timing, self._rng)
+            if self._directory.get(peer) is not None:
+                await asyncio.sleep(next(waits))
+        # No await since it was last looked up: whoever confirms it from here on starts to follow it anew.
+        self._followed.discard(peer)
+
+    async def _meet(self, contact: Contact) -> bool:
+        try:
+            card = await self._meeter.meet(self._addresses_of(contact), expect=contact.id)
+        except (TransferError, WireError):
+            return False
+        return card is not None
+
+    async def _watch(self, contact: Contact) -> None:
+        try:
+            async with asyncio.timeout(None) as silence:
+                self._watches[contact.id] = (contact.session, silence)
+                async with _closed(self._transport.watch(contact.address, self._me)) as notices:
+                    async for notice in notices:
+                        self._heed_notice(contact, notice)
+            why = "it ended the watch"
+        except TimeoutError:
+            why = "silent, or under another session"
+        except TransferError as exc:
+            why = exc.detail
+        except WireError as exc:
+            why = str(exc)
+        finally:
+            self._watches.pop(contact.id, None)
+        self._directory.lost(contact.id, contact.session, why)
+
+    def _heed_notice(self, contact: Contact, notice: pb.Notice) -> None:
+        kind = notice.WhichOneof("body")
+        if kind == "goodbye":
+            why = notice.goodbye.reason[: self._limits.name_chars]
+            self._directory.goodbye(contact.id, contact.session, why if why.isprintable() else "")
+            return
+        if kind == "card":
+            card = open_card(notice.card, self._limits)
+            if (card.id, card.session) != (contact.id, contact.session):
+                raise Corrupt(f"{contact.address} now speaks for {card.name} ({card.id[:12]}), another peer or session")
+            self._directory.card_changed(card)
+        elif kind == "version":
+            self._directory.noticed_version(contact.id, contact.session, notice.version)
+        # A notice of a kind that a newer minor version invented is a sign of life too.
+        self._directory.beat(contact.id, contact.session, now())
+
+
+@asynccontextmanager
+async def _closed(notices: AsyncIterator[pb.Notice]) -> AsyncIterator[AsyncIterator[pb.Notice]]:
+    """Ends the call when the block ends early; an iterator that is no generator has nothing to end."""
+    try:
+        yield notices
+    finally:
+        if isinstance(notices, AsyncGenerator):
+            await notices.aclose()

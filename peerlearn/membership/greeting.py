@@ -1,0 +1,87 @@
+"""What a peer says when it introduces itself, and what it believes of what others say."""
+
+import hashlib
+from collections.abc import Callable
+
+from peerlearn.config import Limits
+from peerlearn.directory import Directory
+from peerlearn.discovery.base import Announcement, Hint
+from peerlearn.discovery.interfaces import callable_from_afar
+from peerlearn.errors import Corrupt, PeerRefused, RefusalReason
+from peerlearn.security import open_card
+from peerlearn.types import PROTOCOL, Address, Card
+from peerlearn.wire.cards import address_from_pb, address_to_pb, is_peer_id
+from peerlearn.wire.v1 import fabric_pb2 as pb
+
+_SHORT_ID = 12
+EXCHANGE = "exchange"
+
+
+def announcement(peer: str, group_tag: str, port: int) -> Announcement:
+    """What everybody on the LAN may see. The group's tag is hashed, so that only those who know it recognise it."""
+    group_hash = hashlib.sha256(f"peerlearn group {group_tag}".encode()).hexdigest()[:16]
+    return Announcement(id_prefix=peer[:_SHORT_ID], group_hash=group_hash, port=port, protocol_major=PROTOCOL[0])
+
+
+class Greeter:
+    """`card` gives our signed card as it is now; None: we look around without being anybody."""
+
+    def __init__(
+        self, directory: Directory, *, group_tag: str, limits: Limits, card: Callable[[], pb.SignedCard] | None
+    ) -> None:
+        self._directory = directory
+        self._group_tag = group_tag
+        self._limits = limits
+        self._card = card
+
+    def greet(self, host: str) -> pb.Introduction:
+        """Our half of an introduction to somebody at this host."""
+        return pb.Introduction(
+            protocol=pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1]),
+            group_tag=self._group_tag,
+            card=self._card() if self._card is not None else None,
+            observed=host,
+            known=self._known(host) if self._card is not None else (),
+        )
+
+    def read(self, introduction: pb.Introduction, who: str) -> Card | None:
+        """The card of the one who introduces itself, believed; None when it only looks around.
+
+        Raises PeerRefused (PROTOCOL, GROUP, IDENTITY) and WireError.
+        """
+        protocol = (introduction.protocol.major, introduction.protocol.minor)
+        if protocol[0] != PROTOCOL[0]:
+            said = (
+                f"it speaks version {protocol[0]}.{protocol[1]} of the protocol, this side {PROTOCOL[0]}.{PROTOCOL[1]}"
+            )
+            raise PeerRefused(who, RefusalReason.PROTOCOL, said)
+        if introduction.group_tag != self._group_tag:
+            theirs = introduction.group_tag[: self._limits.name_chars]
+            raise PeerRefused(
+                who, RefusalReason.GROUP, f"it is of group {theirs!r}, and this side of {self._group_tag!r}"
+            )
+        return open_card(introduction.card, self._limits) if introduction.HasField("card") else None
+
+    def others(self, introduction: pb.Introduction, host: str) -> list[Hint]:
+        """Hints to those whom the sender knows; what makes no sense, or none from here, is passed over."""
+        hints = []
+        for known in introduction.known[: self._limits.acquaintances]:
+            try:
+                addresses = [address_from_pb(address) for address in known.addresses[: self._limits.addresses]]
+            except Corrupt:
+                continue
+            addresses = callable_from_afar(addresses, host)
+            if addresses and is_peer_id(known.id):
+                hints.append(Hint(addresses=tuple(addresses), source=EXCHANGE, key=known.id, id_prefix=known.id))
+        return hints
+
+    def _known(self, host: str) -> list[pb.Acquaintance]:
+        known = []
+        for contact in self._directory.alive()[: self._limits.acquaintances]:
+            addresses = callable_from_afar(dict.fromkeys((contact.address, *contact.card.addresses)), host)
+            # A scope names an interface of this machine and means nothing on another.
+            abroad: list[Address] = [address for address in addresses if "%" not in address.host]
+            if abroad:
+                listed = [address_to_pb(address) for address in abroad[: self._limits.addresses]]
+                known.append(pb.Acquaintance(id=contact.id, addresses=listed))
+        return known

@@ -1,0 +1,150 @@
+"""Meeting somebody who may be at one of several addresses: all are tried, staggered, and the first that answers wins.
+
+As in RFC 8305 ("happy eyeballs"): one dead address must not cost the time-out of a connection.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from peerlearn.clock import now
+from peerlearn.config import Timing
+from peerlearn.directory import Directory
+from peerlearn.errors import Corrupt, PeerRefused, PeerUnreachable, TransferError, WireError
+from peerlearn.membership.greeting import Greeter
+from peerlearn.tasks import Background, background
+from peerlearn.transport.base import Transport
+from peerlearn.types import Address, Card
+from peerlearn.wire.v1 import fabric_pb2 as pb
+
+STAGGER = 0.25
+"""Seconds before the next address is tried while the one before has neither answered nor failed (RFC 8305, 5)."""
+
+Heard = Callable[[Card, pb.Introduction, Address], None]
+
+
+def pauses(timing: Timing, rng: random.Random) -> Iterator[float]:
+    """Seconds to wait before trying again: doubling, jittered so that peers do not try in step."""
+    pause = timing.retry_first
+    while True:
+        yield pause * rng.uniform(0.5, 1.0)
+        pause = min(2 * pause, timing.retry_most)
+
+
+@dataclass
+class _Race:
+    expect: str
+    running: int = 0
+    winner: Card | None = None
+    oneself: bool = False
+    failures: dict[Address, TransferError | WireError] = field(default_factory=dict)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def open(self) -> bool:
+        return self.winner is None and self.running > 0
+
+
+class Meeter:
+    """Introduces us, verifies who answers, and confirms it in the directory.
+
+    `heard` is told of every card that came with its introduction; `is_me` recognises our own. `refused` is told when
+    others do not want us (never when we do not want them), and may raise to end it all.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        directory: Directory,
+        greeter: Greeter,
+        *,
+        timing: Timing,
+        is_me: Callable[[Card], bool],
+        heard: Heard,
+        refused: Callable[[PeerRefused], None],
+    ) -> None:
+        self._transport = transport
+        self._directory = directory
+        self._greeter = greeter
+        self._timing = timing
+        self._is_me = is_me
+        self._heard = heard
+        self._refused = refused
+
+    async def meet(self, addresses: Sequence[Address], *, expect: str = "") -> Card | None:
+        """The card of the first to answer whose id begins with `expect`; None when only we ourselves answer.
+
+        Others that answer are confirmed all the same. Raises PeerRefused, WireError or PeerUnreachable: a refusal
+        before silence, since somebody who refuses is at least there.
+        """
+        race = _Race(expect)
+        async with background() as tries:
+            for address in addresses:
+                self._start(address, race, tries)
+                await _news(race, STAGGER)
+                if race.winner is not None:
+                    break
+            while race.open:
+                await _news(race, None)
+        if race.winner is None and not race.oneself:
+            raise _told(race, addresses)
+        return race.winner
+
+    def _start(self, address: Address, race: _Race, tries: Background) -> None:
+        race.running += 1
+        tries.start(self._try(address, race), name=f"meet:{address}")
+
+    async def _try(self, address: Address, race: _Race) -> None:
+        try:
+            card = await self._introduce(address)
+            if card is None:
+                race.oneself = True
+            elif card.id.startswith(race.expect):
+                race.winner = race.winner or card
+            else:
+                race.failures[address] = PeerUnreachable(str(address), f"{card.name} ({card.id[:12]}) is there instead")
+        except (TransferError, WireError) as exc:
+            race.failures[address] = exc
+        finally:
+            race.running -= 1
+            race.news.set()
+
+    async def _introduce(self, address: Address) -> Card | None:
+        try:
+            async with asyncio.timeout(self._timing.base):
+                answer = await self._transport.introduce(address, self._greeter.greet(address.host))
+        except PeerRefused as exc:
+            self._refused(exc)
+            raise
+        except TimeoutError:
+            raise PeerUnreachable(str(address), f"no answer within {self._timing.base:g} s") from None
+        card = self._greeter.read(answer, str(address))
+        if card is None:
+            raise Corrupt(f"{address} answers an introduction without a card")
+        if self._is_me(card):
+            return None
+        self._directory.confirm(card, address, now(), reached=True)
+        self._heard(card, answer, address)
+        return card
+
+
+async def _news(race: _Race, within: float | None) -> None:
+    try:
+        async with asyncio.timeout(within):
+            await race.news.wait()
+    except TimeoutError:
+        return
+    race.news.clear()
+
+
+def _told(race: _Race, addresses: Sequence[Address]) -> TransferError | WireError:
+    failures = [race.failures[address] for address in addresses if address in race.failures]
+    silent = [failure for failure in failures if isinstance(failure, PeerUnreachable)]
+    spoken = [failure for failure in failures if not isinstance(failure, PeerUnreachable)]
+    if spoken:
+        return spoken[0]
+    if len(silent) == 1:
+        return silent[0]
+    where = ", ".join(map(str, addresses))
+    return PeerUnreachable(where, "; ".join(dict.fromkeys(failure.detail for failure in silent)) or "no address")

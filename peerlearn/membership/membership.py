@@ -1,0 +1,294 @@
+"""Taking part: answers introductions and watches, seeks and follows others, beats, and says goodbye."""
+
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+
+from peerlearn.clock import now
+from peerlearn.config import Limits, Timing
+from peerlearn.directory import Change, Directory
+from peerlearn.discovery.base import Discovery, Hint
+from peerlearn.discovery.interfaces import callable_from_afar, own_hosts
+from peerlearn.discovery.static import Static
+from peerlearn.errors import ConfigError, IdentityError, PeerRefused, RefusalReason, WireError
+from peerlearn.membership.beats import beat_on
+from peerlearn.membership.company import Company, Turn, recorder
+from peerlearn.membership.greeting import EXCHANGE, Greeter, announcement
+from peerlearn.membership.notices import Watchers
+from peerlearn.membership.problems import Problems
+from peerlearn.membership.seeking import MEMORY
+from peerlearn.recording import Record, discard
+from peerlearn.security import Identity, sign_card
+from peerlearn.tasks import Background, background
+from peerlearn.transport.base import Transport
+from peerlearn.types import PROTOCOL, Address, Card, PeerId
+from peerlearn.wire.cards import card_from_pb, card_to_pb
+from peerlearn.wire.v1 import fabric_pb2 as pb
+
+_GOODBYE = 0.5  # seconds that leaving waits for watchers to hear it
+
+
+class Membership:
+    """One peer among others: the introduce() and watch() halves of a Service, and the side that asks.
+
+    Serve it first, then enter `running`; until then, and when leaving, others are told to come back later.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        directory: Directory,
+        transport: Transport,
+        discoveries: Sequence[Discovery],
+        *,
+        timing: Timing,
+        limits: Limits,
+        group_tag: str = "",
+        record: Record = discard,
+        peers: Sequence[Address] = (),
+    ) -> None:
+        self.directory = directory
+        self._identity = identity
+        self._transport = transport
+        self._discoveries = discoveries
+        self._timing = timing
+        self._limits = limits
+        self._group_tag = group_tag
+        self._peers = tuple(peers)
+        self._problems = Problems(record)
+        self._say = recorder(record)
+        self._turn = Turn()
+        self._watchers = Watchers(limits.watches)
+        self._greeter = Greeter(directory, group_tag=group_tag, limits=limits, card=self._current)
+        self._card = Card(id=identity.id, name=identity.id[:12], session=secrets.token_hex(16))
+        self._address = Address("", 0)
+        self._signed: pb.SignedCard | None = None
+        self._version = 0
+        self._open: tuple[Background, Company] | None = None
+        self._began = 0.0
+        self._doubted: float | None = None
+        self._leaving = False
+
+    # ---------------------------------------------------------------- for the rest of the peer
+
+    @property
+    def card(self) -> Card:
+        """As others see it."""
+        return self._card
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What keeps addresses that were told from becoming peers, a sentence each."""
+        return tuple(self._problems)
+
+    async def changed(self) -> None:
+        """Returns after the next change: somebody came, went, published, or changed its card."""
+        await self._turn.wait()
+
+    async def until(self, condition: Callable[[Directory], bool]) -> None:
+        """Returns as soon as the condition holds of the directory."""
+        while not condition(self.directory):
+            await self._turn.wait()
+
+    def update(self, card: Card) -> None:
+        """Our card is now this one; those who watch are told. Serial, addresses, group and protocol are set here.
+
+        Raises ConfigError when it is not a card that others would take.
+        """
+        if card.id != self._identity.id:
+            raise ConfigError(f"a card of {card.id[:12]} cannot be that of the peer {self._identity.id[:12]}")
+        self._version = max(self._version, card.version)
+        self._card = self._stamped(card)
+        self._signed = None
+        try:
+            card_from_pb(card_to_pb(self._card), self._limits)
+        except WireError as exc:
+            raise ConfigError(f"others would not take this peer's card: {exc}") from exc
+        if self._open is not None:
+            self._watchers.card(self._current())
+
+    def announce_version(self, version: int) -> None:
+        """A snapshot of this version can be asked for; those who watch are told. Lower ones than before are ignored."""
+        if version > self._version:
+            self._version = version
+            self._watchers.version(version)
+
+    # ---------------------------------------------------------------- lifetime
+
+    @asynccontextmanager
+    async def running(self, address: Address, card: Card) -> AsyncIterator[None]:
+        """Inside the block this peer, which listens at `address`, can be found, and finds others.
+
+        Raises NetworkError when no discovery works, and IdentityError, out of the block, when this identity turns out
+        to be alive elsewhere. Leaving withdraws what was announced, then says goodbye to those who watch.
+        """
+        self._address = address
+        self.update(card)
+        async with background() as tasks:
+            company = self._company(tasks)
+            self._open = (tasks, company)
+            self._began = now()
+            unlisten = self.directory.listen(self._heed)
+            try:
+                tasks.start(beat_on(self.directory, self._watchers, self._timing), name="membership:beats")
+                async with AsyncExitStack() as stack:
+                    ways = (*self._discoveries, Static(self._peers))
+                    me = announcement(self._identity.id, self._group_tag, address.port)
+                    await company.discover(stack, ways, me, told=bool(self._peers))
+                    yield
+            finally:
+                self._leaving = True
+                await self._watchers.goodbye("leaving", within=_GOODBYE)
+                unlisten()
+                self._open = None
+
+    def _company(self, tasks: Background) -> Company:
+        return Company(
+            self.directory,
+            self._transport,
+            self._greeter,
+            tasks,
+            me=pb.WatchRequest(id=self._identity.id, session=self._card.session),
+            timing=self._timing,
+            limits=self._limits,
+            problems=self._problems,
+            unwanted=self._unwanted,
+            is_me=self._is_me,
+            refused=self._refused,
+            follow=True,
+        )
+
+    # ---------------------------------------------------------------- what others ask of us
+
+    async def introduce(self, introduction: pb.Introduction, host: str) -> pb.Introduction:
+        """An introduction without a card is somebody looking around: it is answered and recorded nowhere.
+
+        Raises PeerRefused.
+        """
+        company = self._at_home()
+        try:
+            card = self._greeter.read(introduction, host)
+        except WireError as exc:
+            raise PeerRefused(host, RefusalReason.OTHER, str(exc)) from exc
+        if card is not None and not self._is_me(card):
+            self._welcome(card, host)
+            company.acquainted(introduction, host)
+        return self._greeter.greet(host)
+
+    async def watch(self, request: pb.WatchRequest, host: str) -> AsyncGenerator[pb.Notice, None]:
+        """Our card and version at once, then beats and news, then goodbye. Raises PeerRefused: UNKNOWN_PEER for a name
+        that has not introduced itself, BUSY when too many watch."""
+        self._at_home()
+        contact = self.directory.get(PeerId(request.id)) if request.id else None
+        if request.id and (contact is None or contact.session != request.session):
+            raise PeerRefused(host, RefusalReason.UNKNOWN_PEER, "introduce yourself first")
+        box = self._watchers.enter(request.id)
+        try:
+            box.put("card", pb.Notice(card=self._current()))
+            box.put("version", pb.Notice(version=self._version))
+            async for notice in box.notices():
+                yield notice
+                self._heard_by(request)
+        finally:
+            self._watchers.leave(box)
+            if request.id and not self._watchers.watched_by(request.id):
+                self._deserted(request)
+
+    def _at_home(self) -> Company:
+        if self._leaving:
+            raise PeerRefused(self._card.name, RefusalReason.LEAVING, "this peer is leaving")
+        if self._open is None:
+            raise PeerRefused(self._card.name, RefusalReason.BUSY, "this peer is starting")
+        return self._open[1]
+
+    def _welcome(self, card: Card, host: str) -> None:
+        if card.id == self._identity.id:
+            self._refuse_twin(card, host)
+        seen = [Address(host, address.port) for address in card.addresses]
+        said = callable_from_afar(dict.fromkeys((*seen, *card.addresses)), host)
+        # Where it is seen to come from is tried first; one that cannot be called may still call us.
+        address = said[0] if said else Address(host, 0)
+        self.directory.confirm(card, address, now(), reached=False)
+
+    def _heard_by(self, request: pb.WatchRequest) -> None:
+        # Whoever cannot be reached lives for us as long as it takes our beats; the others are judged by their own.
+        contact = self.directory.get(PeerId(request.id)) if request.id else None
+        if contact is not None and not contact.reached:
+            self.directory.beat(contact.id, request.session, now())
+
+    def _deserted(self, request: pb.WatchRequest) -> None:
+        contact = self.directory.get(PeerId(request.id))
+        if contact is not None and not contact.reached:
+            self.directory.lost(contact.id, request.session, "it stopped watching")
+
+    # ---------------------------------------------------------------- what happens to us
+
+    def _heed(self, change: Change) -> None:
+        self._say(change)
+        if not change.contact.here:
+            self._watchers.end(change.contact.id)
+        if self._open is not None:
+            self._open[1].heed(change)
+        self._turn.now()
+
+    def _unwanted(self, hint: Hint) -> bool:
+        # Our own id at another place: a twin. The younger one goes to see; from hearsay nobody does.
+        mine = bool(hint.id_prefix) and self._identity.id.startswith(hint.id_prefix)
+        return mine and (hint.source in (EXCHANGE, MEMORY) or not self._young)
+
+    @property
+    def _young(self) -> bool:
+        return now() - self._began <= self._timing.suspect_after
+
+    def _is_me(self, card: Card) -> bool:
+        return (card.id, card.session) == (self._identity.id, self._card.session)
+
+    def _refuse_twin(self, card: Card, host: str) -> None:
+        if self._young and card.session < self._card.session and self._open is not None:
+            where = f"{card.name!r} at {host}"
+            self._open[0].start(_fail(self._taken(f"alive as {where}")), name="membership:twin")
+            raise PeerRefused(self._card.name, RefusalReason.LEAVING, "this peer makes way for its twin")
+        detail = f"the id {card.id[:12]} is in use by {self._card.name!r}, which was there before"
+        raise PeerRefused(self._card.name, RefusalReason.IDENTITY, detail)
+
+    def _refused(self, exc: PeerRefused) -> None:
+        """Somebody says that our id is alive elsewhere. After a restart that is true for a while, of our former self;
+        and once we have been here for long, nobody's word alone makes us go."""
+        if exc.reason is not RefusalReason.IDENTITY:
+            return
+        since = self._doubted = self._doubted if self._doubted is not None else now()
+        persists = now() - since > self._timing.suspect_after + 2 * self._timing.beat
+        if persists and now() - self._began <= self._timing.gone_after + self._timing.suspect_after:
+            raise self._taken(f"refused by {exc.peer}: {exc.said}")
+
+    def _taken(self, why: str) -> IdentityError:
+        return IdentityError(
+            f"the identity {self._identity.id[:12]} is in use elsewhere ({why}): "
+            "stop the other process, or give this one its own state directory"
+        )
+
+    # ---------------------------------------------------------------- our card
+
+    def _stamped(self, card: Card) -> Card:
+        hosts = own_hosts(self._address.host) if self._address.port else []
+        return replace(
+            card,
+            serial=self._card.serial + 1,
+            group_tag=self._group_tag,
+            protocol=PROTOCOL,
+            addresses=tuple(Address(host, self._address.port) for host in hosts)[: self._limits.addresses],
+            version=self._version,
+        )
+
+    def _current(self) -> pb.SignedCard:
+        """Signed when somebody wants to see it, and again only when it has changed."""
+        if self._signed is None or self._card.version < self._version:
+            if self._card.version < self._version:
+                self._card = replace(self._card, serial=self._card.serial + 1, version=self._version)
+            self._signed = sign_card(self._identity, self._card)
+        return self._signed
+
+
+async def _fail(exc: IdentityError) -> None:
+    raise exc

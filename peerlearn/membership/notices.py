@@ -1,0 +1,93 @@
+"""The serving half of a watch: what each watcher has yet to hear. Only the latest counts, so nothing piles up."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from peerlearn.errors import PeerRefused, RefusalReason
+from peerlearn.wire.v1 import fabric_pb2 as pb
+
+
+class Mailbox:
+    """For one watcher; however slow it is, at most one notice of each kind waits for it."""
+
+    def __init__(self, watcher: str) -> None:
+        self.watcher = watcher
+        self._waiting: dict[str, pb.Notice] = {}
+        self._ended = False
+        self._news = asyncio.Event()
+
+    def put(self, kind: str, notice: pb.Notice) -> None:
+        self._waiting[kind] = notice
+        self._news.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._news.set()
+
+    async def notices(self) -> AsyncGenerator[pb.Notice, None]:
+        """As they come, until the end; what waits then is still given."""
+        while True:
+            waiting, self._waiting = self._waiting, {}
+            for notice in waiting.values():
+                yield notice
+            if not self._waiting:
+                if self._ended:
+                    return
+                self._news.clear()
+                await self._news.wait()
+
+
+class Watchers:
+    """All who watch us, at most `most` at once."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._boxes: set[Mailbox] = set()
+        self._empty = asyncio.Event()
+
+    def enter(self, watcher: str) -> Mailbox:
+        if len(self._boxes) >= self._most:
+            raise PeerRefused(watcher, RefusalReason.BUSY, f"{self._most} peers watch already")
+        box = Mailbox(watcher)
+        self._boxes.add(box)
+        return box
+
+    def leave(self, box: Mailbox) -> None:
+        self._boxes.discard(box)
+        if not self._boxes:
+            self._empty.set()
+
+    def watched_by(self, watcher: str) -> bool:
+        return any(box.watcher == watcher for box in self._boxes)
+
+    def beat(self, count: int) -> None:
+        self._tell("beat", pb.Notice(beat=pb.Beat(count=count)))
+
+    def version(self, version: int) -> None:
+        self._tell("version", pb.Notice(version=version))
+
+    def card(self, signed: pb.SignedCard) -> None:
+        self._tell("card", pb.Notice(card=signed))
+
+    def end(self, watcher: str) -> None:
+        """End the watches of one peer: it will introduce itself again if it is still there."""
+        for box in self._boxes:
+            if box.watcher == watcher:
+                box.end()
+
+    async def goodbye(self, reason: str, *, within: float) -> None:
+        """Tell all, and wait until it is on its way to each, or until `within` seconds have passed."""
+        self._tell("goodbye", pb.Notice(goodbye=pb.Goodbye(reason=reason)))
+        for box in self._boxes:
+            box.end()
+        try:
+            async with asyncio.timeout(within):
+                while self._boxes:
+                    self._empty.clear()
+                    await self._empty.wait()
+        except TimeoutError:
+            return
+
+    def _tell(self, kind: str, notice: pb.Notice) -> None:
+        for box in self._boxes:
+            box.put(kind, notice)

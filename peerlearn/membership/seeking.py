@@ -1,0 +1,153 @@
+"""From hints to contacts: one task per lead tries until somebody answers, and tries again when they are gone."""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+
+from peerlearn.clock import now
+from peerlearn.config import Limits, Timing
+from peerlearn.directory import Change, Contact, Directory, Lead, Leads
+from peerlearn.discovery.base import Hint
+from peerlearn.discovery.static import SOURCE as TOLD
+from peerlearn.errors import PeerRefused, RefusalReason, TransferError, WireError
+from peerlearn.membership.greeting import EXCHANGE
+from peerlearn.membership.meeting import Meeter, pauses
+from peerlearn.membership.problems import Problems
+from peerlearn.tasks import Background
+from peerlearn.types import Address, PeerId
+
+MEMORY = "memory"
+_PATIENCE = 20
+"""In `gone_after`: how long a lead that nobody vouches for any more is followed without success."""
+_SETTLED = (RefusalReason.GROUP, RefusalReason.PROTOCOL)
+"""Refusals that last until somebody changes a setting: asked again at the slowest pace."""
+
+
+class Seeker:
+    """A discovery listener: holds a bounded number of leads and follows each. `unwanted` ones it does not take."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        meeter: Meeter,
+        tasks: Background,
+        *,
+        timing: Timing,
+        limits: Limits,
+        rng: random.Random,
+        problems: Problems,
+        unwanted: Callable[[Hint], bool],
+    ) -> None:
+        self._directory = directory
+        self._meeter = meeter
+        self._tasks = tasks
+        self._timing = timing
+        self._rng = rng
+        self._problems = problems
+        self._unwanted = unwanted
+        self._leads = Leads(limits.peers, limits.addresses)
+        self._pursuits: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._gone: dict[PeerId, asyncio.Event] = {}
+
+    # ---------------------------------------------------------------- what others tell us
+
+    def hinted(self, hint: Hint) -> None:
+        if self._unwanted(hint) or (hint.source == EXCHANGE and self._directory.expected(hint.id_prefix)):
+            return
+        addresses = hint.addresses
+        held = self._leads.get(hint.source, hint.key)
+        if held is not None and hint.source == EXCHANGE:
+            # Several tell of the same peer, each the addresses that it knows: news only when there is a new one.
+            addresses = held.addresses if set(addresses) <= set(held.addresses) else addresses + held.addresses
+        lead = Lead(
+            source=hint.source,
+            key=hint.key,
+            addresses=tuple(dict.fromkeys(addresses)),
+            id_prefix=hint.id_prefix,
+            told=hint.source == TOLD,
+        )
+        held, removed = self._leads.add(lead)
+        for old in removed:
+            self._stop(old)
+        if held is not None:
+            place = (held.source, held.key)
+            self._pursuits[place] = self._tasks.start(self._pursue(held), name=f"seek:{held.source}:{held.key[:24]}")
+
+    def withdrawn(self, source: str, key: str) -> None:
+        lead = self._leads.remove(source, key)
+        if lead is not None:
+            self._stop(lead)
+
+    def heed(self, change: Change) -> None:
+        """A change of the directory: who is gone is sought again, and one gone silently by its last addresses too."""
+        if change.contact.here:
+            return
+        gone = self._gone.pop(change.contact.id, None)
+        if gone is not None:
+            gone.set()
+        if change.what == "gone":
+            where = tuple(self.addresses_of(change.contact))
+            peer = change.contact.id
+            self.hinted(Hint(addresses=where, source=MEMORY, key=peer, id_prefix=peer))
+
+    def addresses_of(self, contact: Contact) -> list[Address]:
+        """Everywhere that this contact may be: where it was, where it says it is, where leads say it is."""
+        leads = [lead for lead in self._leads if lead.id_prefix and contact.id.startswith(lead.id_prefix)]
+        found = [contact.address, *contact.card.addresses, *(a for lead in leads for a in lead.addresses)]
+        return [address for address in dict.fromkeys(found) if address.port]
+
+    # ---------------------------------------------------------------- one lead
+
+    async def _pursue(self, lead: Lead) -> None:
+        waits = pauses(self._timing, self._rng)
+        since, said = now(), ""
+        while True:
+            contact = self._directory.expected(lead.id_prefix)
+            peer = contact.id if contact is not None else None
+            if peer is None:
+                try:
+                    card = await self._meeter.meet(lead.addresses, expect=lead.id_prefix)
+                except (TransferError, WireError) as exc:
+                    if self._hopeless(lead, since):
+                        break
+                    said = self._trouble(lead, exc, said)
+                    await asyncio.sleep(self._pause(exc, waits))
+                    continue
+                if card is None:
+                    break
+                peer = card.id
+            self._problems.solved(lead)
+            await self._until_gone(peer)
+            # Somebody who has just left is not rung up at once.
+            waits, since, said = pauses(self._timing, self._rng), now(), ""
+            await asyncio.sleep(next(waits))
+        self._forget(lead)
+
+    def _trouble(self, lead: Lead, exc: TransferError | WireError, said: str) -> str:
+        sentence = self._problems.of_lead(lead, exc)
+        if isinstance(exc, PeerRefused) and sentence != said and not lead.told:
+            self._problems.refused(lead, exc, sentence)
+        return sentence
+
+    def _pause(self, exc: TransferError | WireError, waits: Iterator[float]) -> float:
+        if isinstance(exc, PeerRefused) and exc.reason in _SETTLED:
+            return self._timing.retry_most * self._rng.uniform(0.5, 1.0)
+        return next(waits)
+
+    def _hopeless(self, lead: Lead, since: float) -> bool:
+        vouched = lead.source not in (EXCHANGE, MEMORY)
+        return not vouched and now() - since > _PATIENCE * self._timing.gone_after
+
+    async def _until_gone(self, peer: PeerId) -> None:
+        while self._directory.get(peer) is not None:
+            await self._gone.setdefault(peer, asyncio.Event()).wait()
+
+    def _forget(self, lead: Lead) -> None:
+        if lead in self._leads:
+            self._leads.remove(lead.source, lead.key)
+            self._pursuits.pop((lead.source, lead.key), None)
+
+    def _stop(self, lead: Lead) -> None:
+        task = self._pursuits.pop((lead.source, lead.key), None)
+        if task is not None:
+            task.cancel()

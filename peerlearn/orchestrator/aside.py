@@ -1,0 +1,61 @@
+"""Providers put aside for a while, each with its reason. Pure bookkeeping; `now` is passed in."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from peerlearn.errors import PeerRefused, RefusalReason
+from peerlearn.types import Card, PeerId
+
+_PASSING = frozenset({RefusalReason.BUSY, RefusalReason.VERSION, RefusalReason.UNKNOWN_PEER, RefusalReason.LEAVING})
+"""Refusals that another try may overcome; the others hold until the provider's card changes."""
+
+
+@dataclass(slots=True)
+class _Aside:
+    why: str
+    until: float
+    failures: int
+    session: str
+    serial: int | None
+
+
+class AsideList:
+    """After a failure a provider is not asked for `first` seconds, then twice as long with each further one.
+
+    A refusal for good (exposure, strategy, fit) holds until the provider shows another card. A provider that
+    restarts (another session) starts with a clean slate.
+    """
+
+    def __init__(self, now: Callable[[], float], *, first: float, most: float) -> None:
+        self._now = now
+        self._first = first
+        self._most = most
+        self._aside: dict[PeerId, _Aside] = {}
+
+    def put(self, provider: Card, error: Exception) -> None:
+        before = self._aside.get(provider.id)
+        failures = 1 + (before.failures if before and before.session == provider.session else 0)
+        for_good = isinstance(error, PeerRefused) and error.reason not in _PASSING
+        pause = min(self._first * 2 ** (failures - 1), self._most)
+        if isinstance(error, PeerRefused) and error.reason in _PASSING:
+            pause = 0.0
+        self._aside[provider.id] = _Aside(
+            str(error), self._now() + pause, failures, provider.session, provider.serial if for_good else None
+        )
+
+    def clear(self, provider: PeerId) -> None:
+        """It answered: forgiven."""
+        self._aside.pop(provider, None)
+
+    def why(self, provider: Card) -> str | None:
+        """Why this provider is not to be asked now; None when it may be."""
+        entry = self._aside.get(provider.id)
+        if entry is None:
+            return None
+        if entry.session != provider.session:
+            self.clear(provider.id)
+            return None
+        if entry.serial is not None:
+            return entry.why if entry.serial == provider.serial else None
+        left = entry.until - self._now()
+        return f"{entry.why}; again in {left:.1f} s" if left > 0 else None

@@ -1,0 +1,161 @@
+"""One exchange with several providers: choose, ask, remember what is held, hand the answers to the strategy."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from peerlearn.clock import now
+from peerlearn.config import Timing
+from peerlearn.errors import KnowledgeError, TransferError, WireError
+from peerlearn.knowledge import Query, Question, Received
+from peerlearn.learning.learner import Learner
+from peerlearn.orchestrator import training
+from peerlearn.orchestrator.aside import AsideList
+from peerlearn.orchestrator.compute import Compute
+from peerlearn.orchestrator.fetch import Fetch, Fetcher
+from peerlearn.orchestrator.news import Company
+from peerlearn.orchestrator.selection import choose
+from peerlearn.recording import Decided, Fetched, FetchFailed, Record
+from peerlearn.strategies.base import Strategy
+from peerlearn.types import Card, PeerId
+
+
+class Exchanges:
+    """The consuming side of a peer. Lives on the event loop; the strategy is called on the learner's thread."""
+
+    def __init__(
+        self,
+        me: Card,
+        learner: Learner,
+        strategy: Strategy,
+        *,
+        compute: Compute,
+        company: Company,
+        fetcher: Fetcher,
+        timing: Timing,
+        patience: float,
+        record: Record,
+        changed: Callable[[], None],
+        most_providers: int | None,
+        links: Callable[[Card], bool],
+    ) -> None:
+        self._me = me
+        self._learner = learner
+        self._strategy = strategy
+        self._compute = compute
+        self._company = company
+        self._fetcher = fetcher
+        self._patience = patience
+        self._record = record
+        self._changed = changed
+        self._most = most_providers
+        self._links = links
+        self._aside = AsideList(now, first=timing.stall, most=12 * timing.stall)
+        self._answers: dict[PeerId, Fetch] = {}
+        self._held: dict[PeerId, tuple[Query, str, Received]] = {}
+        self._misfits: dict[PeerId, tuple[str, int, str | None]] = {}
+        self.asked = False
+        self.nobody = False
+        self.in_flight = 0
+        self.taught_by: set[PeerId] = set()
+        """Those whose knowledge the strategy holds since the last collection."""
+
+    async def ask(self, fetching: asyncio.TaskGroup, *, round_: int, at: int | None, due_now: bool) -> None:
+        """Send questions to the chosen providers; `at`: the version wanted of each (lockstep)."""
+        cards = [contact.card for contact in self._company.alive() if self._links(contact.card)]
+        misfits = await self._compute.run(self._weigh, cards)
+        aside = {c.id: why for c in cards if (why := misfits[c.id] or self._aside.why(c)) is not None}
+        choice = choose(self._me, cards, aside=aside, most=self._most)
+        if choice.providers or due_now:
+            self._record(Decided(round=round_, why=choice.why))
+        if not choice.providers:
+            self.asked, self.nobody = due_now, not due_now
+            return
+        self.asked = True
+        chosen = [card for card in cards if card.id in choice.providers]
+        questions = await self._compute.run(lambda: [self._strategy.ask(self._learner, card) for card in chosen])
+        for card, question in zip(chosen, questions, strict=True):
+            self.in_flight += 1
+            asking = self._fetch(card, self._conditional(card, question, at), round_)
+            fetching.create_task(asking, name=f"{self._me.name}:fetch:{card.name}")
+
+    async def collect(self, *, round_: int) -> None:
+        """Hand what came to the strategy, in provider-id order; what did not come is not used any more."""
+        answers, self._answers = self._answers, {}
+        taught_by = set()
+        for peer in sorted(answers):
+            received = answers[peer].received or self._held[peer][2]
+            try:
+                await self._compute.run(self._absorb, received)
+            except KnowledgeError as exc:
+                self._held.pop(peer, None)
+                self._failed(answers[peer].provider, exc, round_, 0.0)
+            else:
+                taught_by.add(peer)
+        for peer in sorted(self.taught_by - taught_by):
+            self._held.pop(peer, None)
+            await self._compute.run(self._strategy.forget, peer)
+        self.taught_by = taught_by
+        self.asked = False
+
+    async def receive(self, received: Received, *, round_: int) -> bool:
+        """Hand over what somebody brought unasked; False when it did not fit."""
+        try:
+            await self._compute.run(self._absorb, received)
+        except KnowledgeError as exc:
+            self._failed(received.sender, exc, round_, 0.0)
+            return False
+        return True
+
+    def _weigh(self, cards: list[Card]) -> dict[PeerId, str | None]:
+        """Why each of these cannot teach me; asked of the strategy once per card."""
+        for card in cards:
+            known = self._misfits.get(card.id)
+            if known is None or known[:2] != (card.session, card.serial):
+                why = training.misfit(self._strategy, self._learner, card)
+                self._misfits[card.id] = (card.session, card.serial, why)
+        return {card.id: self._misfits[card.id][2] for card in cards}
+
+    def _conditional(self, card: Card, question: Question, at: int | None) -> Question:
+        """Name the version that is held of just this, so that it need not travel again."""
+        query = question.query
+        held = self._held.get(card.id)
+        if held is not None and held[:2] == (query, card.session):
+            query = replace(query, have=held[2].knowledge.version, have_session=card.session)
+        return replace(question, query=replace(query, at=at))
+
+    async def _fetch(self, card: Card, question: Question, round_: int) -> None:
+        began = now()
+        try:
+            fetch = await self._fetcher.fetch(card.id, question, patience=self._patience)
+        except (TransferError, WireError, KnowledgeError) as exc:
+            self._failed(card, exc, round_, now() - began)
+        else:
+            self._came(fetch, question, round_, now() - began)
+        finally:
+            self.in_flight -= 1
+            self._changed()
+
+    def _came(self, fetch: Fetch, question: Question, round_: int, seconds: float) -> None:
+        provider = fetch.provider
+        self._answers[provider.id] = fetch
+        self._aside.clear(provider.id)
+        if fetch.received is not None:
+            unconditional = replace(question.query, have=None, have_session="", at=None)
+            self._held[provider.id] = (unconditional, provider.session, fetch.received)
+        t = fetch.traffic
+        self._record(
+            Fetched(
+                round=round_, provider=provider.name, version=fetch.version, received_bytes=t.received_bytes,
+                sent_bytes=t.sent_bytes, body_bytes=t.body_bytes, seconds=seconds, codec=t.codec,
+                not_modified=fetch.received is None,
+            )
+        )  # fmt: skip
+
+    def _failed(self, card: Card, error: Exception, round_: int, seconds: float) -> None:
+        self._aside.put(card, error)
+        self._record(FetchFailed(round=round_, provider=card.name, why=str(error), seconds=seconds))
+
+    def _absorb(self, received: Received) -> None:
+        with self._learner.tentative():
+            self._strategy.absorb(self._learner, [received])

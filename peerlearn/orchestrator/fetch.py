@@ -1,0 +1,74 @@
+"""The consuming side of one exchange: wait for the version that lockstep wants, ask, check what came."""
+
+import asyncio
+from dataclasses import dataclass
+
+from peerlearn.clock import now
+from peerlearn.directory import Contact
+from peerlearn.errors import KnowledgeError, PeerRefused, PeerUnreachable
+from peerlearn.knowledge import NotModified, Question, Received, Refusal
+from peerlearn.orchestrator.news import Company
+from peerlearn.transport.base import Traffic, Transport
+from peerlearn.types import Card, PeerId
+from peerlearn.wire.codec import decode_answer, encode_question
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """What an exchange gave: `received` is None when the provider had nothing newer than what is held."""
+
+    provider: Card
+    received: Received | None
+    version: int
+    traffic: Traffic
+
+
+class Fetcher:
+    """Exchanges with one provider at a time per call; holds no state of its own."""
+
+    def __init__(self, me: Card, strategy: str, *, transport: Transport, company: Company) -> None:
+        self._me = me
+        self._strategy = strategy
+        self._transport = transport
+        self._company = company
+
+    async def fetch(self, provider: PeerId, question: Question, *, patience: float) -> Fetch:
+        """Raises PeerUnreachable, PeerRefused, WireError or KnowledgeError; each costs at most one stall window.
+
+        `patience` bounds how long a provider that is alive may take to reach the version asked for (lockstep).
+        """
+        if question.query.at is not None:
+            await self._reached(provider, question.query.at, patience)
+        contact = self._here(provider)
+        message = await asyncio.to_thread(
+            encode_question, question, sender=self._me.id, session=self._me.session, strategy=self._strategy
+        )
+        reply, traffic = await self._transport.exchange(contact.address, message)
+        if reply.header.sender != provider:
+            raise KnowledgeError(f"{contact.card.name} answered in the name of {reply.header.sender[:12]!r}")
+        answer = decode_answer(reply)
+        if isinstance(answer, Refusal):
+            raise PeerRefused(contact.card.name, answer.reason, answer.detail)
+        if isinstance(answer, NotModified):
+            if question.query.have is None:
+                raise KnowledgeError(f"{contact.card.name} says 'not modified' to a peer that holds nothing of it")
+            return Fetch(contact.card, None, answer.version, traffic)
+        return Fetch(contact.card, Received(contact.card, answer, question.query), answer.version, traffic)
+
+    def _here(self, provider: PeerId) -> Contact:
+        contact = self._company.get(provider)
+        if contact is None:
+            raise PeerUnreachable(provider[:12], "left")
+        return contact
+
+    async def _reached(self, provider: PeerId, version: int, patience: float) -> None:
+        deadline = now() + patience
+        while (contact := self._here(provider)).version < version:
+            if not contact.alive:
+                raise PeerUnreachable(contact.card.name, f"fell silent before it reached version {version}")
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._company.news()
+            except TimeoutError:
+                why = f"did not reach version {version} within {patience:g} s; it is at {contact.version}"
+                raise PeerUnreachable(contact.card.name, why) from None

@@ -1,0 +1,53 @@
+"""What is kept of a run so that it can go on: written whole at each snapshot, read once at the start."""
+
+from pathlib import Path
+
+from peerlearn.errors import KnowledgeError, StateError
+from peerlearn.learning import checkpoint
+from peerlearn.learning.learner import Learner
+from peerlearn.strategies.base import Strategy
+
+FOLDER = "checkpoint"
+
+
+class Store:
+    """The checkpoint in a state directory. Called on the learner's thread."""
+
+    def __init__(self, directory: Path, learner: Learner, strategy: Strategy) -> None:
+        self._folder = directory / FOLDER
+        self._learner = learner
+        self._strategy = strategy
+
+    def save(self, round_: int, version: int) -> str:
+        """All or nothing: a crash leaves the former checkpoint or this one. Raises StateError."""
+        checkpoint.save(
+            self._folder,
+            {
+                "round": round_,
+                "version": version,
+                "strategy_name": self._strategy.name,
+                "learner": self._learner.state_dict(),
+                "strategy": dict(self._strategy.state_dict()),
+            },
+        )
+        return str(self._folder)
+
+    def resume(self) -> tuple[int, int] | None:
+        """Round and version to go on from; None when nothing is kept yet. Raises StateError when it does not fit."""
+        if not self._folder.exists():
+            return None
+        kept = checkpoint.load(self._folder)
+        if kept.get("strategy_name") != self._strategy.name:
+            raise StateError(
+                f"{self._folder} holds a run by {kept.get('strategy_name')!r}, not by {self._strategy.name!r}: "
+                "use that strategy, or another state directory"
+            )
+        try:
+            self._learner.load_state_dict(kept["learner"])
+            self._strategy.load_state_dict(kept["strategy"])
+            return int(kept["round"]), int(kept["version"])
+        except (KeyError, TypeError, ValueError, KnowledgeError, StateError) as exc:
+            raise StateError(
+                f"{self._folder} does not fit this model and data ({exc}): use the ones it was made with, "
+                "or another state directory"
+            ) from exc

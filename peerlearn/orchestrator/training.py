@@ -1,0 +1,86 @@
+"""What runs on the learner's thread around a strategy: scoring, the gated transfer, snapshots. Plain torch."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from peerlearn.learning import evaluate
+from peerlearn.learning.learner import Learner
+from peerlearn.learning.report import Report
+from peerlearn.learning.snapshot import Snapshot
+from peerlearn.orchestrator.gate import Gate, Verdict
+from peerlearn.strategies.base import Strategy
+from peerlearn.types import Card, Span
+
+Predict = Callable[[Tensor], Tensor]
+"""From inputs (B, ...) to probabilities (B, C)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`verdict` is None when the transfer did nothing, so that there was nothing to judge."""
+
+    report: Report
+    verdict: Verdict | None
+
+
+class _RolledBack(Exception):
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+
+def gated_transfer(strategy: Strategy, learner: Learner, span: Span, gate: Gate) -> Outcome:
+    """Transfer, measure before and after on held-out data, keep or roll back: model, optimizer, generators and
+    the strategy's own state are then bit for bit as before."""
+    before_state = copy.deepcopy(strategy.state_dict())
+    try:
+        with learner.tentative():
+            before = score(strategy, learner, gate)
+            report = strategy.transfer(learner, span)
+            if not report.providers and not report.steps:
+                return Outcome(report, None)
+            verdict = gate.judge(before, score(strategy, learner, gate))
+            if not verdict.kept:
+                raise _RolledBack(Outcome(report, verdict))
+            return Outcome(report, verdict)
+    except _RolledBack as rolled_back:
+        strategy.load_state_dict(before_state)
+        return rolled_back.outcome
+
+
+def score(strategy: Strategy, learner: Learner, gate: Gate) -> float:
+    """The gate's metric on held-out private data; nan when the gate is off or nothing is held out."""
+    if gate.metric == "off" or learner.held_out is None:
+        return float("nan")
+    x, y = learner.held_out.x, learner.held_out.y
+    confusion = evaluate.confusion(strategy.predict(learner, x), y, classes=learner.classes)
+    return evaluate.balanced_accuracy(confusion) if gate.metric == "balanced" else evaluate.accuracy(confusion)
+
+
+def measured(
+    strategy: Strategy, learner: Learner, measure: Callable[[Predict], Mapping[str, float]]
+) -> Mapping[str, float]:
+    return measure(lambda x: strategy.predict(learner, x))
+
+
+def snapshot(strategy: Strategy, learner: Learner, version: int) -> Snapshot:
+    return learner.snapshot(version, strategy.publish(learner))
+
+
+def misfit(strategy: Strategy, learner: Learner, provider: Card) -> str | None:
+    """Why this provider cannot teach this learner, in one sentence; exposures first, then the method's own reasons."""
+    if provider.strategy != strategy.name:
+        return f"{provider.name} answers by {provider.strategy or 'no strategy'}, this peer asks by {strategy.name}"
+    missing = strategy.needs - provider.exposes
+    if missing:
+        return (
+            f"{strategy.name} needs a provider that shows {_listed(strategy.needs)}; "
+            f"{provider.name} shows {_listed(provider.exposes)}"
+        )
+    return strategy.misfit(learner, provider)
+
+
+def _listed(exposures: frozenset[str]) -> str:
+    return ", ".join(sorted(exposures)) or "nothing"

@@ -1,0 +1,330 @@
+"""The facade that an app embeds: everything one peer is, opened and closed together."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, ParamSpec, Self, TypeVar
+
+from torch import Tensor
+
+from peerlearn import arguments
+from peerlearn.config import Limits, Timing
+from peerlearn.directory import Contact, Directory
+from peerlearn.discovery.base import Discovery
+from peerlearn.discovery.mdns import Mdns
+from peerlearn.errors import ConfigError, PeerUnreachable
+from peerlearn.learning.learner import Learner
+from peerlearn.learning.report import Report
+from peerlearn.membership import Membership
+from peerlearn.orchestrator.compute import Compute, OwnThread
+from peerlearn.orchestrator.exchange import Exchanges
+from peerlearn.orchestrator.fetch import Fetcher
+from peerlearn.orchestrator.gate import Gate
+from peerlearn.orchestrator.loop import Measure, Orchestrator
+from peerlearn.orchestrator.news import Pulse
+from peerlearn.orchestrator.pace import Barrier, Pace
+from peerlearn.orchestrator.serve import Answerer
+from peerlearn.orchestrator.snapshots import Snapshots
+from peerlearn.orchestrator.store import Store
+from peerlearn.recording import Record, Started, Stopped, discard
+from peerlearn.schedule import Schedule
+from peerlearn.security.identity import Identity
+from peerlearn.strategies import registry
+from peerlearn.strategies.base import Strategy
+from peerlearn.transport.base import Transport
+from peerlearn.transport.grpc import GrpcTransport
+from peerlearn.types import Address, Card, Exposure, PeerId
+from peerlearn.wire.v1 import fabric_pb2 as pb
+
+P = ParamSpec("P")
+T = TypeVar("T")
+log = logging.getLogger("peerlearn")
+
+
+class Peer:
+    """A learner that other peers can reach: `async with Peer(learner, strategy=...) as peer`.
+
+    Entering raises ConfigError, LearnerError, NetworkError, IdentityError or StateError, each with what to do.
+    Leaving the block ends the step under way, says goodbye, stops answering and closes everything, in that order;
+    the learner is then the app's own again.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        *,
+        strategy: Strategy | str = "distillation",
+        name: str = "",
+        state: Path | str | None = None,
+        listen: Address | str | None = None,
+        peers: Iterable[Address | str] = (),
+        group_tag: str = "",
+        insecure: bool = False,
+        expose: Iterable[Exposure] | None = None,
+        learn_from: Iterable[str] | None = None,
+        most_providers: int | None = None,
+        schedule: Schedule | None = None,
+        pace: Pace | Literal["free", "lockstep"] = "free",
+        gate: Gate | None = None,
+        measure: Measure | None = None,
+        record: Record = discard,
+        transport: Transport | None = None,
+        discovery: Sequence[Discovery] | None = None,
+        compute: Callable[[str, Callable[[], None]], Compute] | None = None,
+        timing: Timing | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """
+        strategy: a method of learning from others, or its name.
+        state: directory that keeps identity and checkpoints; what is there is resumed. None: nothing is kept.
+        listen: HOST:PORT; default a free port on loopback, or on all interfaces with `insecure`.
+        peers: addresses of others, HOST:PORT, beside those that mDNS finds.
+        group_tag: only peers with the same tag take notice of each other.
+        insecure: listen on the LAN without encryption and authentication of a group.
+        expose: what this peer may show; must cover what the strategy shows. None: just that.
+        learn_from: names or ids of the providers wanted (links); None: everybody that fits.
+        most_providers: how many of them to ask at most in one exchange, the most promising first.
+        schedule, pace, gate: override the strategy's default schedule, free pace, and the default gate.
+        measure: metrics to record after each span, from a function of inputs to probabilities.
+        record: where events go.
+        transport, discovery, compute, timing, limits: for tests, simulation and special networks.
+        """
+        self.learner = learner
+        self.strategy = registry.make(strategy)
+        self.name = arguments.name_of(name)
+        self._state = Path(state) if state is not None else None
+        self._timing, self._limits = timing or Timing(), limits or Limits()
+        self._listen = arguments.listen_address(listen, insecure=insecure)
+        self._insecure = insecure
+        self._static = tuple(a if isinstance(a, Address) else Address.parse(a) for a in peers)
+        self._group_tag = group_tag
+        self._exposes = arguments.exposures(self.strategy, expose)
+        self._links = arguments.links(learn_from)
+        self._most = most_providers
+        self._schedule = schedule or self.strategy.schedule
+        self._pace = pace if isinstance(pace, Pace) else Pace(mode=pace)
+        self._gate = gate or Gate()
+        self._measure = measure
+        self._record = record
+        self._transport = transport
+        self._discovery = discovery
+        self._make_compute = compute or (lambda name, interrupt: OwnThread(name, interrupt=interrupt))
+        self.strategy.check(learner)
+        self._opened = False
+
+    # ---------------------------------------------------------------- what the app does
+
+    @property
+    def id(self) -> PeerId:
+        """Fingerprint of the signing key; known from entering the block on."""
+        return self._card.id
+
+    @property
+    def card(self) -> Card:
+        """As others see it."""
+        return self._membership.card
+
+    async def meet(self, others: int, *, timeout: float | None = None) -> None:
+        """Wait until at least `others` other peers are alive here. Raises PeerUnreachable after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                while len(self._directory.alive()) < others:
+                    await self._news.wait()
+        except TimeoutError:
+            here = ", ".join(contact.name for contact in self._directory.alive()) or "nobody"
+            problems = "".join(f"; {problem}" for problem in self._membership.problems)
+            raise PeerUnreachable(
+                self.name,
+                f"met {here} within {timeout:g} s, not {others} others; "
+                f"run `peerlearn doctor` here and there, or name them with peers=['HOST:PORT']{problems}",
+            ) from None
+
+    async def run(self, rounds: int | None = None) -> None:
+        """Do `rounds` rounds of the schedule, training included; None: until cancelled. Others are answered
+        meanwhile and after."""
+        await self._orchestrator.rounds(rounds)
+
+    async def transfer(self) -> Report:
+        """For apps that train by their own loop: do the rest of a round (exchange, transfer, publish) now.
+
+        Returns the transfer's report: no steps and no providers when there was nobody to learn from.
+        """
+        await self._orchestrator.rounds(1, app_trains=True)
+        return self._orchestrator.last_transfer
+
+    async def train(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run the app's own training function on the learner's thread, so that the event loop stays free and others
+        are answered meanwhile. Training on the loop itself works too, but others hear nothing for as long."""
+        return await self._compute.run(func, *args, **kwargs)
+
+    async def predict(self, x: Tensor) -> Tensor:
+        """Probabilities (B, C) for inputs (B, ...), by the strategy's own rule; waits for a span under way."""
+        return await self._compute.run(self.strategy.predict, self.learner, x)
+
+    def others(self) -> tuple[Contact, ...]:
+        """Confirmed peers, alive or suspect, in id order."""
+        return tuple(self._directory.here())
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What keeps addresses that were named from becoming peers, a sentence each."""
+        return tuple(self._membership.problems)
+
+    @property
+    def rounds_done(self) -> int:
+        return self._orchestrator.round
+
+    # ---------------------------------------------------------------- opened and closed together
+
+    async def __aenter__(self) -> Self:
+        if self._opened:
+            raise ConfigError("a peer is opened once; make a new Peer for another run")
+        self._opened = True
+        async with AsyncExitStack() as stack:
+            await self._open(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> bool | None:
+        try:
+            return await self._stack.__aexit__(exc_type, exc, tb)
+        except BaseExceptionGroup as group:
+            only = _only_cause(group)
+            if only is exc:  # the caller's own exception: hand it back as it came
+                return False
+            raise (only or group) from None
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        """Top to bottom; left bottom to top: goodbye first, the identity's lock last."""
+        identity = stack.enter_context(self._identity())
+        self._compute = await self._computing(stack, "learner", self.learner.interrupt)
+        answers = await self._computing(stack, "answers", lambda: None)
+        self._card = arguments.first_card(
+            self.learner,
+            self.strategy,
+            id=identity.id,
+            name=self.name,
+            group_tag=self._group_tag,
+            exposes=self._exposes,
+        )
+        self._news = Pulse()
+        self._directory = Directory(identity.id, group_tag=self._group_tag, timing=self._timing, limits=self._limits)
+        stack.callback(self._directory.listen(lambda change: self._news.beat()))
+        transport = self._transport or GrpcTransport(self._listen, timing=self._timing, limits=self._limits)
+        self._membership = Membership(
+            identity, self._directory, transport, self._discoveries(), timing=self._timing, limits=self._limits,
+            group_tag=self._group_tag, record=self._record, peers=self._static,
+        )  # fmt: skip
+        snapshots = Snapshots(keep=self._pace.kept_versions)
+        self._orchestrator = await self._orchestrated(transport, snapshots)
+        answerer = Answerer(
+            self._card, self.strategy, snapshots, compute=answers, acquainted=self._acquainted,
+            arrived=self._orchestrator.arrived, record=self._record,
+        )  # fmt: skip
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        self.address = await stack.enter_async_context(transport.serving(_Service(self._membership, answerer)))
+        loop = tasks.create_task(self._orchestrator.run(), name=f"{self.name}:orchestrator")
+        stack.callback(loop.cancel)
+        await stack.enter_async_context(
+            self._membership.running(self.address, replace(self._card, version=self._orchestrator.version))
+        )
+        stack.callback(answerer.leave)
+        self._say_started(stack)
+
+    def _identity(self) -> Identity:
+        return Identity.ephemeral() if self._state is None else Identity.load_or_create(self._state)
+
+    async def _computing(self, stack: AsyncExitStack, room: str, interrupt: Callable[[], None]) -> Compute:
+        compute = self._make_compute(f"{self.name}:{room}", interrupt)
+        stack.push_async_callback(compute.close)
+        return compute
+
+    def _discoveries(self) -> Sequence[Discovery]:
+        return self._discovery if self._discovery is not None else (Mdns(self._listen.host),)
+
+    async def _orchestrated(self, transport: Transport, snapshots: Snapshots) -> Orchestrator:
+        company = _Company(self._directory, self._news)
+        store = Store(self._state, self.learner, self.strategy) if self._state is not None else None
+        fetcher = Fetcher(self._card, self.strategy.name, transport=transport, company=company)
+        orchestrator = Orchestrator(
+            self.learner,
+            self.strategy,
+            schedule=self._schedule,
+            exchanges=lambda changed: Exchanges(
+                self._card, self.learner, self.strategy, compute=self._compute, company=company, fetcher=fetcher,
+                timing=self._timing, patience=self._pace.patience, record=self._record, changed=changed,
+                most_providers=self._most, links=self._links,
+            ),
+            snapshots=snapshots,
+            compute=self._compute,
+            company=company,
+            barrier=Barrier(self._pace, company),
+            gate=self._gate,
+            record=self._record,
+            measure=self._measure,
+            save=store.save if store is not None else None,
+            published=lambda version: self._membership.announce_version(version),
+            round_ended=self._show_teachers,
+        )  # fmt: skip
+        kept = await self._compute.run(store.resume) if store is not None else None
+        if kept is not None:
+            orchestrator.resume(round_=kept[0], version=kept[1])
+        await orchestrator.publish_first()
+        return orchestrator
+
+    def _acquainted(self, peer: PeerId) -> Card | None:
+        contact = self._directory.get(peer)
+        return contact.card if contact is not None else None
+
+    def _show_teachers(self, taught_by: tuple[PeerId, ...]) -> None:
+        """The card says who learns from whom; it travels only when that changes."""
+        if taught_by != self._membership.card.learns_from:
+            self._membership.update(replace(self._membership.card, learns_from=taught_by))
+
+    def _say_started(self, stack: AsyncExitStack) -> None:
+        if self._insecure:
+            log.warning(
+                "peer %s listens on %s without encryption: everybody on this network can read and join",
+                self.name,
+                self.address,
+            )
+        self._record(Started(name=self.name, id=self.id, address=str(self.address), strategy=self.strategy.name))
+        stack.callback(lambda: self._record(Stopped(round=self._orchestrator.round, why="left the block")))
+
+
+class _Service:
+    """The two halves of what a peer answers: who I am and that I live; and questions."""
+
+    def __init__(self, membership: Membership, answerer: Answerer) -> None:
+        self.introduce = membership.introduce
+        self._membership = membership
+        self.admit = answerer.admit
+        self.answer = answerer.answer
+
+    def watch(self, request: pb.WatchRequest, host: str) -> AsyncIterator[pb.Notice]:
+        return self._membership.watch(request, host)
+
+
+class _Company:
+    """The directory as the orchestrator sees it."""
+
+    def __init__(self, directory: Directory, news: Pulse) -> None:
+        self.alive = directory.alive
+        self.get = directory.get
+        self.news = news.wait
+
+
+def _only_cause(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """The one exception inside, however deep; None when there are several."""
+    cause: BaseException = group
+    while isinstance(cause, BaseExceptionGroup):
+        if len(cause.exceptions) > 1:
+            return None
+        cause = cause.exceptions[0]
+    return cause

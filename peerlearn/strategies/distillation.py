@@ -1,0 +1,181 @@
+"""Real-time knowledge distillation: the whole student learns from labels and from its teachers' outputs.
+
+The baseline "KD" of the pairwise-transfer paper (Goldstein et al. 2021, section 4), with a second route for peers
+whose networks differ: outputs on a public set, as in FedMD. No code and no model definition ever comes from a peer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from peerlearn.errors import ConfigError, KnowledgeError
+from peerlearn.knowledge import Answer, Outputs, Params, Query, Question, Received
+from peerlearn.learning import losses
+from peerlearn.learning.data import Unlabelled
+from peerlearn.learning.errors import Diverged
+from peerlearn.learning.learner import Batch, Learner, Objective
+from peerlearn.learning.report import Report
+from peerlearn.learning.snapshot import Snapshot
+from peerlearn.schedule import Exchange, Local, Schedule, Transfer
+from peerlearn.strategies import answers, teaching
+from peerlearn.strategies.base import Asked, Base
+from peerlearn.strategies.memory import Memory, conditional
+from peerlearn.strategies.public import PublicTeachers, check_outputs
+from peerlearn.types import Card, Exposure, Span, epochs
+
+
+@dataclass
+class Distillation(Base):
+    """Loss of a transfer step: alpha * own loss(labels) + (1 - alpha) * mean over teachers of distance(teacher, student).
+
+    `loss`: `kl` (KD_T, teacher to student) or `mse` on logits. `via`: a provider with the same architecture sends its
+    parameters (`params`) and is run here on private inputs; one with another architecture sends logits on a public set
+    that both hold (`outputs`), and the student matches them there. `auto` takes the first that is possible; `outputs`
+    never shows or asks for parameters. alpha 0.5 and T 1 are the values measured in the prototypes.
+    """
+
+    name: ClassVar[str] = "distillation"
+
+    loss: Literal["kl", "mse"] = "kl"
+    alpha: float = 0.5
+    temperature: float = 1.0
+    via: Literal["auto", "params", "outputs"] = "auto"
+
+    _memory: Memory = field(default_factory=Memory, init=False, repr=False)
+    _positions: dict[str, Sequence[int]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.loss not in ("kl", "mse"):
+            raise ConfigError(f"distillation: loss {self.loss!r} is not one of kl, mse")
+        if self.via not in ("auto", "params", "outputs"):
+            raise ConfigError(f"distillation: via {self.via!r} is not one of auto, params, outputs")
+        teaching.check_weights(self.name, self.alpha, self.temperature)
+
+    @property
+    def needs(self) -> frozenset[Exposure]:
+        """One exposure or the other, as `misfit` finds per provider; only a fixed route needs a certain one."""
+        fixed = {"params": Exposure.PARAMS_FULL, "outputs": Exposure.PUBLIC_OUTPUTS}
+        return frozenset({fixed[self.via]}) if self.via in fixed else frozenset()
+
+    @property
+    def exposes(self) -> frozenset[Exposure]:
+        by_route = {"params": {Exposure.PARAMS_FULL}, "outputs": {Exposure.PUBLIC_OUTPUTS}}
+        both = {Exposure.PARAMS_FULL, Exposure.PUBLIC_OUTPUTS}
+        return frozenset({Exposure.HISTOGRAM, *by_route.get(self.via, both)})
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(cycle=(Local(epochs(1)), Exchange(), Transfer(epochs(1))))
+
+    def check(self, learner: Learner) -> None:
+        if self.via == "outputs" and not learner.public_sets:
+            raise ConfigError("distillation via outputs needs a public set: give one with Learner(public_sets=[...])")
+
+    def misfit(self, learner: Learner, provider: Card) -> str | None:
+        route = self._route(learner, provider)
+        return route if isinstance(route, str) else None
+
+    def ask(self, learner: Learner, provider: Card) -> Question:
+        route = self._route(learner, provider)
+        if isinstance(route, str):
+            raise KnowledgeError(route)
+        if route is None:
+            return Question(conditional(Query(want="params"), self._memory.version_of(provider, Params), provider))
+        select = {"dataset": route.name, "fingerprint": route.fingerprint, "ids": None}
+        query = Query(want="outputs", select=select)
+        return Question(conditional(query, self._memory.version_of(provider, Outputs), provider))
+
+    def publish(self, learner: Learner) -> tuple[Unlabelled, ...]:
+        return learner.public_sets
+
+    def answer(self, snapshot: Snapshot, asked: Asked) -> Answer:
+        query = asked.question.query
+        if query.want == "params" and not query.select and Exposure.PARAMS_FULL in self.exposes:
+            return answers.whole_model(snapshot)
+        if query.want == "outputs" and Exposure.PUBLIC_OUTPUTS in self.exposes:
+            return answers.public_logits(snapshot, snapshot.extras or (), query)
+        return answers.not_mine(self.name, query)
+
+    def absorb(self, learner: Learner, received: Sequence[Received]) -> None:
+        new = [each for each in received if self._memory.is_new(each)]
+        for each in new:
+            if isinstance(each.knowledge, Params):
+                teaching.check_teacher(learner, each.knowledge)
+            else:
+                check_outputs(learner, each.knowledge)
+        for each in new:
+            self._memory.keep(each)
+
+    def forget(self, provider: str) -> None:
+        self._memory.forget(provider)
+
+    def transfer(self, learner: Learner, span: Span) -> Report:
+        kept = list(self._memory)
+        if not kept:
+            return Report()
+        providers = tuple(each.sender for each in kept)
+        networks = [learner.build(teaching.dense(k.knowledge)) for k in kept if isinstance(k.knowledge, Params)]
+        outputs = [k.knowledge for k in kept if isinstance(k.knowledge, Outputs)]
+        public = PublicTeachers(learner, outputs, self._positions)
+        mark = learner.mark()
+        try:
+            report = learner.fit(span, loss=self._objective(learner, networks, public))
+        except Diverged:
+            learner.restore(mark)
+            return Report(providers=providers, committed=False)
+        self._positions |= public.positions()
+        return replace(report, providers=providers)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {**self._memory.state_dict(), "positions": dict(self._positions)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._memory.load_state_dict(state)
+        self._positions = dict(state["positions"])
+
+    # ---- routes
+
+    def _route(self, learner: Learner, provider: Card) -> Unlabelled | str | None:
+        """None: by parameters; a public set: by outputs on it; a sentence: not at all, and why."""
+        if provider.classes != learner.classes:
+            return f"{provider.name} tells {provider.classes} classes apart, this learner {learner.classes}"
+        same = provider.architecture == learner.architecture
+        if self.via != "outputs" and same and Exposure.PARAMS_FULL in provider.exposes:
+            return None
+        if self.via == "params":
+            return f"{provider.name} " + ("does not show its parameters" if same else "has another architecture")
+        held = {public.fingerprint for public in provider.public_sets}
+        common = next((public for public in learner.public_sets if public.fingerprint in held), None)
+        if common is not None and Exposure.PUBLIC_OUTPUTS in provider.exposes:
+            return common
+        why = "shows no parameters" if same else "has another architecture"
+        if common is not None:
+            return f"{provider.name} {why} and does not show its outputs on public sets"
+        return (
+            f"{provider.name} {why}, and the two hold no public set in common; "
+            f"give both peers the same public set: Learner(public_sets=[...])"
+        )
+
+    # ---- the loss
+
+    def _objective(self, learner: Learner, networks: Sequence[nn.Module], public: PublicTeachers) -> Objective:
+        def objective(model: nn.Module, batch: Batch) -> Tensor:
+            logits = model(batch.x)
+            own = learner.loss(logits, batch.y)
+            if self.alpha == 1:
+                return own
+            with torch.no_grad():
+                pairs = [(network(batch.x), logits) for network in networks]
+            distances = [self._distance(*pair).double() for pair in [*pairs, *public.pairs(model)]]
+            mean = torch.stack(distances).sum() / len(distances)
+            return self.alpha * own + (1 - self.alpha) * mean.to(own.dtype)
+
+        return objective
+
+    def _distance(self, teacher: Tensor, student: Tensor) -> Tensor:
+        if self.loss == "mse":
+            return losses.logit_mse(teacher, student)
+        return losses.distill_kl(teacher, student, self.temperature)

@@ -1,0 +1,120 @@
+"""Where calls from others arrive, whatever carried them: bounded, parsed, counted, then given to the peer's service."""
+
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from peerlearn.config import Limits, Timing
+from peerlearn.errors import Corrupt, KnowledgeError, Oversized, PeerRefused, RefusalReason, WireError
+from peerlearn.transport.base import Service
+from peerlearn.transport.exchange import Pipe, refusal_frame, refusal_of, reply
+from peerlearn.wire.compress import Link
+from peerlearn.wire.frames import check_protocol, serialize
+from peerlearn.wire.v1 import fabric_pb2 as pb
+
+_ACQUAINTANCE_BYTES = 1024
+_REQUEST_BYTES = 4096
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+
+
+class Desk:
+    """Serves one peer. Every refusal leaves as PeerRefused, or as an answer's only frame."""
+
+    def __init__(self, service: Service, timing: Timing, limits: Limits, links: "Links") -> None:
+        self._service = service
+        self._timing = timing
+        self._limits = limits
+        self._links = links
+        self._exchanges = 0
+        self._watches = 0
+
+    async def exchange(self, pipe: Pipe, host: str) -> None:
+        """Raises PeerUnreachable when the consumer stalls."""
+        if self._exchanges >= self._limits.exchanges:
+            busy = f"{self._limits.exchanges} exchanges are under way: try again later"
+            await pipe.write(serialize(refusal_frame(RefusalReason.BUSY, busy)))
+            return
+        self._exchanges += 1
+        try:
+            link = self._links.to(host)
+            await reply(pipe, self._service, peer=host, timing=self._timing, limits=self._limits, link=link)
+        finally:
+            self._exchanges -= 1
+
+    async def introduce(self, data: bytes, host: str) -> bytes:
+        with _refusing(host):
+            introduction = read_introduction(data, self._limits)
+            return (await self._service.introduce(introduction, host)).SerializeToString()
+
+    async def watch(self, data: bytes, host: str) -> AsyncGenerator[bytes, None]:
+        if self._watches >= self._limits.watches:
+            raise PeerRefused(host, RefusalReason.BUSY, f"{self._watches} peers watch already: try again later")
+        self._watches += 1
+        try:
+            with _refusing(host):
+                request = _read(pb.WatchRequest, data, _REQUEST_BYTES, "a watch request")
+                async with _closing(self._service.watch(request, host)) as notices:
+                    async for notice in notices:
+                        yield notice.SerializeToString()
+        finally:
+            self._watches -= 1
+
+
+class Links:
+    """What is known of the way to each host; the least recently used is forgotten first."""
+
+    MOST = 1024
+
+    def __init__(self) -> None:
+        self._links: OrderedDict[str, Link] = OrderedDict()
+
+    def to(self, host: str) -> Link:
+        link = self._links.setdefault(host, Link.to(host))
+        self._links.move_to_end(host)
+        if len(self._links) > self.MOST:
+            self._links.popitem(last=False)
+        return link
+
+
+def read_introduction(data: bytes, limits: Limits) -> pb.Introduction:
+    """Raises Oversized, Corrupt or ForeignProtocol."""
+    most = limits.card_bytes + limits.acquaintances * _ACQUAINTANCE_BYTES
+    introduction = _read(pb.Introduction, data, most, "an introduction")
+    check_protocol(introduction.protocol)
+    return introduction
+
+
+def read_notice(data: bytes, limits: Limits) -> pb.Notice:
+    """Raises Oversized or Corrupt."""
+    return _read(pb.Notice, data, limits.card_bytes + _REQUEST_BYTES, "a notice")
+
+
+def _read(kind: type[M], data: bytes, most: int, what: str) -> M:
+    if len(data) > most:
+        raise Oversized(f"{what} has {len(data)} bytes, this peer takes at most {most}: raise its Limits to take more")
+    try:
+        return kind.FromString(data)
+    except DecodeError as exc:
+        raise Corrupt(f"{what} is not a protobuf message") from exc
+
+
+@contextmanager
+def _refusing(host: str) -> Iterator[None]:
+    try:
+        yield
+    except (WireError, KnowledgeError) as error:
+        raise PeerRefused(host, *refusal_of(error)) from error
+
+
+@asynccontextmanager
+async def _closing(stream: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    try:
+        yield stream
+    finally:
+        if isinstance(stream, AsyncGenerator):
+            await stream.aclose()

@@ -1,0 +1,209 @@
+"""One exchange, seen from both ends: the same conversation whatever carries it.
+
+consumer: header [await proceed, blocks, trailer]     provider: [proceed] header [blocks, trailer] | refusal
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Protocol
+
+from peerlearn.config import MIB, Limits, Timing
+from peerlearn.errors import (
+    ForeignProtocol,
+    KnowledgeError,
+    Oversized,
+    PeerRefused,
+    PeerUnreachable,
+    RefusalReason,
+    Truncated,
+    WireError,
+)
+from peerlearn.transport.base import Service, Traffic
+from peerlearn.transport.patience import Patience
+from peerlearn.types import PROTOCOL
+from peerlearn.wire.compress import Link, Packer
+from peerlearn.wire.frames import Assembler, Frame, Message, blocks, parse, serialize
+from peerlearn.wire.v1 import fabric_pb2 as pb
+
+DETAIL_CHARS = 500
+"""Of a refusal's sentence, sent and believed."""
+
+BUFFERED_BYTES = 8 * MIB
+"""What the network's own buffers swallow at once: no measure of how fast the link is."""
+
+
+class Pipe(Protocol):
+    """Frames, as bytes, to and from the other end of one call."""
+
+    async def read(self) -> bytes | None:
+        """None when the other end has ended. Raises PeerUnreachable or PeerRefused."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Returns when there is room for more. Raises PeerUnreachable."""
+        ...
+
+    async def done(self) -> None:
+        """Nothing more will be written."""
+        ...
+
+
+class _Counted:
+    """A pipe's frames under the deadlines, and the bytes that went through."""
+
+    def __init__(self, pipe: Pipe, patience: Patience, limits: Limits) -> None:
+        self._pipe = pipe
+        self.patience = patience
+        self._limits = limits
+        self.sent = 0
+        self.received = 0
+
+    async def start(self, header: Frame, *, more: bool) -> None:
+        """The question's first frame; connects when there is no connection yet."""
+        data = serialize(header)
+        await self.patience.first(self._pipe.write(data), "no connection")
+        self.sent += len(data)
+        if not more:
+            await self.done()
+
+    async def first(self, what: str) -> Frame | None:
+        return self._parsed(await self.patience.first(self._pipe.read(), what))
+
+    async def next(self, what: str) -> Frame | None:
+        return self._parsed(await self.patience.next(self._pipe.read(), what))
+
+    async def send(self, frame: Frame) -> int:
+        data = serialize(frame)
+        await self.patience.next(self._pipe.write(data), "no room for the next frame")
+        self.sent += len(data)
+        return len(data)
+
+    async def done(self) -> None:
+        await self.patience.next(self._pipe.done(), "no end")
+
+    async def send_body(self, frames: Iterator[Frame], packer: Packer, link: Link) -> None:
+        """The frames after the header; tells the link how fast they went, once its buffers are full."""
+        loop = asyncio.get_running_loop()
+        sent, measured, busy = 0, 0, 0.0
+        while True:
+            frame = await asyncio.to_thread(next, frames, None) if packer.works_hard else next(frames, None)
+            if frame is None:
+                break
+            start = loop.time()
+            size = await self.send(frame)
+            sent += size
+            if sent > BUFFERED_BYTES:
+                measured, busy = measured + size, busy + loop.time() - start
+        link.moved(measured, busy)
+
+    async def refuse(self, reason: RefusalReason, detail: str) -> None:
+        """Say no, and let the other end finish what it is sending, unread, so that it gets to hear it."""
+        self.patience.begin(0)
+        await self.send(refusal_frame(reason, detail))
+        with suppress(PeerUnreachable):
+            while await self.patience.next(self._pipe.read(), "no end") is not None:
+                pass
+
+    def _parsed(self, data: bytes | None) -> Frame | None:
+        if data is None:
+            return None
+        self.received += len(data)
+        return parse(data, self._limits)
+
+
+async def ask(
+    pipe: Pipe, question: Message, *, peer: str, timing: Timing, limits: Limits, link: Link
+) -> tuple[Message, Traffic]:
+    """The consumer's end. Raises PeerUnreachable, PeerRefused or WireError."""
+    start = asyncio.get_running_loop().time()
+    patience = Patience(timing, peer)
+    wire = _Counted(pipe, patience, limits)
+    packer = Packer(link)
+    frames = blocks(question, packer)
+    await wire.start(next(frames), more=bool(question.header.body_bytes))
+    frame = await wire.first("no answer")
+    if isinstance(frame, pb.Frame) and frame.HasField("proceed"):
+        patience.begin(question.header.body_bytes)
+        await wire.send_body(frames, packer, link)
+        await wire.done()
+        patience.open()
+        frame = await wire.first("no answer")
+    elif question.header.body_bytes:
+        await wire.done()
+    answer, codecs = await _read_answer(wire, frame, limits)
+    if answer.header.HasField("refusal"):
+        raise _refused(peer, answer.header.refusal)
+    seconds = asyncio.get_running_loop().time() - start
+    return answer, Traffic(wire.sent, wire.received, answer.header.body_bytes, seconds, codecs)
+
+
+async def _read_answer(wire: _Counted, frame: Frame | None, limits: Limits) -> tuple[Message, str]:
+    """To the end of the stream: a call that is not cut short leaves nothing behind at either side."""
+    assembler = Assembler(limits)
+    while frame is not None:
+        assembler.feed(frame)
+        if isinstance(frame, pb.Frame) and frame.HasField("header"):
+            wire.patience.begin(frame.header.body_bytes)
+        frame = await wire.next(f"nothing more came {assembler.progress}")
+    return assembler.finish(), assembler.codecs
+
+
+def _refused(peer: str, refusal: pb.Refusal) -> PeerRefused:
+    return PeerRefused(peer, reason_of(refusal.reason), refusal.detail[:DETAIL_CHARS])
+
+
+def reason_of(text: str) -> RefusalReason:
+    """A reason from the wire; what this release does not know reads as OTHER."""
+    return RefusalReason(text) if text in frozenset(RefusalReason) else RefusalReason.OTHER
+
+
+def refusal_of(error: PeerRefused | WireError | KnowledgeError) -> tuple[RefusalReason, str]:
+    """How an error that a question caused is told to the one who asked."""
+    if isinstance(error, PeerRefused):
+        return error.reason, error.said[:DETAIL_CHARS]
+    if isinstance(error, Oversized):
+        return RefusalReason.LIMITS, str(error)[:DETAIL_CHARS]
+    if isinstance(error, ForeignProtocol):
+        return RefusalReason.PROTOCOL, str(error)[:DETAIL_CHARS]
+    reason = RefusalReason.UNFIT if isinstance(error, KnowledgeError) else RefusalReason.OTHER
+    return reason, str(error)[:DETAIL_CHARS]
+
+
+async def reply(pipe: Pipe, service: Service, *, peer: str, timing: Timing, limits: Limits, link: Link) -> None:
+    """The provider's end. Raises PeerUnreachable when the consumer stalls; refusals travel as frames."""
+    wire = _Counted(pipe, Patience(timing, peer), limits)
+    try:
+        question = await _read_question(wire, service, limits)
+        answer = await service.answer(question)
+    except (PeerRefused, WireError, KnowledgeError) as error:
+        await wire.refuse(*refusal_of(error))
+        return
+    packer = Packer(link)
+    frames = blocks(answer, packer)
+    wire.patience.begin(answer.header.body_bytes)
+    await wire.send(next(frames))
+    await wire.send_body(frames, packer, link)
+
+
+async def _read_question(wire: _Counted, service: Service, limits: Limits) -> Message:
+    assembler = Assembler(limits)
+    frame = await wire.first("no question")
+    message = assembler.feed(frame) if frame is not None else None
+    header = assembler.header
+    if header is None:
+        raise Truncated("the question ended before its header")
+    await service.admit(header)
+    if message is None:
+        wire.patience.begin(header.body_bytes)
+        await wire.send(pb.Frame(proceed=pb.Proceed()))
+    while message is None:
+        frame = await wire.next(f"nothing more came {assembler.progress}")
+        message = assembler.feed(frame) if frame is not None else assembler.finish()
+    return message
+
+
+def refusal_frame(reason: RefusalReason, detail: str) -> pb.Frame:
+    """No, as an answer's only frame."""
+    protocol = pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1])
+    return pb.Frame(header=pb.Header(protocol=protocol, refusal=pb.Refusal(reason=reason, detail=detail)))

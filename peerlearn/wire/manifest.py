@@ -1,0 +1,139 @@
+"""What a header may claim, and how many bytes of body each claim stands for. Checked before anything is allocated."""
+
+from collections.abc import Iterator
+
+from peerlearn.config import Limits
+from peerlearn.errors import Corrupt, ForeignProtocol, Oversized
+from peerlearn.types import PROTOCOL
+from peerlearn.wire.v1 import fabric_pb2 as pb
+
+ITEM_BYTES = {
+    "float16": 2,
+    "float32": 4,
+    "float64": 8,
+    "bfloat16": 2,
+    "int8": 1,
+    "int16": 2,
+    "int32": 4,
+    "int64": 8,
+    "uint8": 1,
+    "bool": 1,
+}
+FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
+CASTS = frozenset({"bfloat16", "float16", "int8"})
+
+_INDEX_BYTES = 4
+_MOST_INDEXED = 2**31
+_HELD_INDEX_BYTES = 8  # indices are int64 once decoded
+_ENCODINGS = frozenset(pb.TensorHeader.Encoding.values())
+
+
+def elements(tensor: pb.TensorHeader) -> int:
+    """prod(shape); 1 for a tensor without dimensions."""
+    count = 1
+    for size in tensor.shape:
+        count *= size
+    return count
+
+
+def sections(tensor: pb.TensorHeader) -> tuple[tuple[int, int], ...]:
+    """(bytes, element width) of each run of the body that belongs to this tensor: its values, then its positions."""
+    width = ITEM_BYTES[tensor.dtype]
+    if tensor.encoding == pb.TensorHeader.DENSE:
+        return ((elements(tensor) * width, width),)
+    if tensor.encoding == pb.TensorHeader.BITMAP:
+        return ((tensor.stored * width, width), ((elements(tensor) + 7) // 8, 1))
+    return ((tensor.stored * width, width), (tensor.stored * _INDEX_BYTES, _INDEX_BYTES))
+
+
+def body_sections(header: pb.Header) -> Iterator[tuple[int, int]]:
+    """(bytes, element width) of each run of the body, in order."""
+    for tensor in header.tensors:
+        yield from sections(tensor)
+
+
+def check_header(header: pb.Header, limits: Limits) -> None:
+    """Refuse a header that lies, contradicts itself, or asks for more than the limits take.
+
+    Raises ForeignProtocol, Oversized or Corrupt.
+    """
+    check_protocol(header.protocol)
+    _check_size(len(header.tensors), limits.tensors, "tensors")
+    _check_size(header.body_bytes, limits.body_bytes, "bytes of tensors")
+    for name, text in (("sender", header.sender), ("session", header.session), ("strategy", header.strategy)):
+        _check_size(len(text), limits.name_chars, f"characters of {name}")
+    _check_size(len(header.query.select), limits.select_bytes, "bytes of query")
+    if header.tensors and not header.HasField("knowledge"):
+        raise Corrupt(f"the header lists {len(header.tensors)} tensors but names no knowledge that they belong to")
+    names: set[str] = set()
+    total = held = 0
+    for tensor in header.tensors:
+        _check_tensor(tensor, limits)
+        if tensor.name in names:
+            raise Corrupt(f"the header lists tensor {tensor.name!r} twice")
+        names.add(tensor.name)
+        total += sum(size for size, _ in sections(tensor))
+        held += _held_bytes(tensor)
+    if total != header.body_bytes:
+        raise Corrupt(f"the header declares {header.body_bytes} bytes of body, its tensors add up to {total}")
+    _check_size(held, limits.body_bytes, "bytes of tensors once decoded")
+
+
+def check_protocol(protocol: pb.Protocol) -> None:
+    """Another major version is refused. Raises ForeignProtocol."""
+    if protocol.major != PROTOCOL[0]:
+        raise ForeignProtocol(
+            f"the peer speaks protocol {protocol.major}.{protocol.minor}, this one {PROTOCOL[0]}.{PROTOCOL[1]}: "
+            "install the same release of peerlearn on both"
+        )
+
+
+def _check_tensor(tensor: pb.TensorHeader, limits: Limits) -> None:
+    if not tensor.name:
+        raise Corrupt("the header lists a tensor without a name")
+    _check_size(len(tensor.name), limits.name_chars, "characters of tensor name")
+    where = f"tensor {tensor.name!r}"
+    if tensor.dtype not in ITEM_BYTES:
+        raise Corrupt(f"{where} has dtype {tensor.dtype[:40]!r}, which this peer does not know")
+    if tensor.encoding not in _ENCODINGS:
+        raise Corrupt(f"{where} has encoding {tensor.encoding}, which this peer does not know")
+    _check_size(len(tensor.shape), limits.dims, f"dimensions of {where}")
+    _check_cast(tensor, where)
+    _check_shape(tensor, limits, where)
+
+
+def _check_cast(tensor: pb.TensorHeader, where: str) -> None:
+    if not tensor.cast_from:
+        return
+    if tensor.cast_from not in FLOATS or tensor.dtype not in CASTS:
+        raise Corrupt(f"{where} claims a cast from {tensor.cast_from[:40]!r} to {tensor.dtype}, which there is not")
+    if tensor.dtype == "int8" and not 0 < tensor.scale < float("inf"):
+        raise Corrupt(f"{where} has scale {tensor.scale}, which is not a positive number")
+
+
+def _check_shape(tensor: pb.TensorHeader, limits: Limits, where: str) -> None:
+    extent = ITEM_BYTES[tensor.dtype]
+    for size in tensor.shape:
+        extent *= max(size, 1)  # a zero elsewhere must not hide a dimension that no tensor can have
+        _check_size(extent, limits.body_bytes, f"bytes of {where}")
+    count = elements(tensor)
+    if tensor.encoding == pb.TensorHeader.DENSE and tensor.stored != count:
+        raise Corrupt(f"{where} stores {tensor.stored} values where its shape has {count}")
+    if tensor.stored > count:
+        raise Corrupt(f"{where} stores {tensor.stored} values, more than the {count} its shape has")
+    if tensor.encoding == pb.TensorHeader.INDEX and count > _MOST_INDEXED:
+        raise Corrupt(f"{where} has {count} elements, more than int32 can index")
+
+
+def _held_bytes(tensor: pb.TensorHeader) -> int:
+    """Memory of the decoded tensor: casts undone, positions as int64."""
+    width = ITEM_BYTES[tensor.cast_from or tensor.dtype]
+    sparse = tensor.encoding != pb.TensorHeader.DENSE
+    return tensor.stored * (max(width, ITEM_BYTES[tensor.dtype]) + (_HELD_INDEX_BYTES if sparse else 0))
+
+
+def _check_size(declared: int, most: int, what: str) -> None:
+    if declared > most:
+        raise Oversized(
+            f"the peer declares {declared} {what}, this one takes at most {most}: raise its Limits to take more"
+        )
