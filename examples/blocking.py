@@ -10,14 +10,14 @@ import peerlearn as pl
 HOLDS = {"amber": range(0, 5), "birch": range(5, 10)}
 
 
-def main(name: str, rounds: int = 5, group_tag: str = "example") -> None:
+def main(name: str, rounds: str = "5", group_tag: str = "example") -> None:
     train, test = pl.datasets.load("fashion-mnist-slice")
     mine = pl.partition.by_classes(train.y, list(HOLDS.values()))[list(HOLDS).index(name)]
     learner = pl.Learner(pl.models.Net(), train.subset(mine))
 
     with pl.BlockingPeer(learner, strategy="distillation", name=name, group_tag=group_tag) as peer:
         peer.meet(others=1, timeout=60)
-        for _ in range(rounds):
+        for _ in range(int(rounds)):
             learner.fit(pl.epochs(1))  # on this thread, for as long as it likes: the peer answers meanwhile
             report = peer.transfer()
             print(f"{name}: {report.samples} samples with {len(report.providers)} teachers", flush=True)
@@ -25,4 +25,4 @@ def main(name: str, rounds: int = 5, group_tag: str = "example") -> None:
     print(f"{name} holds five classes and recognises {right.float().mean():.1%} of all ten")
 
 
-main(sys.argv[1], *map(int, sys.argv[2:3]), *sys.argv[3:4])
+main(*sys.argv[1:])

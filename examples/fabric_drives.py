@@ -11,16 +11,16 @@ import peerlearn as pl
 HOLDS = {"amber": range(0, 5), "birch": range(5, 10)}
 
 
-async def main(name: str, rounds: int = 5, group_tag: str = "example") -> None:
+async def main(name: str, rounds: str = "5", group_tag: str = "example") -> None:
     train, test = pl.datasets.load("fashion-mnist-slice")
     mine = pl.partition.by_classes(train.y, list(HOLDS.values()))[list(HOLDS).index(name)]
     learner = pl.Learner(pl.models.Net(), train.subset(mine))
 
     async with pl.Peer(learner, strategy=pl.Pairwise(layer="penult"), name=name, group_tag=group_tag) as peer:
         await peer.meet(others=1, timeout=60)
-        await peer.run(rounds=rounds)
+        await peer.run(rounds=int(rounds))
         right = (await peer.predict(test.x)).argmax(dim=1) == test.y
     print(f"{name} holds five classes and recognises {right.float().mean():.1%} of all ten")
 
 
-asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:3]), *sys.argv[3:4]))
+asyncio.run(main(*sys.argv[1:]))

@@ -13,7 +13,7 @@ import peerlearn as pl
 HOLDS = {"amber": range(0, 5), "birch": range(5, 10)}
 
 
-async def main(name: str, epochs: int = 5, group_tag: str = "example") -> None:
+async def main(name: str, epochs: str = "5", group_tag: str = "example") -> None:
     train, test = pl.datasets.load("fashion-mnist-slice")
     mine = train.subset(pl.partition.by_classes(train.y, list(HOLDS.values()))[list(HOLDS).index(name)])
     model = pl.models.Net()
@@ -26,11 +26,11 @@ async def main(name: str, epochs: int = 5, group_tag: str = "example") -> None:
             learner.optimizer.step()
 
     async with pl.Peer(learner, strategy=pl.Distillation(), name=name, group_tag=group_tag) as peer:
-        for epoch in range(epochs):
+        for epoch in range(int(epochs)):
             await peer.train(train_one_epoch)
             report = await peer.transfer()  # learn from whoever is there; nothing happens when nobody is
             right = (await peer.predict(test.x)).argmax(dim=1) == test.y
             print(f"{name} {epoch}: {right.float().mean():.1%}, taught by {len(report.providers)}", flush=True)
 
 
-asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:3]), *sys.argv[3:4]))
+asyncio.run(main(*sys.argv[1:]))

@@ -6,6 +6,8 @@ Names arrive when they are used (PEP 562): `import peerlearn` imports neither to
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from peerlearn.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from peerlearn import strategies as strategies
     from peerlearn.blocking import BlockingPeer as BlockingPeer
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
     from peerlearn.types import Span as Span
     from peerlearn.types import epochs as epochs
     from peerlearn.types import steps as steps
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "BlockingPeer": "blocking",

@@ -3,12 +3,12 @@
 import secrets
 from collections.abc import Callable, Iterable
 
-from peerlearn import __version__
 from peerlearn.discovery.interfaces import is_loopback
 from peerlearn.errors import ConfigError
 from peerlearn.learning.learner import Learner
 from peerlearn.strategies.base import Strategy
 from peerlearn.types import Address, Card, Exposure, PeerId
+from peerlearn.version import __version__
 
 NAME_CHARS = 64
 

@@ -5,6 +5,7 @@
   + LearnerError            3  the model or the data set that the user gave cannot be used
   + NetworkError            4  this machine's network: port in use, no multicast, no such interface
   + IdentityError           5  another process holds this identity, or its key cannot be read
+  + PeerStopped             1  the peer's block was left, or a step failed, while somebody waited for it
   + StateError              6  a state or run directory that cannot be read or written
   + TransferError              an exchange with one peer failed; learning goes on
     - PeerUnreachable       7    no connection, or no progress within the stall window
@@ -48,6 +49,10 @@ class IdentityError(PeerlearnError):
     """This identity cannot be used: held by another process, or its key is unreadable."""
 
     exit_code = 5
+
+
+class PeerStopped(PeerlearnError):
+    """The peer's block was left, or one of its steps failed, while a call to it was under way."""
 
 
 class StateError(PeerlearnError):

@@ -76,10 +76,12 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What I want from a provider, and what I bring it."""
+    """What I want from a provider, and what I bring it. `after`: not before it has published this version or a later
+    one; the asker waits for that, the provider never does."""
 
     query: Query
     brings: Knowledge | None = None
+    after: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from peerlearn.config import Limits, Timing
 from peerlearn.directory import Contact, Directory
 from peerlearn.discovery.base import Discovery
 from peerlearn.discovery.mdns import Mdns
-from peerlearn.errors import ConfigError, PeerUnreachable
+from peerlearn.errors import ConfigError, PeerStopped, PeerUnreachable
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
 from peerlearn.membership import Membership
@@ -72,6 +72,7 @@ class Peer:
         gate: Gate | None = None,
         measure: Measure | None = None,
         record: Record = discard,
+        identity: Identity | None = None,
         transport: Transport | None = None,
         discovery: Sequence[Discovery] | None = None,
         compute: Callable[[str, Callable[[], None]], Compute] | None = None,
@@ -91,7 +92,7 @@ class Peer:
         schedule, pace, gate: override the strategy's default schedule, free pace, and the default gate.
         measure: metrics to record after each span, from a function of inputs to probabilities.
         record: where events go.
-        transport, discovery, compute, timing, limits: for tests, simulation and special networks.
+        identity, transport, discovery, compute, timing, limits: for tests, simulation and special networks.
         """
         self.learner = learner
         self.strategy = registry.make(strategy)
@@ -110,11 +111,12 @@ class Peer:
         self._gate = gate or Gate()
         self._measure = measure
         self._record = record
+        self._identity = identity
         self._transport = transport
         self._discovery = discovery
         self._make_compute = compute or (lambda name, interrupt: OwnThread(name, interrupt=interrupt))
         self.strategy.check(learner)
-        self._opened = False
+        self._opened = self._joined = False
 
     # ---------------------------------------------------------------- what the app does
 
@@ -202,7 +204,7 @@ class Peer:
 
     async def _open(self, stack: AsyncExitStack) -> None:
         """Top to bottom; left bottom to top: goodbye first, the identity's lock last."""
-        identity = stack.enter_context(self._identity())
+        identity = stack.enter_context(self._own_identity())
         self._compute = await self._computing(stack, "learner", self.learner.interrupt)
         answers = await self._computing(stack, "answers", lambda: None)
         self._card = arguments.first_card(
@@ -225,7 +227,7 @@ class Peer:
         self._orchestrator = await self._orchestrated(transport, snapshots)
         answerer = Answerer(
             self._card, self.strategy, snapshots, compute=answers, acquainted=self._acquainted,
-            arrived=self._orchestrator.arrived, record=self._record,
+            arrived=self._orchestrator.arrived if "received" in self._schedule.on else None, record=self._record,
         )  # fmt: skip
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         self.address = await stack.enter_async_context(transport.serving(_Service(self._membership, answerer)))
@@ -234,10 +236,13 @@ class Peer:
         await stack.enter_async_context(
             self._membership.running(self.address, replace(self._card, version=self._orchestrator.version))
         )
+        self._joined = True
         stack.callback(answerer.leave)
         self._say_started(stack)
 
-    def _identity(self) -> Identity:
+    def _own_identity(self) -> Identity:
+        if self._identity is not None:
+            return self._identity
         return Identity.ephemeral() if self._state is None else Identity.load_or_create(self._state)
 
     async def _computing(self, stack: AsyncExitStack, room: str, interrupt: Callable[[], None]) -> Compute:
@@ -269,18 +274,27 @@ class Peer:
             record=self._record,
             measure=self._measure,
             save=store.save if store is not None else None,
-            published=lambda version: self._membership.announce_version(version),
+            published=self._show_version,
             round_ended=self._show_teachers,
         )  # fmt: skip
         kept = await self._compute.run(store.resume) if store is not None else None
         if kept is not None:
-            orchestrator.resume(round_=kept[0], version=kept[1])
+            orchestrator.resume(kept)
         await orchestrator.publish_first()
         return orchestrator
 
     def _acquainted(self, peer: PeerId) -> Card | None:
         contact = self._directory.get(peer)
         return contact.card if contact is not None else None
+
+    def _show_version(self, version: int, histogram: tuple[int, ...]) -> None:
+        """Others hear of each snapshot; the card travels only when class counts that are shown have changed."""
+        shown = histogram if Exposure.HISTOGRAM in self._exposes else ()
+        if self._joined and shown != self._membership.card.histogram:
+            self._membership.update(replace(self._membership.card, histogram=shown, version=version))
+        else:
+            self._card = replace(self._card, histogram=shown)
+            self._membership.announce_version(version)
 
     def _show_teachers(self, taught_by: tuple[PeerId, ...]) -> None:
         """The card says who learns from whom; it travels only when that changes."""
@@ -321,10 +335,15 @@ class _Company:
 
 
 def _only_cause(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
-    """The one exception inside, however deep; None when there are several."""
-    cause: BaseException = group
-    while isinstance(cause, BaseExceptionGroup):
-        if len(cause.exceptions) > 1:
-            return None
-        cause = cause.exceptions[0]
-    return cause
+    """The one exception inside, however deep, besides those that only say that the peer has stopped; else None."""
+    leaves = list(_leaves(group))
+    causes = [leaf for leaf in leaves if not isinstance(leaf, PeerStopped)] or leaves[:1]
+    return causes[0] if len(causes) == 1 else None
+
+
+def _leaves(exc: BaseException) -> Iterator[BaseException]:
+    if isinstance(exc, BaseExceptionGroup):
+        for inner in exc.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield exc

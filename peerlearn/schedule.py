@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from peerlearn.errors import ConfigError
 from peerlearn.types import Span
@@ -17,9 +18,18 @@ class Local:
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """Ask the providers. `early`: the question does not depend on the local span before it, so it is asked at the
-    start of the round and the answers travel while local training runs (prefetch)."""
+    start of the round and the answers travel while local training runs (prefetch). `most`: how many providers at most;
+    `order`: the most promising first, or drawn at random (from the peer's seed and round)."""
 
     early: bool = True
+    most: int | None = None
+    order: Literal["merit", "random"] = "merit"
+
+    def __post_init__(self) -> None:
+        if self.most is not None and self.most < 1:
+            raise ConfigError(f"an exchange asks at least one provider, not {self.most}")
+        if self.order not in ("merit", "random"):
+            raise ConfigError(f"an exchange orders providers by merit or random, not {self.order!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +50,8 @@ Phase = Local | Exchange | Transfer | Publish
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """One round is one pass through `cycle`. `on[event]` is done, before the cycle goes on, when `event` happened:
+    """One round is one pass through `cycle`. `first` is done once, before the first round. `on[event]` is done, before
+    the cycle goes on, when `event` happened:
 
     `received`: knowledge came with somebody's question; `drift`, `recovered`, ...: events named in a Report.
     An empty cycle waits for events only.
@@ -48,6 +59,7 @@ class Schedule:
 
     cycle: tuple[Phase, ...]
     on: Mapping[str, tuple[Phase, ...]] = field(default_factory=dict)
+    first: tuple[Phase, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.cycle and not self.on:
@@ -63,7 +75,7 @@ class Schedule:
     @property
     def exchanges(self) -> bool:
         """Whether this schedule ever asks anybody."""
-        return any(isinstance(p, Exchange) for phases in (self.cycle, *self.on.values()) for p in phases)
+        return any(isinstance(p, Exchange) for phases in (self.first, self.cycle, *self.on.values()) for p in phases)
 
     def resized(self, *, local: Span | None = None, transfer: Span | None = None) -> "Schedule":
         """The same schedule with other spans for its local and transfer phases."""
@@ -78,5 +90,6 @@ class Schedule:
         return replace(
             self,
             cycle=tuple(resize(p) for p in self.cycle),
+            first=tuple(resize(p) for p in self.first),
             on={event: tuple(resize(p) for p in phases) for event, phases in self.on.items()},
         )

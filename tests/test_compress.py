@@ -1,19 +1,26 @@
 """Packing gives the bytes back, is used where it pays, and unpacks nothing that it was not promised."""
 
 from itertools import count
+from typing import Any
 
 import lz4.block
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from peerlearn.config import MIB
 from peerlearn.errors import Corrupt
 from peerlearn.wire.compress import GIGABIT, PROBE_EVERY, Link, Packer, codec_name, compress, unpack
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
-WIDTHS = {pb.Packed.LZ4: 1, pb.Packed.SHUFFLE2_LZ4: 2, pb.Packed.SHUFFLE4_LZ4: 4, pb.Packed.SHUFFLE8_LZ4: 8}
+WIDTHS: dict[int, int] = {
+    pb.Packed.LZ4: 1,
+    pb.Packed.SHUFFLE2_LZ4: 2,
+    pb.Packed.SHUFFLE4_LZ4: 4,
+    pb.Packed.SHUFFLE8_LZ4: 8,
+}
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.standard_normal(MIB // 4, np.float32)
 RELU = np.maximum(WEIGHTS, 0)
@@ -21,8 +28,8 @@ SPARSE = np.where(WEIGHTS > 2.5, WEIGHTS, 0).astype(np.float32)
 COUNTING = np.arange(MIB // 4, dtype=np.int32)  # rising indices: lz4 finds nothing until bytes are shuffled
 
 
-def raw(array: np.ndarray) -> tuple[memoryview]:  # type: ignore[type-arg]
-    return (memoryview(array.view(np.uint8)),)
+def raw(array: NDArray[Any]) -> tuple[memoryview]:
+    return (array.view(np.uint8).data,)
 
 
 def quick() -> float:
@@ -33,7 +40,7 @@ def quick() -> float:
 _ticks = count()
 
 
-def packed_by(link: Link, array: np.ndarray) -> pb.Packed | None:  # type: ignore[type-arg]
+def packed_by(link: Link, array: NDArray[Any]) -> pb.Packed | None:
     tensor = Packer(link, clock=quick).tensor(array.nbytes, array.itemsize)
     assert tensor is not None
     return tensor.pack(raw(array))
@@ -49,9 +56,7 @@ def test_round_trip(codec: int, data: bytes) -> None:
 
 
 @given(st.binary(max_size=100), st.integers(0, 9), st.integers(0, 300), st.integers(0, 300))
-def test_hostile_blocks_are_corrupt_or_exactly_as_long_as_declared(
-    data: bytes, codec: int, size: int, room: int
-) -> None:
+def test_hostile_blocks_are_corrupt_or_as_long_as_declared(data: bytes, codec: int, size: int, room: int) -> None:
     place = memoryview(bytearray(room))
     try:
         unpack(pb.Packed(codec=codec, raw_bytes=size, data=data), place)  # type: ignore[arg-type]
@@ -66,7 +71,7 @@ def test_hostile_blocks_are_corrupt_or_exactly_as_long_as_declared(
     [
         (0, 4, b"abcd", "codec 0"),
         (77, 4, b"abcd", "codec 77"),
-        (pb.Packed.LZ4, 1000, b"garbage", "decompressed"),
+        (pb.Packed.LZ4, 1000, b"\xff" * 20, "decompressed"),
         (pb.Packed.LZ4, 1000, lz4.block.compress(b"a" * 999, store_size=False), "999 bytes"),
         (pb.Packed.LZ4, 1000, lz4.block.compress(b"a" * 1001, store_size=False), "decompressed"),
         (pb.Packed.SHUFFLE8_LZ4, 1001, lz4.block.compress(b"a" * 1001, store_size=False), "does not fit"),

@@ -12,40 +12,41 @@ LATE = Schedule(cycle=(Local(epochs(1)), Exchange(early=False), Transfer(epochs(
 AVERAGING = Schedule(cycle=(Local(epochs(1)), Publish(), Exchange(), Transfer(steps(0))))
 HUB = Schedule(cycle=(), on={"received": (Transfer(epochs(2)), Publish())})
 LOCAL, TRANSFER = Train(Local(epochs(1))), Train(Transfer(epochs(1)))
+EARLY = Exchange()
 BIRCH = PeerId("b" * 32)
 
 
 @pytest.mark.parametrize(
     ("schedule", "view", "step"),
     [
-        (PAPER, View(), Ask()),  # prefetch: asked before local training, so that both run at once
+        (PAPER, View(), Ask(EARLY)),  # prefetch: asked before local training, so that both run at once
         (PAPER, View(asked=True, in_flight=2), LOCAL),
         (PAPER, View(nobody=True), LOCAL),  # alone: learning goes on
-        (PAPER, View(nobody=True, cursor=1), Ask()),  # somebody may have come during the local span
+        (PAPER, View(nobody=True, cursor=1), Ask(EARLY)),  # somebody may have come during the local span
         (PAPER, View(asked=True, in_flight=1, cursor=1), Wait("answers")),
         (PAPER, View(asked=True, cursor=1), Collect()),
         (PAPER, View(cursor=2), TRANSFER),
         (PAPER, View(cursor=3), MakeSnapshot()),  # published after the transfer, where the method is at its best
         (PAPER, View(round=5, goal=5), Rest()),
         (PAPER, View(round=5, goal=5, arrivals=1), Receive()),  # others are served after the goal, too
-        (PAPER, View(round=4, goal=5), Ask()),
+        (PAPER, View(round=4, goal=5), Ask(EARLY)),
         (LATE, View(), LOCAL),
-        (LATE, View(cursor=1), Ask()),
+        (LATE, View(cursor=1), Ask(Exchange(early=False))),
         (AVERAGING, View(), LOCAL),  # a Publish stands before the exchange: nothing to ask ahead of it
         (AVERAGING, View(cursor=1), MakeSnapshot()),
-        (AVERAGING, View(cursor=2), Ask()),
+        (AVERAGING, View(cursor=2), Ask(EARLY)),
         (PAPER, View(behind=(BIRCH,)), Wait("the others: lockstep", (BIRCH,))),
         (PAPER, View(behind=(BIRCH,), asked=True), LOCAL),  # a round that has begun is finished
         (PAPER, View(behind=(BIRCH,), cursor=1, asked=True), Collect()),
         (PAPER, View(app_trains=True, asked=True), Skip()),  # the app has trained already
-        (PAPER, View(app_trains=True, round=1, goal=1), Ask()),  # its next answers travel while it trains
+        (PAPER, View(app_trains=True, round=1, goal=1), Ask(EARLY)),  # its next answers travel while it trains
         (PAPER, View(app_trains=True, round=1, goal=1, asked=True, in_flight=1), Rest()),
         (LATE, View(app_trains=True, round=1, goal=1), Rest()),
         (HUB, View(), Wait("an event: this schedule has no cycle of its own")),
         (HUB, View(arrivals=1), Receive()),
         (HUB, View(triggered=(Transfer(epochs(2)), Publish())), Train(Transfer(epochs(2)))),
         (HUB, View(triggered=(Publish(),)), MakeSnapshot()),
-        (PAPER, View(triggered=(Exchange(),), cursor=2), Ask()),
+        (PAPER, View(triggered=(Exchange(),), cursor=2), Ask(EARLY)),
         (PAPER, View(triggered=(Exchange(),), cursor=2, asked=True, in_flight=1), Wait("answers")),
         (PAPER, View(triggered=(Local(steps(3)),), app_trains=True), Train(Local(steps(3)))),
     ],

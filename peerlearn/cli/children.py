@@ -16,6 +16,9 @@ LINE_BYTES = 1 << 20
 GRACE = 4.0
 """Seconds for a child to leave after its parent has let go of it."""
 
+PEER = (sys.executable, "-m", "peerlearn.cli.demo_peer")
+"""The command of a child; its spec follows as one JSON argument."""
+
 Heard = Callable[[int, Mapping[str, Any]], None]
 """Child number, and an event of it as a JSON object."""
 
@@ -32,7 +35,8 @@ class ChildFailed(PeerlearnError):
 class Children:
     """Processes that speak JSON lines on stdout and live only while their parent holds their stdin."""
 
-    def __init__(self, specs: Sequence[Mapping[str, Any]], *, heard: Heard) -> None:
+    def __init__(self, specs: Sequence[Mapping[str, Any]], *, heard: Heard, command: Sequence[str] = PEER) -> None:
+        self._command = command
         self._specs = specs
         self._heard = heard
         self._names = [f"peer {number}" for number in range(len(specs))]
@@ -53,7 +57,7 @@ class Children:
         processes: list[Process] = []
         try:
             for spec in self._specs:
-                processes.append(await _start(spec))  # noqa: PERF401 - each must be ended even if the next fails
+                processes.append(await _start(self._command, spec))  # noqa: PERF401 - each must be ended even if the next fails
             yield processes
         finally:
             await _end(processes)
@@ -84,10 +88,10 @@ class Children:
         self._heard(number, event)
 
 
-async def _start(spec: Mapping[str, Any]) -> Process:
+async def _start(command: Sequence[str], spec: Mapping[str, Any]) -> Process:
     """In a session of its own: Ctrl-C reaches the parent alone, and the parent decides."""
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "peerlearn.cli.demo_peer", json.dumps(spec),
+        *command, json.dumps(spec),
         stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=LINE_BYTES, start_new_session=True,
         env=dict(os.environ, OMP_NUM_THREADS="1", GRPC_ENABLE_FORK_SUPPORT="0"),
     )  # fmt: skip
@@ -112,15 +116,16 @@ def _let_go(process: Process) -> None:
 
 
 async def _end(processes: Sequence[Process]) -> None:
-    """Let all of them go, wait a little, and kill those that are still there."""
+    """Let all of them go, wait a little, and kill those that are still there. Reads what they still say, so that their
+    pipes are closed with them."""
     for process in processes:
         _let_go(process)
     deadline = asyncio.get_running_loop().time() + GRACE
     for process in processes:
         try:
             async with asyncio.timeout_at(deadline):
-                await process.wait()
+                await process.communicate()
         except TimeoutError:
             if process.returncode is None:
                 process.kill()
-                await process.wait()
+            await process.communicate()

@@ -17,10 +17,10 @@ def strategy(name: str) -> str:
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """`; did you mean 'this'?` as the tail of a sentence, or nothing when no word is near."""
+    """` (did you mean 'this'?)`, to follow a name, or nothing when no word is near."""
     lower = {w.lower(): w for w in words}
     found = get_close_matches(word.lower(), lower, n=1, cutoff=0.55)
-    return f"; did you mean {lower[found[0]]!r}?" if found else ""
+    return f" (did you mean {lower[found[0]]!r}?)" if found else ""
 
 
 def addresses(texts: Iterable[str]) -> tuple[str, ...]:
@@ -37,4 +37,10 @@ def at_least(least: int, value: int, option: str) -> int:
 def between(least: int, value: int, most: int, option: str) -> int:
     if not least <= value <= most:
         raise ConfigError(f"{option} must lie between {least} and {most}, not {value}")
+    return value
+
+
+def above(least: float, value: float, option: str) -> float:
+    if not least < value:
+        raise ConfigError(f"{option} must be more than {least:g}, not {value:g}")
     return value

@@ -18,7 +18,7 @@ from peerlearn.cli.output import Output, finite
 from peerlearn.cli.progress import Progress
 from peerlearn.errors import StateError
 
-MOST_PEERS = 5
+MOST_PEERS = 10
 VERSIONS_OF = ("peerlearn", "torch", "numpy", "grpcio", "protobuf", "zeroconf")
 
 
@@ -145,6 +145,8 @@ def _result(options: Options, run_dir: Path, rows: Sequence[Progress], seconds: 
 
 def _tell(result: Mapping[str, Any], run_dir: Path, output: Output) -> None:
     output.console.print(accuracy_table(result))
+    for peer in result["peers"]:
+        output.say(f"{peer['name']} learned from {', '.join(peer['learned_from']) or 'nobody'}")
     output.say(f"{result['bytes_received'] / 1e6:.1f} MB received in {result['seconds']:.0f} s")
     drawn = picture.confusion_png(result["peers"], run_dir / "confusion.png")
     if drawn is None:

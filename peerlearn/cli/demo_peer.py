@@ -26,6 +26,8 @@ from peerlearn.strategies.base import Strategy
 from peerlearn.transport.allocator import tune_allocator
 from peerlearn.types import Span
 
+ROUNDS = 12
+"""Enough for both methods to show what they do, within a minute or two on two cores."""
 MEETING = 60.0
 """Seconds until the others must have been found; the slowest of them imports torch on a busy machine."""
 
@@ -88,8 +90,9 @@ class DemoPeer:
 
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
-        self._name, self._own = demo.demo_peers(spec.peers)[spec.number]
-        self._rounds = demo.DEMO_ROUNDS if spec.rounds is None else spec.rounds
+        self._peers = demo.demo_peers(spec.peers)
+        self._name, self._own = list(self._peers.items())[spec.number]
+        self._rounds = ROUNDS if spec.rounds is None else spec.rounds
         self._exam = Exam(self._own)
         self._out = Path(spec.out)
         self.released = asyncio.Event()
@@ -114,7 +117,7 @@ class DemoPeer:
                 await self.released.wait()
 
     def _learner(self) -> pl.Learner:
-        return demo.demo_learner(self._name, peers=self._spec.peers, seed=self._spec.seed)
+        return demo.demo_learner(self._name, self._peers, self._spec.seed)
 
     def _peer(self, strategy: Strategy, record: Record) -> pl.Peer:
         return pl.Peer(

@@ -74,8 +74,8 @@ class LinesView:
         match event:
             case {"kind": "hello"}:
                 self._output.say(f"{row.name}: holds classes {ranges(row.classes)}")
-            case {"kind": "peer"}:
-                self._output.say(f"{row.name}: {event['name']} is {event['status']}")
+            case {"kind": "peer"} if row.phase != "done":
+                self._output.say(f"{row.name}: {row.company(event)}")
             case {"kind": "published", "version": version} if version > 0:
                 self._output.say(row.line())
             case {"kind": "phase", "phase": "isolated twin"} | {"kind": "finished"}:
@@ -90,16 +90,16 @@ class LinesView:
 
 def accuracy_table(result: Mapping[str, Any]) -> Table:
     """Private, remote and shared accuracy per peer, isolated beside final."""
-    table = Table(title=f"Accuracy in %, isolated -> {result['strategy']}, {result['rounds']} rounds")
-    for title in ("peer", "classes", "learned from"):
-        table.add_column(title)
+    title = f"Accuracy in %, alone -> by {result['strategy']}, after {result['rounds']} rounds"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("peer")
+    table.add_column("classes", no_wrap=True)
     for mark in MARKS:
         table.add_column(mark, justify="right", no_wrap=True)
     for peer in result["peers"]:
         table.add_row(
             plain(peer["name"]),
             ranges(peer["classes"]),
-            plain(", ".join(peer["learned_from"]) or "nobody"),
             *(_change(peer["isolated"][mark], peer["final"][mark]) for mark in MARKS),
         )
     return table
@@ -108,7 +108,7 @@ def accuracy_table(result: Mapping[str, Any]) -> Table:
 def _change(before: float, after: float) -> str:
     gain = 100 * (after - before)
     colour = "green" if gain > 0.5 else "red" if gain < -0.5 else "dim"
-    return f"{100 * before:.1f} -> {100 * after:.1f}  [{colour}]{gain:+5.1f}[/{colour}]"
+    return f"{100 * before:.1f} -> {100 * after:.1f} [{colour}]{gain:+5.1f}[/{colour}]"
 
 
 def ranges(numbers: Sequence[int]) -> str:

@@ -43,7 +43,7 @@ class _Teller:
                     f"{event['name']} ({event['id'][:12]}) listens on {event['address']}, learns by {event['strategy']}"
                 )
             case {"kind": "peer"}:
-                return f"{event['name'] or event['peer'][:12]} is {event['status']}" + _because(event)
+                return Progress.company(event)
             case {"kind": "fetch-failed"}:
                 return f"no answer from {event['provider']}: {event['why']}"
             case {"kind": "gated", "kept": False}:
@@ -53,7 +53,3 @@ class _Teller:
             case {"kind": "published", "version": version} if version > 0 and not self._output.live:
                 return self._row.line()
         return None
-
-
-def _because(event: Mapping[str, Any]) -> str:
-    return f": {event['why']}" if event["why"] else ""

@@ -32,9 +32,8 @@ def load_learner(path: str) -> "Learner":
     from peerlearn.learning.learner import Learner
 
     if not isinstance(found, Learner):
-        kind = type(found)
         raise LearnerError(
-            f"{path} is a {kind.__module__}.{kind.__qualname__}, not a peerlearn.Learner: "
+            f"{path} is of type {_type_name(found)}, not a peerlearn.Learner: "
             "wrap your model and data, learner = peerlearn.Learner(model, train_set), and name that"
         )
     return found
@@ -73,6 +72,11 @@ def _made(factory: Any, path: str) -> Any:
         return factory()
 
 
+def _type_name(value: object) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
 class _users_code:  # noqa: N801 - reads as a statement: with _users_code("importing x")
     """Whatever goes wrong inside is the user's: one sentence with the user's own line, no traceback."""
 
@@ -89,10 +93,15 @@ class _users_code:  # noqa: N801 - reads as a statement: with _users_code("impor
         if isinstance(exc, ModuleNotFoundError) and self._absent and self._leads_nowhere(exc.name or ""):
             looked = f"looked in {Path.cwd()} and the installed packages"
             raise ConfigError(f"there is no module {exc.name!r}: {looked}; start in the directory of your app") from exc
-        raise LearnerError(f"{self._doing} failed: {type(exc).__name__}: {exc}{_place(exc)}") from exc
+        raise LearnerError(f"{self._doing} failed: {_said(exc)}{_place(exc)}") from exc
 
     def _leads_nowhere(self, missing: str) -> bool:
         return self._absent == missing or self._absent.startswith(missing + ".")
+
+
+def _said(exc: BaseException) -> str:
+    text = exc.msg if isinstance(exc, SyntaxError) else str(exc)
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
 
 def _place(exc: BaseException) -> str:

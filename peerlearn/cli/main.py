@@ -8,9 +8,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from peerlearn import __version__
 from peerlearn.cli.boundary import guarded
 from peerlearn.cli.output import Output
+from peerlearn.version import __version__
 
 # gRPC's fork handlers warn and may hang in a process that forks; read once, when grpc is imported.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -119,7 +119,7 @@ def doctor(as_json: Json = False) -> None:
     """Check what makes discovery on a LAN fail, and print the fix beside each failure."""
     from peerlearn.cli import doctor as door
 
-    door.doctor(Output(as_json=as_json))
+    raise typer.Exit(door.doctor(Output(as_json=as_json)))
 
 
 @app.command()

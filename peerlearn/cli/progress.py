@@ -4,7 +4,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-PRESENT = ("alive", "suspect")
+PRESENT = ("confirmed", "back", "suspect")
+"""Statuses of a PeerChanged event that mean: it is here."""
+STATUS_WORDS = {
+    "confirmed": "is here",
+    "back": "is back",
+    "suspect": "is silent",
+    "left": "left",
+    "gone": "is gone",
+    "refused": "was refused",
+}
+"""The same for people."""
 
 
 @dataclass(slots=True)
@@ -14,6 +24,7 @@ class Progress:
     name: str = ""
     classes: tuple[int, ...] = ()
     rounds: int | None = None
+    """To do; from the first event on counted from the round that was resumed."""
     address: str = ""
     round: int = 0
     """Rounds completed."""
@@ -27,6 +38,7 @@ class Progress:
     taught_by: set[str] = field(default_factory=set)
     """Providers of any transfer so far."""
     received_bytes: int = 0
+    _began: int | None = None
 
     def seen(self, event: Mapping[str, Any]) -> None:
         take = _TAKES.get(str(event.get("kind")))
@@ -62,7 +74,12 @@ class Progress:
         self.metrics = {key: value for key, value in event["metrics"].items() if value is not None}
 
     def _published(self, event: Mapping[str, Any]) -> None:
-        self.round = max(self.round, int(event["version"]))
+        """The first one is where the peer begins: at 0, or where a saved run stood. Then one ends each round."""
+        round_, version = int(event["round"]), int(event["version"])
+        if self._began is None:
+            self._began = version - round_
+            self.rounds = None if self.rounds is None else self.rounds + round_
+        self.round = max(self.round, version - self._began)
 
     def _finished(self, event: Mapping[str, Any]) -> None:
         self.phase = "done"
@@ -77,6 +94,14 @@ class Progress:
             if key in self.metrics:
                 return self.metrics[key]
         return None
+
+    @staticmethod
+    def company(event: Mapping[str, Any]) -> str:
+        """What a PeerChanged event says, in a sentence; problems with an address are sentences already."""
+        words = STATUS_WORDS.get(str(event["status"]))
+        if words is None or not event["peer"]:
+            return str(event["why"])
+        return f"{event['name']} {words}" + (f": {event['why']}" if event["why"] else "")
 
     def line(self) -> str:
         total = "" if self.rounds is None else f"/{self.rounds}"

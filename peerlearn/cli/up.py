@@ -36,7 +36,7 @@ class Options:
 
 
 def up(options: Options, output: Output) -> None:
-    """What is cheap to check is checked first. Raises each of PeerlearnError's kinds that stops a peer from starting."""
+    """What is cheap to check is checked first. Raises whatever stops a peer from starting, a PeerlearnError."""
     _check(options)
     if options.insecure:
         output.warn(

@@ -54,7 +54,8 @@ class Directory:
             return None
         if len(id_prefix) == 32:
             return self.get(PeerId(id_prefix))
-        return next((contact for contact in self.here() if contact.id.startswith(id_prefix)), None)
+        here = (contact for contact in self._contacts.values() if contact.here)
+        return next((contact for contact in here if contact.id.startswith(id_prefix)), None)
 
     def find(self, text: str) -> Contact:
         """The one contact with this name or start of an id. Raises ConfigError naming the nearest, or the several."""

@@ -4,6 +4,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import ifaddr
 
@@ -55,6 +56,7 @@ def interfaces() -> list[Interface]:
     return found
 
 
+@lru_cache(maxsize=4096)
 def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

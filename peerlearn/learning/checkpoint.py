@@ -108,7 +108,9 @@ def _grown(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     digest = xxhash.xxh3_128(text.encode())
     for key in sorted(tensors):
-        digest.update(tensors[key].reshape(-1).view(torch.uint8).numpy().data)
+        tensor = tensors[key]
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}")
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

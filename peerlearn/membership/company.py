@@ -17,7 +17,7 @@ from peerlearn.membership.seeking import Seeker
 from peerlearn.recording import PeerChanged, Record
 from peerlearn.tasks import Background
 from peerlearn.transport.base import Transport
-from peerlearn.types import Address, Card
+from peerlearn.types import Address, Card, PeerId
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 
@@ -38,6 +38,7 @@ class Company:
         unwanted: Callable[[Hint], bool],
         is_me: Callable[[Card], bool],
         refused: Callable[[PeerRefused], None],
+        watched_by: Callable[[PeerId], bool],
         follow: bool,
     ) -> None:
         self._greeter = greeter
@@ -65,6 +66,7 @@ class Company:
             limits=limits,
             rng=rng,
             addresses_of=self.seeker.addresses_of,
+            watched_by=watched_by,
         )
         self._follow = follow
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from peerlearn.clock import now
 from peerlearn.config import Limits, Timing
 from peerlearn.directory import Change, Contact, Directory
-from peerlearn.errors import Corrupt, TransferError, WireError
+from peerlearn.errors import Corrupt, PeerRefused, PeerUnreachable, RefusalReason, TransferError, WireError
 from peerlearn.membership.meeting import Meeter, pauses
 from peerlearn.security import open_card
 from peerlearn.tasks import Background
@@ -21,6 +21,8 @@ class Follower:
     """`me` is what we call ourselves when we watch; an empty one is somebody who only looks.
 
     The directory alone judges silence: a watch is ended when its contact is no longer alive in the session watched.
+    `watched_by` says whether a peer watches us. One that does not cannot reach us, and knows that we live only by
+    hearing from us; an open stream proves nothing, since a machine that lost its power leaves it open.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Follower:
         limits: Limits,
         rng: random.Random,
         addresses_of: Callable[[Contact], Sequence[Address]],
+        watched_by: Callable[[PeerId], bool],
     ) -> None:
         self._directory = directory
         self._transport = transport
@@ -45,6 +48,7 @@ class Follower:
         self._limits = limits
         self._rng = rng
         self._addresses_of = addresses_of
+        self._watched_by = watched_by
         self._followed: set[PeerId] = set()
         self._watches: dict[PeerId, tuple[str, asyncio.Timeout]] = {}
 
@@ -81,27 +85,45 @@ class Follower:
     async def _meet(self, contact: Contact) -> bool:
         try:
             card = await self._meeter.meet(self._addresses_of(contact), expect=contact.id)
-        except (TransferError, WireError):
+        except (TransferError, WireError) as exc:
+            if isinstance(exc, PeerRefused) and exc.reason is RefusalReason.LEAVING:
+                self._directory.goodbye(contact.id, contact.session, exc.said)
             return False
         return card is not None
 
+    async def _reassure(self, contact: Contact) -> None:
+        await self._meet(contact)
+
     async def _watch(self, contact: Contact) -> None:
+        try:
+            await self._listen(contact)
+            why = "it ended the watch"
+        except TimeoutError:
+            why = "silent, or under another session"
+        except PeerRefused as exc:
+            why = exc.detail
+            if exc.reason is RefusalReason.LEAVING:
+                self._directory.goodbye(contact.id, contact.session, exc.said)
+        except PeerUnreachable as exc:
+            why = exc.detail
+        except WireError as exc:
+            why = str(exc)
+        self._directory.lost(contact.id, contact.session, why)
+
+    async def _listen(self, contact: Contact) -> None:
+        """Until the watch ends; TimeoutError when the directory has judged meanwhile."""
+        reassured = now()
         try:
             async with asyncio.timeout(None) as silence:
                 self._watches[contact.id] = (contact.session, silence)
                 async with _closed(self._transport.watch(contact.address, self._me)) as notices:
                     async for notice in notices:
                         self._heed_notice(contact, notice)
-            why = "it ended the watch"
-        except TimeoutError:
-            why = "silent, or under another session"
-        except TransferError as exc:
-            why = exc.detail
-        except WireError as exc:
-            why = str(exc)
+                        if now() - reassured > self._timing.suspect_after / 2 and not self._watched_by(contact.id):
+                            reassured = now()
+                            self._tasks.start(self._reassure(contact), name=f"reassure:{contact.id[:12]}")
         finally:
             self._watches.pop(contact.id, None)
-        self._directory.lost(contact.id, contact.session, why)
 
     def _heed_notice(self, contact: Contact, notice: pb.Notice) -> None:
         kind = notice.WhichOneof("body")

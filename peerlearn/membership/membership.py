@@ -156,6 +156,7 @@ class Membership:
             unwanted=self._unwanted,
             is_me=self._is_me,
             refused=self._refused,
+            watched_by=self._watchers.watched_by,
             follow=True,
         )
 
@@ -189,7 +190,6 @@ class Membership:
             box.put("version", pb.Notice(version=self._version))
             async for notice in box.notices():
                 yield notice
-                self._heard_by(request)
         finally:
             self._watchers.leave(box)
             if request.id and not self._watchers.watched_by(request.id):
@@ -210,12 +210,6 @@ class Membership:
         # Where it is seen to come from is tried first; one that cannot be called may still call us.
         address = said[0] if said else Address(host, 0)
         self.directory.confirm(card, address, now(), reached=False)
-
-    def _heard_by(self, request: pb.WatchRequest) -> None:
-        # Whoever cannot be reached lives for us as long as it takes our beats; the others are judged by their own.
-        contact = self.directory.get(PeerId(request.id)) if request.id else None
-        if contact is not None and not contact.reached:
-            self.directory.beat(contact.id, request.session, now())
 
     def _deserted(self, request: pb.WatchRequest) -> None:
         contact = self.directory.get(PeerId(request.id))

@@ -1,6 +1,7 @@
 """The serving half of a watch: what each watcher has yet to hear. Only the latest counts, so nothing piles up."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator
 
 from peerlearn.errors import PeerRefused, RefusalReason
@@ -43,6 +44,7 @@ class Watchers:
     def __init__(self, most: int) -> None:
         self._most = most
         self._boxes: set[Mailbox] = set()
+        self._counts: Counter[str] = Counter()
         self._empty = asyncio.Event()
 
     def enter(self, watcher: str) -> Mailbox:
@@ -50,15 +52,19 @@ class Watchers:
             raise PeerRefused(watcher, RefusalReason.BUSY, f"{self._most} peers watch already")
         box = Mailbox(watcher)
         self._boxes.add(box)
+        self._counts[watcher] += 1
         return box
 
     def leave(self, box: Mailbox) -> None:
-        self._boxes.discard(box)
+        self._boxes.remove(box)
+        self._counts[box.watcher] -= 1
+        if not self._counts[box.watcher]:
+            del self._counts[box.watcher]
         if not self._boxes:
             self._empty.set()
 
     def watched_by(self, watcher: str) -> bool:
-        return any(box.watcher == watcher for box in self._boxes)
+        return watcher in self._counts
 
     def beat(self, count: int) -> None:
         self._tell("beat", pb.Notice(beat=pb.Beat(count=count)))

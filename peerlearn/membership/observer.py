@@ -16,7 +16,7 @@ from peerlearn.membership.problems import Problems
 from peerlearn.recording import Record, discard
 from peerlearn.tasks import background
 from peerlearn.transport.base import Transport
-from peerlearn.types import Address, Card
+from peerlearn.types import Address, Card, PeerId
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 
@@ -76,6 +76,7 @@ class Observer:
                 unwanted=_nothing,
                 is_me=_nobody,
                 refused=_unmoved,
+                watched_by=_needless,
                 follow=self._watch,
             )
 
@@ -100,6 +101,10 @@ def _nothing(hint: Hint) -> bool:
 
 def _nobody(card: Card) -> bool:
     return False
+
+
+def _needless(peer: PeerId) -> bool:
+    return True  # nobody is to know that we live
 
 
 def _unmoved(exc: PeerRefused) -> None:

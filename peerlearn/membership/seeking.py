@@ -17,8 +17,8 @@ from peerlearn.tasks import Background
 from peerlearn.types import Address, PeerId
 
 MEMORY = "memory"
-_PATIENCE = 20
-"""In `gone_after`: how long a lead that nobody vouches for any more is followed without success."""
+_PATIENCE = {EXCHANGE: 2, MEMORY: 20}
+"""In `gone_after`: how long a lead that nobody vouches for is followed without success."""
 _SETTLED = (RefusalReason.GROUP, RefusalReason.PROTOCOL)
 """Refusals that last until somebody changes a setting: asked again at the slowest pace."""
 
@@ -79,13 +79,16 @@ class Seeker:
             self._stop(lead)
 
     def heed(self, change: Change) -> None:
-        """A change of the directory: who is gone is sought again, and one gone silently by its last addresses too."""
+        """A change of the directory: who is gone is sought again, one gone silently by its last addresses too."""
         if change.contact.here:
             return
         gone = self._gone.pop(change.contact.id, None)
         if gone is not None:
             gone.set()
-        if change.what == "gone":
+        if change.what == "left":
+            for source in _PATIENCE:
+                self.withdrawn(source, change.contact.id)
+        else:
             where = tuple(self.addresses_of(change.contact))
             peer = change.contact.id
             self.hinted(Hint(addresses=where, source=MEMORY, key=peer, id_prefix=peer))
@@ -101,6 +104,9 @@ class Seeker:
     async def _pursue(self, lead: Lead) -> None:
         waits = pauses(self._timing, self._rng)
         since, said = now(), ""
+        if lead.source == EXCHANGE:
+            # Most of those whom others name introduce themselves meanwhile.
+            await asyncio.sleep(next(waits))
         while True:
             contact = self._directory.expected(lead.id_prefix)
             peer = contact.id if contact is not None else None
@@ -135,8 +141,8 @@ class Seeker:
         return next(waits)
 
     def _hopeless(self, lead: Lead, since: float) -> bool:
-        vouched = lead.source not in (EXCHANGE, MEMORY)
-        return not vouched and now() - since > _PATIENCE * self._timing.gone_after
+        patience = _PATIENCE.get(lead.source)
+        return patience is not None and now() - since > patience * self._timing.gone_after
 
     async def _until_gone(self, peer: PeerId) -> None:
         while self._directory.get(peer) is not None:

@@ -1,13 +1,13 @@
 """One exchange with several providers: choose, ask, remember what is held, hand the answers to the strategy."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from peerlearn.clock import now
 from peerlearn.config import Timing
 from peerlearn.errors import KnowledgeError, TransferError, WireError
-from peerlearn.knowledge import Query, Question, Received
+from peerlearn.knowledge import Question, Received
 from peerlearn.learning.learner import Learner
 from peerlearn.orchestrator import training
 from peerlearn.orchestrator.aside import AsideList
@@ -16,6 +16,7 @@ from peerlearn.orchestrator.fetch import Fetch, Fetcher
 from peerlearn.orchestrator.news import Company
 from peerlearn.orchestrator.selection import choose
 from peerlearn.recording import Decided, Fetched, FetchFailed, Record
+from peerlearn.schedule import Exchange
 from peerlearn.strategies.base import Strategy
 from peerlearn.types import Card, PeerId
 
@@ -51,8 +52,7 @@ class Exchanges:
         self._most = most_providers
         self._links = links
         self._aside = AsideList(now, first=timing.stall, most=12 * timing.stall)
-        self._answers: dict[PeerId, Fetch] = {}
-        self._held: dict[PeerId, tuple[Query, str, Received]] = {}
+        self._answers: dict[PeerId, list[Fetch]] = {}
         self._misfits: dict[PeerId, tuple[str, int, str | None]] = {}
         self.asked = False
         self.nobody = False
@@ -60,40 +60,49 @@ class Exchanges:
         self.taught_by: set[PeerId] = set()
         """Those whose knowledge the strategy holds since the last collection."""
 
-    async def ask(self, fetching: asyncio.TaskGroup, *, round_: int, at: int | None, due_now: bool) -> None:
+    async def ask(
+        self, fetching: asyncio.TaskGroup, exchange: Exchange, *, round_: int, at: int | None, due_now: bool
+    ) -> None:
         """Send questions to the chosen providers; `at`: the version wanted of each (lockstep)."""
         cards = [contact.card for contact in self._company.alive() if self._links(contact.card)]
         misfits = await self._compute.run(self._weigh, cards)
         aside = {c.id: why for c in cards if (why := misfits[c.id] or self._aside.why(c)) is not None}
-        choice = choose(self._me, cards, aside=aside, most=self._most)
+        fit = [card for card in cards if card.id not in aside]
+        choice = choose(
+            self._me,
+            cards,
+            aside=aside,
+            preferred=await self._compute.run(self._strategy.prefer, self._learner, fit),
+            most=exchange.most if exchange.most is not None else self._most,
+            lot=f"{self._learner.seed}:{round_}:{self._me.name}" if exchange.order == "random" else "",
+        )
         if choice.providers or due_now:
             self._record(Decided(round=round_, why=choice.why))
         if not choice.providers:
             self.asked, self.nobody = due_now, not due_now
             return
         self.asked = True
-        chosen = [card for card in cards if card.id in choice.providers]
-        questions = await self._compute.run(lambda: [self._strategy.ask(self._learner, card) for card in chosen])
-        for card, question in zip(chosen, questions, strict=True):
+        chosen = [card for card in fit if card.id in choice.providers]
+        questions = await self._compute.run(lambda: [self._questions(card) for card in chosen])
+        for card, asked in zip(chosen, questions, strict=True):
             self.in_flight += 1
-            asking = self._fetch(card, self._conditional(card, question, at), round_)
-            fetching.create_task(asking, name=f"{self._me.name}:fetch:{card.name}")
+            in_turn = self._fetch(card, [_at(question, at) for question in asked], round_)
+            fetching.create_task(in_turn, name=f"{self._me.name}:fetch:{card.name}")
 
     async def collect(self, *, round_: int) -> None:
         """Hand what came to the strategy, in provider-id order; what did not come is not used any more."""
         answers, self._answers = self._answers, {}
         taught_by = set()
         for peer in sorted(answers):
-            received = answers[peer].received or self._held[peer][2]
             try:
-                await self._compute.run(self._absorb, received)
+                for fetch in answers[peer]:
+                    if fetch.received is not None:
+                        await self._compute.run(self._absorb, fetch.received)
             except KnowledgeError as exc:
-                self._held.pop(peer, None)
-                self._failed(answers[peer].provider, exc, round_, 0.0)
+                self._failed(answers[peer][0].provider, exc, round_, 0.0)
             else:
                 taught_by.add(peer)
         for peer in sorted(self.taught_by - taught_by):
-            self._held.pop(peer, None)
             await self._compute.run(self._strategy.forget, peer)
         self.taught_by = taught_by
         self.asked = False
@@ -116,39 +125,36 @@ class Exchanges:
                 self._misfits[card.id] = (card.session, card.serial, why)
         return {card.id: self._misfits[card.id][2] for card in cards}
 
-    def _conditional(self, card: Card, question: Question, at: int | None) -> Question:
-        """Name the version that is held of just this, so that it need not travel again."""
-        query = question.query
-        held = self._held.get(card.id)
-        if held is not None and held[:2] == (query, card.session):
-            query = replace(query, have=held[2].knowledge.version, have_session=card.session)
-        return replace(question, query=replace(query, at=at))
+    def _questions(self, card: Card) -> Sequence[Question]:
+        asked = self._strategy.ask(self._learner, card)
+        return [asked] if isinstance(asked, Question) else asked
 
-    async def _fetch(self, card: Card, question: Question, round_: int) -> None:
+    async def _fetch(self, card: Card, questions: Sequence[Question], round_: int) -> None:
+        """All questions to one provider, one after another; a failure ends the series."""
         began = now()
+        fetches = []
         try:
-            fetch = await self._fetcher.fetch(card.id, question, patience=self._patience)
+            for question in questions:
+                began = now()
+                fetch = await self._fetcher.fetch(card.id, question, patience=self._patience)
+                fetches.append(fetch)
+                self._came(fetch, round_, now() - began)
         except (TransferError, WireError, KnowledgeError) as exc:
             self._failed(card, exc, round_, now() - began)
         else:
-            self._came(fetch, question, round_, now() - began)
+            self._answers[card.id] = fetches
+            self._aside.clear(card.id)
         finally:
             self.in_flight -= 1
             self._changed()
 
-    def _came(self, fetch: Fetch, question: Question, round_: int, seconds: float) -> None:
-        provider = fetch.provider
-        self._answers[provider.id] = fetch
-        self._aside.clear(provider.id)
-        if fetch.received is not None:
-            unconditional = replace(question.query, have=None, have_session="", at=None)
-            self._held[provider.id] = (unconditional, provider.session, fetch.received)
+    def _came(self, fetch: Fetch, round_: int, seconds: float) -> None:
         t = fetch.traffic
         self._record(
             Fetched(
-                round=round_, provider=provider.name, version=fetch.version, received_bytes=t.received_bytes,
+                round=round_, provider=fetch.provider.name, version=fetch.version, received_bytes=t.received_bytes,
                 sent_bytes=t.sent_bytes, body_bytes=t.body_bytes, seconds=seconds, codec=t.codec,
-                not_modified=fetch.received is None,
+                not_modified=fetch.not_modified,
             )
         )  # fmt: skip
 
@@ -159,3 +165,10 @@ class Exchanges:
     def _absorb(self, received: Received) -> None:
         with self._learner.tentative():
             self._strategy.absorb(self._learner, [received])
+
+
+def _at(question: Question, version: int | None) -> Question:
+    """Lockstep asks for one version, unless the strategy has asked for one itself or names one to wait for."""
+    if version is None or question.query.at is not None or question.after is not None:
+        return question
+    return replace(question, query=replace(question.query, at=version))

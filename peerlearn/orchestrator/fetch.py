@@ -15,12 +15,14 @@ from peerlearn.wire.codec import decode_answer, encode_question
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """What an exchange gave: `received` is None when the provider had nothing newer than what is held."""
+    """What an exchange gave: `received` is None when the provider had nothing to add, because what is held is still
+    the latest (`not_modified`), or because the question only brought something."""
 
     provider: Card
     received: Received | None
     version: int
     traffic: Traffic
+    not_modified: bool = False
 
 
 class Fetcher:
@@ -37,8 +39,9 @@ class Fetcher:
 
         `patience` bounds how long a provider that is alive may take to reach the version asked for (lockstep).
         """
-        if question.query.at is not None:
-            await self._reached(provider, question.query.at, patience)
+        wanted = question.query.at if question.query.at is not None else question.after
+        if wanted is not None:
+            await self._reached(provider, wanted, patience)
         contact = self._here(provider)
         message = await asyncio.to_thread(
             encode_question, question, sender=self._me.id, session=self._me.session, strategy=self._strategy
@@ -50,9 +53,9 @@ class Fetcher:
         if isinstance(answer, Refusal):
             raise PeerRefused(contact.card.name, answer.reason, answer.detail)
         if isinstance(answer, NotModified):
-            if question.query.have is None:
+            if question.query.have is None and question.query.want != "nothing":
                 raise KnowledgeError(f"{contact.card.name} says 'not modified' to a peer that holds nothing of it")
-            return Fetch(contact.card, None, answer.version, traffic)
+            return Fetch(contact.card, None, answer.version, traffic, question.query.have is not None)
         return Fetch(contact.card, Received(contact.card, answer, question.query), answer.version, traffic)
 
     def _here(self, provider: PeerId) -> Contact:

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from peerlearn.clock import now
-from peerlearn.errors import KnowledgeError, PeerlearnError
+from peerlearn.errors import KnowledgeError, PeerStopped, StateError
 from peerlearn.knowledge import Received
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
@@ -29,6 +29,7 @@ from peerlearn.orchestrator.plan import (
     plan,
 )
 from peerlearn.orchestrator.snapshots import Snapshots
+from peerlearn.orchestrator.store import Progress
 from peerlearn.recording import Decided, Evaluated, Gated, PhaseStarted, Published, Record, Saved, Trained
 from peerlearn.schedule import Exchange, Local, Phase, Schedule, Transfer
 from peerlearn.strategies.base import Strategy
@@ -55,8 +56,8 @@ class Orchestrator:
         gate: Gate,
         record: Record,
         measure: Measure | None = None,
-        save: Callable[[int, int], str] | None = None,
-        published: Callable[[int], None] = lambda version: None,
+        save: Callable[[Progress], str] | None = None,
+        published: Callable[[int, tuple[int, ...]], None] = lambda version, histogram: None,
         round_ended: Callable[[tuple[PeerId, ...]], None] = lambda taught_by: None,
     ) -> None:
         self._learner = learner
@@ -80,6 +81,7 @@ class Orchestrator:
         self._goal: int | None = 0
         self._app_trains = False
         self._cursor = 0
+        self._first = schedule.first
         self._triggered: deque[Phase] = deque()
         self._brought: deque[Received] = deque()
         self._changed = asyncio.Event()
@@ -88,9 +90,12 @@ class Orchestrator:
 
     # ---------------------------------------------------------------- driven from outside
 
-    def resume(self, *, round_: int, version: int) -> None:
-        """Go on where a saved run stood; before anything is published."""
-        self.round, self.version = round_, version
+    def resume(self, progress: Progress) -> None:
+        """Go on where a saved run stood; before anything is published. Raises StateError."""
+        if not 0 <= progress.cursor < max(1, len(self._schedule.phases)):
+            raise StateError(f"the saved run stood at phase {progress.cursor} of a schedule that this one is not")
+        self.round, self.version, self._cursor = progress.round, progress.version, progress.cursor
+        self._first = ()
 
     async def publish_first(self) -> None:
         """The first snapshot: from here on questions can be answered."""
@@ -100,6 +105,8 @@ class Orchestrator:
         """Do `amount` more rounds (None: until cancelled). With `app_trains`, local phases are left to the app."""
         self._app_trains = app_trains
         self._goal = None if amount is None else self.round + amount
+        self._triggered.extend(self._first)
+        self._first = ()
         self.last_transfer = Report()
         self._rested.clear()
         self._changed.set()
@@ -108,7 +115,7 @@ class Orchestrator:
         finally:
             self._goal = self.round
         if self._over:
-            raise PeerlearnError("this peer has stopped: its block was left, or a step failed")
+            raise PeerStopped("this peer has stopped: its block was left, or a step failed")
 
     def arrived(self, received: Received) -> None:
         """Somebody brought knowledge with a question."""
@@ -157,9 +164,10 @@ class Orchestrator:
             case Receive():
                 if await self._exchanges.receive(self._brought.popleft(), round_=self.round):
                     self._trigger(("received",))
-            case Ask():
+            case Ask(exchange):
                 at = self.version if self._barrier.lockstep else None
-                await self._exchanges.ask(tasks, round_=self.round, at=at, due_now=self._exchange_is_due())
+                due_now = self._exchange_is_due()
+                await self._exchanges.ask(tasks, exchange, round_=self.round, at=at, due_now=due_now)
             case Collect():
                 await self._exchanges.collect(round_=self.round)
                 self._advance()
@@ -170,6 +178,7 @@ class Orchestrator:
             case MakeSnapshot():
                 await self._make_snapshot(self.version + 1)
                 self._advance()
+                await self._keep()
             case Skip():
                 self._advance()
             case Wait():
@@ -255,12 +264,14 @@ class Orchestrator:
         return tuple(c.card.name if (c := self._company.get(PeerId(p))) else p[:12] for p in peers)
 
     async def _make_snapshot(self, version: int) -> None:
-        snapshot = await self._compute.run(training.snapshot, self._strategy, self._learner, version)
+        snapshot, histogram = await self._compute.run(training.snapshot, self._strategy, self._learner, version)
         self.version = version
         self._snapshots.publish(snapshot)
-        self._published(version)
+        self._published(version, histogram)
         self._record(Published(round=self.round, version=version))
+
+    async def _keep(self) -> None:
         if self._save is not None:
             began = now()
-            path = await self._compute.run(self._save, self.round, version)
+            path = await self._compute.run(self._save, Progress(self.round, self.version, self._cursor))
             self._record(Saved(round=self.round, path=path, seconds=now() - began))

@@ -41,6 +41,8 @@ class Receive:
 class Ask:
     """Choose providers and send them questions. The answers come as events; nothing waits for them here."""
 
+    exchange: Exchange
+
 
 @dataclass(frozen=True, slots=True)
 class Collect:
@@ -98,7 +100,7 @@ def _perform(phase: Phase, view: View, *, in_cycle: bool) -> Step:
     match phase:
         case Exchange():
             if not view.asked:
-                return Ask()
+                return Ask(phase)
             return Wait("answers") if view.in_flight else Collect()
         case Local() if view.app_trains and in_cycle:
             return Skip()
@@ -114,7 +116,7 @@ def _ask_early(view: View, schedule: Schedule) -> Ask | None:
         return None
     for phase in schedule.phases[view.cursor :]:
         if isinstance(phase, Exchange):
-            return Ask() if phase.early else None
+            return Ask(phase) if phase.early else None
         if not isinstance(phase, Local):
             return None
     return None

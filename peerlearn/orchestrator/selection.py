@@ -1,5 +1,6 @@
 """Whom to learn from, by what the cards say (pairwise paper, appendix A). Pure; every choice has its reason."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -46,21 +47,42 @@ def merit(me: Card, provider: Card) -> Merit:
     return Merit(difference, 1 - difference, layers, sum(provider.histogram) / (total or 1))
 
 
-def choose(me: Card, candidates: Sequence[Card], *, aside: Mapping[PeerId, str], most: int | None = None) -> Choice:
-    """The `most` best candidates (all when None), best first by merit, ties by id; returned in id order.
+def choose(
+    me: Card,
+    candidates: Sequence[Card],
+    *,
+    aside: Mapping[PeerId, str],
+    preferred: Sequence[str] | None = None,
+    most: int | None = None,
+    lot: str = "",
+) -> Choice:
+    """The `most` best candidates (all when None), best first; returned in id order.
 
-    `aside` holds those that cannot or may not be asked now, each with its reason.
+    `aside` holds those that cannot or may not be asked now, each with its reason. Best is what the strategy prefers,
+    if it has a preference; else a lot, drawn from the text `lot` if one is given; else merit. Ties go by id.
     """
     names = {card.id: card.name or card.id[:8] for card in candidates}
-    fit = [card for card in candidates if card.id not in aside]
-    merits = {card.id: merit(me, card) for card in fit}
-    ranked = sorted(fit, key=lambda card: (-merits[card.id].score, card.id))
-    chosen = ranked[:most]
-    parts = [f"asking {names[c.id]} ({_in_words(merits[c.id])})" for c in chosen]
-    parts += [f"not {names[c.id]} ({_in_words(merits[c.id])}; {most} is the most)" for c in ranked[len(chosen) :]]
+    ranked = _ranked(me, [card for card in candidates if card.id not in aside], preferred, lot)
+    chosen, left = ranked[:most], ranked[most:] if most is not None else []
+    parts = [f"asking {names[peer]} ({why})" for peer, why in chosen]
+    parts += [f"not {names[peer]} ({why}; {most} at most)" for peer, why in left]
     parts += [f"not {names[peer]} ({aside[peer]})" for peer in sorted(aside) if peer in names]
     why = "; ".join(parts) if parts else "nobody to learn from is here"
-    return Choice(tuple(sorted(card.id for card in chosen)), why)
+    return Choice(tuple(sorted(peer for peer, _ in chosen)), why)
+
+
+def _ranked(me: Card, fit: Sequence[Card], preferred: Sequence[str] | None, lot: str) -> list[tuple[PeerId, str]]:
+    """Ids, best first, each with its reason."""
+    ids = {card.id for card in fit}
+    if preferred is not None:
+        wanted = [PeerId(peer) for peer in preferred if peer in ids]
+        return [(peer, f"choice {rank} of the strategy") for rank, peer in enumerate(wanted, 1)]
+    if lot:
+        drawn = sorted(ids, key=lambda peer: hashlib.sha256(f"{lot}:{peer}".encode()).digest())
+        return [(peer, "by lot") for peer in drawn]
+    merits = {card.id: merit(me, card) for card in fit}
+    best = sorted(ids, key=lambda peer: (-merits[peer].score, peer))
+    return [(peer, _in_words(merits[peer])) for peer in best]
 
 
 def _in_words(merit: Merit) -> str:

@@ -17,7 +17,10 @@ from peerlearn.wire.v1 import fabric_pb2 as pb
 
 
 class Answerer:
-    """Admits and answers questions. Lives on the event loop; the strategy's `answer` runs in a thread of its own."""
+    """Admits and answers questions. Lives on the event loop; the strategy's `answer` runs in a thread of its own.
+
+    `arrived` takes what questions bring; None: this peer's schedule has no use for it, and it is refused.
+    """
 
     def __init__(
         self,
@@ -27,7 +30,7 @@ class Answerer:
         *,
         compute: Compute,
         acquainted: Callable[[PeerId], Card | None],
-        arrived: Callable[[Received], None],
+        arrived: Callable[[Received], None] | None,
         record: Record,
     ) -> None:
         self._me = me
@@ -45,14 +48,17 @@ class Answerer:
 
     async def admit(self, header: pb.Header) -> None:
         """Raises PeerRefused on a question's first frame, before any bulk flows."""
-        self._consumer(header)
+        consumer = self._consumer(header)
+        if header.HasField("knowledge") and self._arrived is None:
+            detail = f"{self._me.name} takes no knowledge that it has not asked for (strategy {self._strategy.name})"
+            raise self._refusal(consumer.name, RefusalReason.STRATEGY, detail)
 
     async def answer(self, message: Message) -> Message:
         began = now()
         consumer = self._consumer(message.header)
         question = self._read(consumer, message)
         answer = await self._answer(Asked(consumer, question))
-        if question.brings is not None and not isinstance(answer, Refusal):
+        if question.brings is not None and self._arrived is not None and not isinstance(answer, Refusal):
             self._arrived(Received(consumer, question.brings))
         reply = encode_answer(
             answer, sender=self._me.id, session=self._me.session, strategy=self._strategy.name, cast=question.query.cast
@@ -86,7 +92,8 @@ class Answerer:
         if snapshot is None:
             wanted = "no snapshot is there yet" if query.at is None else f"version {query.at} is not there"
             return Refusal(RefusalReason.VERSION, wanted)
-        if query.have == snapshot.version and query.have_session == self._me.session:
+        up_to_date = query.have == snapshot.version and query.have_session == self._me.session
+        if up_to_date or query.want == "nothing":
             return NotModified(snapshot.version)
         return await self._compute.run(self._by_strategy, snapshot, asked)
 

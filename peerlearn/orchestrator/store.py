@@ -1,6 +1,7 @@
 """What is kept of a run so that it can go on: written whole at each snapshot, read once at the start."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from peerlearn.errors import KnowledgeError, StateError
 from peerlearn.learning import checkpoint
@@ -8,6 +9,14 @@ from peerlearn.learning.learner import Learner
 from peerlearn.strategies.base import Strategy
 
 FOLDER = "checkpoint"
+
+
+class Progress(NamedTuple):
+    """Where a run stands: rounds completed, versions published, the phase of the cycle that is due."""
+
+    round: int
+    version: int
+    cursor: int
 
 
 class Store:
@@ -18,13 +27,12 @@ class Store:
         self._learner = learner
         self._strategy = strategy
 
-    def save(self, round_: int, version: int) -> str:
+    def save(self, progress: Progress) -> str:
         """All or nothing: a crash leaves the former checkpoint or this one. Raises StateError."""
         checkpoint.save(
             self._folder,
             {
-                "round": round_,
-                "version": version,
+                "progress": progress._asdict(),
                 "strategy_name": self._strategy.name,
                 "learner": self._learner.state_dict(),
                 "strategy": dict(self._strategy.state_dict()),
@@ -32,8 +40,8 @@ class Store:
         )
         return str(self._folder)
 
-    def resume(self) -> tuple[int, int] | None:
-        """Round and version to go on from; None when nothing is kept yet. Raises StateError when it does not fit."""
+    def resume(self) -> Progress | None:
+        """Where to go on from; None when nothing is kept yet. Raises StateError when it does not fit."""
         if not self._folder.exists():
             return None
         kept = checkpoint.load(self._folder)
@@ -45,7 +53,7 @@ class Store:
         try:
             self._learner.load_state_dict(kept["learner"])
             self._strategy.load_state_dict(kept["strategy"])
-            return int(kept["round"]), int(kept["version"])
+            return Progress(**{name: int(value) for name, value in kept["progress"].items()})
         except (KeyError, TypeError, ValueError, KnowledgeError, StateError) as exc:
             raise StateError(
                 f"{self._folder} does not fit this model and data ({exc}): use the ones it was made with, "

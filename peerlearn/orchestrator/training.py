@@ -65,8 +65,9 @@ def measured(
     return measure(lambda x: strategy.predict(learner, x))
 
 
-def snapshot(strategy: Strategy, learner: Learner, version: int) -> Snapshot:
-    return learner.snapshot(version, strategy.publish(learner))
+def snapshot(strategy: Strategy, learner: Learner, version: int) -> tuple[Snapshot, tuple[int, ...]]:
+    """The next snapshot, and the class counts that go with it."""
+    return learner.snapshot(version, strategy.publish(learner)), strategy.histogram(learner)
 
 
 def misfit(strategy: Strategy, learner: Learner, provider: Card) -> str | None:

@@ -48,6 +48,14 @@ class Identity:
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
+    def of_seed(cls, seed: str) -> Self:
+        """The identity that goes with this text: for experiments and simulation, where runs must be repeatable.
+
+        Whoever knows the text is this peer.
+        """
+        return cls(Ed25519PrivateKey.from_private_bytes(hashlib.sha256(seed.encode()).digest()))
+
+    @classmethod
     def load_or_create(cls, directory: Path) -> Self:
         """The identity kept in `directory`, made on first use; nobody else may hold it meanwhile.
 

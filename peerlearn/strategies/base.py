@@ -4,16 +4,15 @@ A strategy is two plain objects away from a test: every method runs without a ne
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from peerlearn.knowledge import Answer, Params, Question, Received, Refusal
+from peerlearn.knowledge import Answer, Question, Received
 from peerlearn.learning.learner import Batch, Learner
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
-from peerlearn.errors import RefusalReason
 from peerlearn.schedule import Schedule
 from peerlearn.types import Card, Exposure, Span
 
@@ -59,8 +58,20 @@ class Strategy(Protocol):
         """Why this provider cannot teach this learner by this method, in one sentence; None when it can."""
         ...
 
-    def ask(self, learner: Learner, provider: Card) -> Question:
-        """What I want from this provider, and what I bring it."""
+    def prefer(self, learner: Learner, candidates: Sequence[Card]) -> Sequence[str] | None:
+        """Ids of those of the candidates (fitting, alive, in id order) to ask, best first; None: let the cards decide
+        (orchestrator.selection, by the pairwise paper's appendix A)."""
+        ...
+
+    def ask(self, learner: Learner, provider: Card) -> Question | Sequence[Question]:
+        """What I want from this provider, and what I bring it; several questions are asked one after another.
+
+        A query may name the version that is held (`have`); when the answer is "not modified" nothing is absorbed.
+        """
+        ...
+
+    def histogram(self, learner: Learner) -> tuple[int, ...]:
+        """Labelled samples seen per class, for the card, renewed with each snapshot; shown only if exposed."""
         ...
 
     def publish(self, learner: Learner) -> Any:
@@ -114,6 +125,12 @@ class Base:
 
     def misfit(self, learner: Learner, provider: Card) -> str | None:
         return None
+
+    def prefer(self, learner: Learner, candidates: Sequence[Card]) -> Sequence[str] | None:
+        return None
+
+    def histogram(self, learner: Learner) -> tuple[int, ...]:
+        return learner.describe().histogram
 
     def publish(self, learner: Learner) -> Any:
         return None

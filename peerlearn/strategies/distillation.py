@@ -29,7 +29,7 @@ from peerlearn.types import Card, Exposure, Span, epochs
 
 @dataclass
 class Distillation(Base):
-    """Loss of a transfer step: alpha * own loss(labels) + (1 - alpha) * mean over teachers of distance(teacher, student).
+    """Loss of a transfer step: alpha * own loss(labels) + (1 - alpha) * mean of distance(teacher, student).
 
     `loss`: `kl` (KD_T, teacher to student) or `mse` on logits. `via`: a provider with the same architecture sends its
     parameters (`params`) and is run here on private inputs; one with another architecture sends logits on a public set

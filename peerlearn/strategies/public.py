@@ -18,7 +18,7 @@ Positions = Mapping[str, Sequence[int]]
 
 
 def check_outputs(learner: Learner, outputs: Outputs) -> None:
-    """Raises KnowledgeError unless these are finite logits (N, C) on all N samples of a public set the learner holds."""
+    """Raises KnowledgeError unless these are finite logits (N, C) on all N samples of a public set held here."""
     public = held_set(learner, outputs)
     if not torch.equal(outputs.ids, public.ids):
         raise KnowledgeError(f"outputs on {len(outputs.ids)} ids came, not on the {len(public)} of {public.name!r}")

@@ -108,6 +108,8 @@ def translated(peer: str, error: grpc.aio.AioRpcError) -> PeerUnreachable | Peer
         return Oversized(f"{peer}: a frame is larger than this peer takes: {said[:_SAID_CHARS]}")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return PeerUnreachable(peer, "something answers there that is not a peer of peerlearn")
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return PeerUnreachable(peer, f"no connection ({said.rpartition(': ')[2][:_SAID_CHARS]})")  # the innermost cause
     if code is grpc.StatusCode.UNKNOWN:
         return PeerUnreachable(peer, f"it failed while it answered: {said[:_SAID_CHARS]}")
     return PeerUnreachable(peer, said[:_SAID_CHARS] or code.name.lower())

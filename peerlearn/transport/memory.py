@@ -66,6 +66,11 @@ class MemoryTransport:
         self._limits = limits
         self._links = Links()
 
+    @property
+    def address(self) -> Address:
+        """Where this transport serves, known before it does: memory addresses are never taken by others."""
+        return self._address
+
     @asynccontextmanager
     async def serving(self, service: Service) -> AsyncIterator[Address]:
         served = self._network._served

@@ -5,6 +5,7 @@ What that saves: one copy when sent instead of three, none when received.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from google.protobuf.message import DecodeError
 
@@ -14,7 +15,7 @@ from peerlearn.wire.v1 import fabric_pb2 as pb
 
 _HEADER_TAG = 0x0A  # field 1, length-delimited
 _BLOCK_TAG = b"\x1a"  # field 3, length-delimited
-_TENSOR_FIELD = 9  # Header.tensors
+_OTHER_FIELDS = 64  # of a header beside its tensors, unknown ones included
 _FRAMING_BYTES = 64  # tags and lengths around a header or a block
 
 
@@ -83,26 +84,26 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 def _check_tensor_count(data: bytes, limits: Limits) -> None:
     """Count a header's tensors before they become objects, each a hundred times the two bytes it may take here."""
-    count = 0
-    for number, start, end in _fields(data, 0, len(data)):
-        if number == _HEADER_TAG >> 3:
-            count += sum(field == _TENSOR_FIELD for field, _, _ in _fields(data, start, end))
-    if count > limits.tensors:
-        raise Oversized(f"the peer declares {count} tensors, this one takes at most {limits.tensors}")
+    inner = (
+        _fields(data, start, end) if number == _HEADER_TAG >> 3 else (None,)
+        for number, start, end in _fields(data, 0, len(data))
+    )
+    if next(islice(chain.from_iterable(inner), limits.tensors + _OTHER_FIELDS, None), 0) != 0:
+        raise Oversized(f"the peer declares more than the {limits.tensors} tensors that this one takes at most")
 
 
 def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(number, start, end) of the length-delimited fields between `at` and `end`; the others are stepped over."""
+    """(number, start, end) of the fields between `at` and `end`. Raises Corrupt."""
     while at < end:
-        tag, at = _read_varint(data, at)
+        tag, start = _read_varint(data, at)
         wire_type = tag & 7
         if wire_type == 2:
-            size, at = _read_varint(data, at)
-            yield tag >> 3, at, min(at + size, end)
-            at += size
+            size, start = _read_varint(data, start)
+            at = start + size
         elif wire_type == 0:
-            _, at = _read_varint(data, at)
+            _, at = _read_varint(data, start)
         elif wire_type in (1, 5):
-            at += 8 if wire_type == 1 else 4
+            at = start + (8 if wire_type == 1 else 4)
         else:
             raise Corrupt(f"a frame has a field of wire type {wire_type}")
+        yield tag >> 3, start, min(at, end)

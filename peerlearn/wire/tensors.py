@@ -79,8 +79,9 @@ class Body:
 def _bytes_of(tensor: Tensor) -> tuple[memoryview, ...]:
     if not tensor.numel():
         return ()
-    flat = tensor.detach().resolve_neg().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return (flat.data,)  # the memoryview holds the array, the array the tensor
+    whole = tensor.detach().resolve_neg().cpu().contiguous()
+    flat = whole.as_strided((whole.numel(),), (1,))  # reshape would keep the stride of a tensor of one element
+    return (flat.view(torch.uint8).numpy().data,)  # the memoryview holds the array, the array the tensor
 
 
 def _name_of(name: str, tensor: Tensor) -> str:
@@ -140,7 +141,7 @@ def _from_bitmap(header: pb.TensorHeader, raw: memoryview) -> "np.ndarray[tuple[
     for at in range(0, bits.size, _BITMAP_STEP):
         found = np.flatnonzero(np.unpackbits(bits[at : at + _BITMAP_STEP], bitorder="little")) + 8 * at
         if filled + found.size > positions.size:
-            raise Corrupt(f"sparse tensor {header.name!r}: its bitmap marks more values than the {header.stored} stored")
+            raise Corrupt(f"sparse tensor {header.name!r}: its bitmap marks more than its {header.stored} values")
         positions[filled : filled + found.size] = found
         filled += found.size
     if filled < positions.size:

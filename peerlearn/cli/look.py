@@ -1,0 +1,127 @@
+"""`peerlearn ls` and `peerlearn show`: who is on the LAN, as seen without being anybody."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.live import Live
+
+from peerlearn.cli import cards, choices
+from peerlearn.cli.output import Output
+from peerlearn.config import Limits, Timing
+from peerlearn.errors import PeerUnreachable
+from peerlearn.types import Address, PeerId
+
+if TYPE_CHECKING:
+    from peerlearn.directory import Contact
+    from peerlearn.membership import Observer
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """What to look at: for so many seconds, in this group, at these addresses beside what mDNS tells."""
+
+    seconds: float
+    group_tag: str
+    peers: tuple[str, ...]
+
+    def check(self) -> None:
+        choices.above(0, self.seconds, "--seconds")
+        choices.addresses(self.peers)
+
+
+def ls(where: Where, output: Output, *, watch: bool) -> None:
+    """Raises NetworkError when this machine cannot look at all."""
+    where.check()
+    asyncio.run(_watch(where, output) if watch else _list(where, output))
+
+
+def show(who: str, where: Where, output: Output) -> None:
+    """Raises PeerUnreachable when nobody of that name or id is here, ConfigError when several are."""
+    where.check()
+    contact, everybody = asyncio.run(_find(who, where))
+    output.result(cards.in_full(contact, everybody))
+    if not output.as_json:
+        output.console.print(cards.page(contact, everybody))
+
+
+async def _list(where: Where, output: Output) -> None:
+    async with _looking(where, watch=False) as observer:
+        await asyncio.sleep(where.seconds)
+        here, problems = observer.directory.here(), observer.problems
+    output.result({"peers": [cards.in_short(contact, here) for contact in here], "problems": list(problems)})
+    if here and not output.as_json:
+        output.console.print(cards.table(here))
+    elif not here:
+        group = f"of group {where.group_tag!r}" if where.group_tag else "without a group tag"
+        output.say(f"Nobody {group} answered within {where.seconds:g} s; if somebody should: peerlearn doctor")
+    for problem in problems:
+        output.warn(problem)
+
+
+async def _watch(where: Where, output: Output) -> None:
+    """Until interrupted. On a terminal the table is drawn over; else, and for programs, each change is a line."""
+    async with _looking(where, watch=True) as observer:
+        directory = observer.directory
+        if output.live and not output.as_json:
+            with Live(
+                console=output.console, get_renderable=lambda: cards.table(list(directory)), refresh_per_second=2
+            ):
+                await asyncio.Event().wait()
+        said: object = None
+        while True:
+            everybody = list(directory)
+            now = [cards.in_short(contact, everybody) for contact in everybody]
+            if now != said:
+                said = now
+                output.result({"peers": now, "problems": list(observer.problems)})
+                if not output.as_json:
+                    output.console.print(cards.table(everybody))
+            await observer.changed()
+
+
+async def _find(who: str, where: Where) -> tuple["Contact", list["Contact"]]:
+    async with _looking(where, watch=False) as observer:
+        directory = observer.directory
+
+        def known() -> bool:
+            """It is here, and so are those whom its card names: then they can be shown by name."""
+            ids = {c.id for c in directory.here()}
+            return any(who in (c.name, c.id) and ids >= set(c.card.learns_from) for c in directory.here())
+
+        await _until(known, observer, where.seconds)
+        if not any(c.name == who or c.id.startswith(who.lower()) for c in directory.here()):
+            names = [c.name for c in directory.here()]
+            here = ", ".join(sorted(names)) or "nobody"
+            detail = f"nobody of that name or id{choices.nearest(who, names)} within {where.seconds:g} s; here: {here}"
+            raise PeerUnreachable(repr(who), detail)
+        return directory.find(who), list(directory)
+
+
+async def _until(condition: Callable[[], bool], observer: "Observer", seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await observer.changed()
+    except TimeoutError:
+        return
+
+
+@asynccontextmanager
+async def _looking(where: Where, *, watch: bool) -> AsyncIterator["Observer"]:
+    from peerlearn.directory import Directory
+    from peerlearn.discovery.mdns import Mdns
+    from peerlearn.membership import Observer
+    from peerlearn.transport.grpc import GrpcTransport
+
+    timing, limits = Timing(), Limits()
+    directory = Directory(PeerId(""), group_tag=where.group_tag, timing=timing, limits=limits)
+    async with GrpcTransport(timing=timing, limits=limits) as transport:
+        observer = Observer(
+            directory, transport, [Mdns()], timing=timing, limits=limits, group_tag=where.group_tag,
+            peers=[Address.parse(text) for text in where.peers], watch=watch,
+        )  # fmt: skip
+        async with observer.looking():
+            yield observer

@@ -1,0 +1,3 @@
+"""The version of this package; the wire protocol has its own, in types.py."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,548 @@
+"""Peers that introduce themselves, watch one another, fall silent, leave and return: over memory and over gRPC."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+import pytest
+
+from peerlearn.config import Limits, Timing, brisk
+from peerlearn.directory import Directory, Status
+from peerlearn.discovery.lobby import Lobby
+from peerlearn.errors import ConfigError, IdentityError, NetworkError, PeerRefused, PeerUnreachable, RefusalReason
+from peerlearn.membership import Membership, Observer
+from peerlearn.recording import MemorySink, PeerChanged
+from peerlearn.security import Identity, open_card, sign_card
+from peerlearn.transport.base import Transport
+from peerlearn.transport.grpc import GrpcTransport
+from peerlearn.transport.memory import MemoryNetwork
+from peerlearn.types import PROTOCOL, Address, Card, PeerId
+from peerlearn.wire.frames import Message
+from peerlearn.wire.v1 import fabric_pb2 as pb
+
+LIMITS = Limits()
+DEAD = Address("127.0.0.1", 9)
+
+
+@dataclass
+class Guest:
+    """One peer's right tower, without anything that learns."""
+
+    name: str
+    membership: Membership
+    transport: Transport
+    address: Address
+    events: MemorySink
+    identity: Identity
+
+    @property
+    def directory(self) -> Directory:
+        return self.membership.directory
+
+    @property
+    def id(self) -> PeerId:
+        return self.identity.id
+
+    def names(self) -> list[str]:
+        return sorted(contact.name for contact in self.directory.alive())
+
+    def life(self, name: str) -> list[str]:
+        return [event.status for event in self.events.of(PeerChanged) if event.name == name]
+
+
+class Served:
+    """The two halves of a Service that membership has; exchanges are not its business."""
+
+    def __init__(self, membership: Membership) -> None:
+        self.introduce = membership.introduce
+        self.watch = membership.watch
+
+    async def admit(self, header: pb.Header) -> None:
+        raise PeerRefused("test", RefusalReason.STRATEGY, "nothing is asked here")
+
+    async def answer(self, question: Message) -> Message:
+        raise PeerRefused("test", RefusalReason.STRATEGY, "nothing is asked here")
+
+
+@dataclass
+class Village:
+    """Makes peers that share a network."""
+
+    kind: str
+    timing: Timing = field(default_factory=brisk)
+    network: MemoryNetwork = field(default_factory=MemoryNetwork)
+
+    def transport(self) -> Transport:
+        if self.kind == "memory":
+            return self.network.transport(timing=self.timing, limits=LIMITS)
+        return GrpcTransport(Address("127.0.0.1", 0), timing=self.timing, limits=LIMITS)
+
+    @asynccontextmanager
+    async def peer(
+        self,
+        name: str,
+        *,
+        peers: Sequence[Address] = (),
+        identity: Identity | None = None,
+        group_tag: str = "",
+        lobby: Lobby | None = None,
+        session: str = "",
+        discoveries: Sequence[Any] = (),
+        limits: Limits = LIMITS,
+        hidden: bool = False,
+    ) -> AsyncIterator[Guest]:
+        identity = identity or Identity.ephemeral()
+        events = MemorySink()
+        transport = self.transport()
+        directory = Directory(identity.id, group_tag=group_tag, timing=self.timing, limits=limits)
+        doors: list[Any] = list(discoveries)
+        membership = Membership(
+            identity,
+            directory,
+            transport,
+            doors,
+            timing=self.timing,
+            limits=limits,
+            group_tag=group_tag,
+            record=events,
+            peers=peers,
+        )
+        card = Card(id=identity.id, name=name, session=session or os.urandom(8).hex(), classes=2, histogram=(1, 2))
+        async with transport.serving(Served(membership)) as address:
+            if lobby is not None:
+                doors.append(lobby.door(address))
+            seen = Address("127.0.0.1", 0) if hidden else address
+            async with membership.running(seen, card):
+                yield Guest(name, membership, transport, address, events, identity)
+
+
+@pytest.fixture(params=["memory", "grpc"])
+def village(request: pytest.FixtureRequest) -> Village:
+    return Village(request.param)
+
+
+async def within(seconds: float, guest: Guest, *names: str) -> None:
+    """Wait until just these are alive."""
+    async with asyncio.timeout(seconds):
+        await guest.membership.until(lambda _: guest.names() == sorted(names))
+
+
+async def test_strangers_in_a_lobby_meet_and_know_each_other(village: Village) -> None:
+    lobby = Lobby()
+    async with village.peer("amber", lobby=lobby) as amber, village.peer("birch", lobby=lobby) as birch:
+        async with village.peer("cedar", lobby=lobby) as cedar:
+            await within(5, amber, "birch", "cedar")
+            await within(5, birch, "amber", "cedar")
+            await within(5, cedar, "amber", "birch")
+            seen = amber.directory.find("birch")
+            assert (seen.address, seen.reached, seen.card.histogram) == (birch.address, True, (1, 2))
+            assert amber.life("birch") == ["confirmed"]
+
+
+async def test_one_told_address_is_enough_for_all_to_meet(village: Village) -> None:
+    async with village.peer("amber") as amber:
+        async with village.peer("birch", peers=[amber.address]) as birch:
+            await within(5, amber, "birch")
+            async with village.peer("cedar", peers=[birch.address]) as cedar:
+                await within(5, cedar, "amber", "birch")
+                await within(5, amber, "birch", "cedar")
+
+
+async def test_a_hint_at_oneself_is_dropped(village: Village) -> None:
+    async with village.peer("birch") as birch:
+        async with AsyncExitStack() as stack:
+            transport = village.transport()
+            identity = Identity.ephemeral()
+            directory = Directory(identity.id, group_tag="", timing=village.timing, limits=LIMITS)
+            served: list[Membership] = []
+
+            class Late(Served):
+                def __init__(self) -> None:
+                    return None
+
+                async def introduce(self, introduction: pb.Introduction, host: str) -> pb.Introduction:
+                    return await served[0].introduce(introduction, host)
+
+                def watch(self, request: pb.WatchRequest, host: str) -> Any:
+                    return served[0].watch(request, host)
+
+            address = await stack.enter_async_context(transport.serving(Late()))
+            membership = Membership(
+                identity,
+                directory,
+                transport,
+                [],
+                timing=village.timing,
+                limits=LIMITS,
+                peers=[address, birch.address],
+            )
+            served.append(membership)
+            card = Card(id=identity.id, name="amber", session="s1")
+            await stack.enter_async_context(membership.running(address, card))
+            async with asyncio.timeout(5):
+                await membership.until(lambda d: len(d.alive()) == 1)
+            assert [contact.name for contact in directory] == ["birch"]
+            assert membership.problems == ()
+
+
+async def test_new_versions_and_cards_reach_those_who_watch(village: Village) -> None:
+    lobby = Lobby()
+    async with village.peer("amber", lobby=lobby) as amber, village.peer("birch", lobby=lobby) as birch:
+        await within(5, amber, "birch")
+        birch.membership.announce_version(7)
+        birch.membership.announce_version(6)
+        async with asyncio.timeout(2):
+            await amber.membership.until(lambda d: d.find("birch").version == 7)
+        birch.membership.update(replace(birch.membership.card, metrics={"shared": 0.5}))
+        async with asyncio.timeout(2):
+            await amber.membership.until(lambda d: d.find("birch").card.metrics == {"shared": 0.5})
+        assert amber.directory.find("birch").version == 7
+        # Who comes now hears of version 7 at once.
+        async with village.peer("cedar", peers=[birch.address]) as cedar:
+            await within(5, cedar, "amber", "birch")
+            assert cedar.directory.find("birch").version == 7
+
+
+async def test_goodbye_is_noticed_at_once_and_is_not_silence(village: Village) -> None:
+    lobby = Lobby()
+    async with village.peer("amber", lobby=lobby) as amber:
+        async with village.peer("birch", lobby=lobby):
+            await within(5, amber, "birch")
+        await within(0.5, amber)
+        assert amber.life("birch") == ["confirmed", "left"]
+
+
+async def test_a_silent_peer_is_suspect_then_gone_then_back() -> None:
+    village = Village("memory")
+    lobby = Lobby()
+    async with village.peer("amber", lobby=lobby) as amber, village.peer("birch", lobby=lobby) as birch:
+        await within(5, amber, "birch")
+        await within(5, birch, "amber")
+        village.network.cut(birch.address)
+        start = asyncio.get_running_loop().time()
+        await within(2, amber)
+        assert amber.directory.find("birch").status is Status.SUSPECT
+        suspected = asyncio.get_running_loop().time() - start
+        assert village.timing.suspect_after - 2 * village.timing.beat <= suspected <= village.timing.suspect_after + 0.5
+        async with asyncio.timeout(4):
+            await amber.membership.until(lambda d: d.get(birch.id) is None)
+            await birch.membership.until(lambda d: d.get(amber.id) is None)
+        village.network.mend(birch.address)
+        await within(5, amber, "birch")
+        await within(5, birch, "amber")
+        assert amber.life("birch") == ["confirmed", "suspect", "gone", "back"]
+
+
+async def test_a_short_cut_ends_in_back_without_gone() -> None:
+    village = Village("memory")
+    async with village.peer("amber") as amber, village.peer("birch", peers=[amber.address]) as birch:
+        await within(5, amber, "birch")
+        await within(5, birch, "amber")
+        village.network.cut(birch.address)
+        await within(2, amber)
+        village.network.mend(birch.address)
+        await within(3, amber, "birch")
+        assert amber.life("birch") == ["confirmed", "suspect", "back"]
+
+
+async def test_a_peer_is_recognised_after_a_restart_at_another_address(village: Village) -> None:
+    me = Identity.ephemeral()
+    async with village.peer("amber") as amber:
+        async with village.peer("birch", peers=[amber.address], identity=me) as birch:
+            await within(5, amber, "birch")
+            before = amber.directory.find("birch")
+        async with village.peer("birch", peers=[amber.address], identity=me) as birch:
+            await within(5, amber, "birch")
+            after = amber.directory.find("birch")
+            assert after.id == before.id
+            assert after.session != before.session
+            assert after.address == birch.address != before.address
+        assert amber.life("birch")[:3] == ["confirmed", "left", "back"]
+
+
+async def test_a_second_process_with_the_same_identity_gives_up(village: Village) -> None:
+    me = Identity.ephemeral()
+    async with village.peer("amber") as amber, village.peer("birch", peers=[amber.address], identity=me) as first:
+        await within(5, amber, "birch")
+        await within(5, first, "amber")
+        with pytest.raises(IdentityError, match="in use elsewhere"):
+            async with village.peer("copy", peers=[amber.address], identity=me):
+                await asyncio.sleep(10)
+        assert amber.directory.find("birch").alive
+        assert first.names() == ["amber"]
+
+
+async def test_a_twin_that_meets_the_first_directly_gives_up(village: Village) -> None:
+    me = Identity.ephemeral()
+    async with village.peer("birch", identity=me, session="1-older") as first:
+        with pytest.raises(IdentityError, match="in use elsewhere"):
+            async with village.peer("copy", peers=[first.address], identity=me, session="2-newer"):
+                await asyncio.sleep(10)
+        assert list(first.directory) == []
+
+
+async def test_other_groups_are_refused_and_the_user_is_told(village: Village) -> None:
+    async with village.peer("amber", group_tag="red") as amber:
+        async with village.peer("birch", peers=[amber.address], group_tag="blue") as birch:
+            async with asyncio.timeout(5):
+                while not birch.membership.problems:  # noqa: ASYNC110  problems are read, not waited for
+                    await asyncio.sleep(0.02)
+            assert len(birch.membership.problems) == 1
+            assert "another group" in birch.membership.problems[0]
+            assert "--group-tag" in birch.membership.problems[0]
+            assert str(amber.address) in birch.membership.problems[0]
+            assert [e.status for e in birch.events.of(PeerChanged)] == ["refused"]
+            assert list(amber.directory) == list(birch.directory) == []
+
+
+async def test_another_protocol_is_refused_with_the_reason(village: Village) -> None:
+    async with village.peer("amber") as amber:
+        asking = village.transport()
+        future = pb.Introduction(protocol=pb.Protocol(major=PROTOCOL[0] + 1))
+        with pytest.raises(PeerRefused) as refused:
+            await asking.introduce(amber.address, future)
+        assert refused.value.reason is RefusalReason.PROTOCOL
+        newer_minor = pb.Introduction(protocol=pb.Protocol(major=PROTOCOL[0], minor=99))
+        assert (await asking.introduce(amber.address, newer_minor)).HasField("card")
+        await closed(asking)
+
+
+async def test_a_forged_card_is_refused(village: Village) -> None:
+    async with village.peer("amber") as amber:
+        asking = village.transport()
+        liar, victim = Identity.ephemeral(), Identity.ephemeral()
+        signed = sign_card(victim, Card(id=victim.id, name="victim", session="s"))
+        tampered = pb.SignedCard(
+            card=signed.card + b"\x18\x01", public_key=signed.public_key, signature=signed.signature
+        )
+        stolen = pb.SignedCard(card=signed.card, public_key=liar.public_key, signature=liar.sign(signed.card))
+        for forged in (tampered, stolen):
+            with pytest.raises(PeerRefused) as refused:
+                await asking.introduce(
+                    amber.address, pb.Introduction(protocol=pb.Protocol(major=PROTOCOL[0]), card=forged)
+                )
+            assert refused.value.reason is RefusalReason.IDENTITY
+        assert list(amber.directory) == []
+        await closed(asking)
+
+
+async def test_watching_needs_an_introduction(village: Village) -> None:
+    async with village.peer("amber") as amber:
+        asking = village.transport()
+        with pytest.raises(PeerRefused) as refused:
+            await anext(asking.watch(amber.address, pb.WatchRequest(id="0" * 32, session="s")))
+        assert refused.value.reason is RefusalReason.UNKNOWN_PEER
+        await closed(asking)
+
+
+async def test_only_so_many_may_watch(village: Village) -> None:
+    async with village.peer("amber", limits=replace(LIMITS, watches=1)) as amber:
+        asking = village.transport()
+        first = asking.watch(amber.address, pb.WatchRequest())
+        kinds = {(await anext(first)).WhichOneof("body") for _ in range(3)}
+        assert kinds >= {"card", "version"}
+        with pytest.raises(PeerRefused) as refused:
+            await anext(asking.watch(amber.address, pb.WatchRequest()))
+        assert refused.value.reason is RefusalReason.BUSY
+        await first.aclose()  # type: ignore[attr-defined]
+        await closed(asking)
+
+
+async def test_an_anonymous_look_is_answered_and_recorded_nowhere(village: Village) -> None:
+    async with village.peer("amber") as amber:
+        asking = village.transport()
+        answer = await asking.introduce(amber.address, pb.Introduction(protocol=pb.Protocol(major=PROTOCOL[0])))
+        assert open_card(answer.card, LIMITS).name == "amber"
+        assert list(amber.directory) == []
+        assert amber.events.events == []
+        await closed(asking)
+
+
+async def test_an_observer_sees_all_and_is_seen_by_none(village: Village) -> None:
+    lobby = Lobby()
+    async with village.peer("amber", lobby=lobby) as amber, village.peer("birch", lobby=lobby) as birch:
+        await within(5, amber, "birch")
+        transport = village.transport()
+        directory = Directory(PeerId(""), group_tag="", timing=village.timing, limits=LIMITS)
+        observer = Observer(
+            directory, transport, [], timing=village.timing, limits=LIMITS, peers=[amber.address], watch=True
+        )
+        async with observer.looking():
+            async with asyncio.timeout(5):
+                while len(directory.alive()) < 2:
+                    await observer.changed()
+            birch.membership.announce_version(3)
+            async with asyncio.timeout(5):
+                while directory.find("birch").version != 3:
+                    await observer.changed()
+        assert amber.names() == ["birch"]
+        assert birch.names() == ["amber"]
+        await closed(transport)
+
+
+async def test_a_dead_address_beside_a_good_one_costs_no_time_out() -> None:
+    village = Village("memory")
+
+    async with village.peer("amber") as amber:
+        # An address that swallows everything: only staggering gets past it.
+        hole = village.network.transport()
+        village.network.cut(hole._address)
+
+        class Two:
+            @asynccontextmanager
+            async def announcing(self, me: Any, listener: Any) -> AsyncIterator[None]:
+                from peerlearn.discovery.base import Hint
+
+                listener.hinted(Hint(addresses=(hole._address, amber.address), source="mdns", key="k"))
+                yield
+
+        async with village.peer("birch", discoveries=[Two()]) as birch:
+            await within(village.timing.base / 2, birch, "amber")
+
+
+async def test_an_unreachable_told_address_is_a_problem_until_somebody_is_there() -> None:
+    village = Village("memory")
+    hole = Address("memory", 2)  # the next that the network gives out
+    async with village.peer("amber", peers=[hole, Address("memory", 99)]) as amber:
+        async with asyncio.timeout(2):
+            while len(amber.membership.problems) < 2:  # noqa: ASYNC110  problems are read, not waited for
+                await asyncio.sleep(0.01)
+        assert all("nobody answers at memory:" in problem for problem in amber.membership.problems)
+        async with village.peer("birch") as birch:
+            assert birch.address == hole
+            await within(3, amber, "birch")
+            async with asyncio.timeout(1):
+                while len(amber.membership.problems) > 1:  # noqa: ASYNC110  problems are read, not waited for
+                    await asyncio.sleep(0.01)
+            assert "memory:99" in amber.membership.problems[0]
+
+
+async def test_a_peer_that_cannot_be_called_lives_while_it_watches(village: Village) -> None:
+    village.timing = replace(brisk(), beat=0.05, suspect_after=0.4, gone_after=0.9)
+    async with village.peer("hub") as hub:
+        async with village.peer("shy", peers=[hub.address], hidden=True) as shy:
+            await within(5, shy, "hub")
+            async with asyncio.timeout(3):
+                await hub.membership.until(lambda d: d.get(shy.id) is not None)
+            assert hub.names() == [], "it cannot be asked"
+            await asyncio.sleep(village.timing.gone_after + 0.5)
+            assert hub.life("shy") == ["confirmed"]
+            contact = hub.directory.get(shy.id)
+            assert contact is not None
+            assert contact.alive
+        async with asyncio.timeout(village.timing.gone_after + 1):
+            await hub.membership.until(lambda d: d.get(shy.id) is None)
+
+
+async def test_a_peer_that_cannot_be_called_is_not_alive_because_its_watch_looks_open() -> None:
+    village = Village("memory")
+    async with village.peer("hub") as hub, village.peer("shy", peers=[hub.address], hidden=True) as shy:
+        await within(5, shy, "hub")
+        async with asyncio.timeout(3):
+            await hub.membership.until(lambda d: d.get(shy.id) is not None)
+        village.network.cut(shy.address)
+        async with asyncio.timeout(village.timing.gone_after + 1):
+            await hub.membership.until(lambda d: d.get(shy.id) is None)
+        village.network.mend(shy.address)
+        await within(5, shy, "hub")
+        async with asyncio.timeout(3):
+            await hub.membership.until(lambda d: d.get(shy.id) is not None)
+
+
+async def test_leaving_peers_and_those_not_yet_there_send_others_away() -> None:
+    identity = Identity.ephemeral()
+    network = MemoryNetwork()
+    directory = Directory(identity.id, group_tag="", timing=brisk(), limits=LIMITS)
+    transport = network.transport()
+    membership = Membership(identity, directory, transport, [], timing=brisk(), limits=LIMITS)
+    asking = pb.Introduction(protocol=pb.Protocol(major=PROTOCOL[0]))
+    card = Card(id=identity.id, name="amber", session="s")
+    async with transport.serving(Served(membership)) as address:
+        with pytest.raises(PeerRefused, match="starting"):
+            await network.transport().introduce(address, asking)
+        async with membership.running(address, card):
+            await network.transport().introduce(address, asking)
+        with pytest.raises(PeerRefused, match="leaving"):
+            await network.transport().introduce(address, asking)
+
+
+async def test_no_multicast_is_an_error_unless_addresses_were_told() -> None:
+    class Deaf:
+        def announcing(self, me: Any, listener: Any) -> Any:
+            raise NetworkError("no multicast here")
+
+    village = Village("memory")
+    with pytest.raises(NetworkError, match="no multicast"):
+        async with village.peer("amber", discoveries=[Deaf()]):
+            pytest.fail("nobody could be found")
+    async with village.peer("amber") as amber:
+        async with village.peer("birch", discoveries=[Deaf()], peers=[amber.address]) as birch:
+            await within(5, birch, "amber")
+            assert any("no multicast here" in problem for problem in birch.membership.problems)
+
+
+async def test_the_callers_exception_comes_out_as_it_went_in() -> None:
+    village = Village("memory")
+    with pytest.raises(KeyError, match="mine"):
+        async with village.peer("amber", lobby=Lobby()):
+            raise KeyError("mine")
+
+
+async def test_a_card_that_nobody_would_take_is_refused_at_home() -> None:
+    village = Village("memory")
+    async with village.peer("amber") as amber:
+        with pytest.raises(ConfigError, match="others would not take"):
+            amber.membership.update(replace(amber.membership.card, name="x" * 1000))
+
+
+async def test_cancelling_leaves_nothing_behind_and_still_says_goodbye(village: Village) -> None:
+    before = asyncio.all_tasks()
+    async with village.peer("amber") as amber:
+        known = asyncio.Event()
+
+        async def live() -> None:
+            async with village.peer("birch", peers=[amber.address]) as birch:
+                await known.wait()
+                birch.membership.announce_version(5)
+                await asyncio.sleep(60)
+
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(live())
+            await within(5, amber, "birch")
+            known.set()
+            # A version can only have come by the watch: from now on a goodbye gets through.
+            await amber.membership.until(lambda d: d.find("birch").version == 5)
+            task.cancel()
+        await within(1, amber)
+        assert amber.life("birch") == ["confirmed", "left"]
+    left = {task for task in asyncio.all_tasks() - before if not task.done()}
+    assert not [task for task in left if "follow" in task.get_name() or "seek" in task.get_name()]
+
+
+async def test_nobody_is_blamed_while_our_own_loop_is_held_up() -> None:
+    import time
+
+    village = Village("memory")
+    lobby = Lobby()
+    async with village.peer("amber", lobby=lobby) as amber, village.peer("birch", lobby=lobby):
+        await within(5, amber, "birch")
+        time.sleep(village.timing.gone_after + 0.3)  # noqa: ASYNC251  the held-up loop is what is tested
+        await asyncio.sleep(village.timing.suspect_after)
+        assert amber.life("birch") == ["confirmed"]
+
+
+async def closed(transport: Transport) -> None:
+    if isinstance(transport, GrpcTransport):
+        await transport.__aexit__(None, None, None)
+
+
+async def test_refused_connections_raise_peer_unreachable(village: Village) -> None:
+    asking = village.transport()
+    with pytest.raises(PeerUnreachable):
+        await asking.introduce(DEAD, pb.Introduction())
+    await closed(asking)

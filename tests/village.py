@@ -1,0 +1,89 @@
+"""Whole peers in one process, over either transport, small enough for tests of milliseconds."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from peerlearn.config import Timing, brisk
+from peerlearn.discovery.base import Discovery
+from peerlearn.discovery.lobby import Lobby
+from peerlearn.learning.learner import Learner
+from peerlearn.peer import Peer
+from peerlearn.recording import MemorySink
+from peerlearn.transport.memory import MemoryNetwork
+
+CENTERS = torch.eye(4) * 3
+
+
+def blobs(classes: list[int], seed: int, amount: int = 240) -> tuple[torch.Tensor, torch.Tensor]:
+    """Four blobs in four dimensions, of which a peer sees some: x (N, 4), y (N,)."""
+    draw = torch.Generator().manual_seed(seed)
+    y = torch.tensor(classes)[torch.randint(0, len(classes), (amount,), generator=draw)]
+    return CENTERS[y] + torch.randn(amount, 4, generator=draw), y
+
+
+def net(hidden: int = 12, *, seed: int = 0) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential()
+        model.add_module("first", nn.Linear(4, hidden))
+        model.add_module("relu", nn.ReLU())
+        model.add_module("penult", nn.Linear(hidden, hidden))
+        model.add_module("relu2", nn.ReLU())
+        model.add_module("fc", nn.Linear(hidden, 4))
+    return model
+
+
+def learner(classes: list[int], seed: int, *, hidden: int = 12, amount: int = 240, **more: Any) -> Learner:
+    return Learner(net(hidden), blobs(classes, seed, amount), classes=4, seed=seed, batch_size=32, **more)
+
+
+class Village:
+    """Peers that share a network and a group tag; `events[name]` holds what each has said."""
+
+    def __init__(self, kind: Literal["memory", "grpc"] = "memory", timing: Timing | None = None) -> None:
+        self.kind = kind
+        self.timing = timing or brisk()
+        self.network = MemoryNetwork()
+        self.lobby = Lobby()
+        self.tag = secrets.token_hex(4)
+        self.events: dict[str, MemorySink] = {}
+
+    def peer(self, name: str, its: Learner, **more: Any) -> Peer:
+        self.events[name] = MemorySink()
+        settings: dict[str, Any] = {
+            "name": name, "group_tag": self.tag, "timing": self.timing, "record": self.events[name],
+        } | more  # fmt: skip
+        if self.kind == "memory":
+            transport = self.network.transport(timing=self.timing)
+            doors: list[Discovery] = [self.lobby.door(transport.address)]
+            settings |= {"transport": transport, "discovery": doors}
+        return Peer(its, **settings)
+
+
+@contextlib.asynccontextmanager
+async def gathered(*peers: Peer) -> AsyncIterator[None]:
+    """All of them open, and each has met all the others."""
+    async with contextlib.AsyncExitStack() as stack:
+        for peer in peers:
+            await stack.enter_async_context(peer)
+        for peer in peers:
+            await peer.meet(len(peers) - 1, timeout=10)
+        yield
+
+
+async def until(condition: Callable[[], bool], *, within: float = 10.0) -> None:
+    """Looks every few milliseconds; TimeoutError when the condition has not come true in time."""
+    async with asyncio.timeout(within):
+        await asyncio.sleep(0.01)
+        while not condition():  # noqa: ASYNC110  what is waited for has no event of its own
+            await asyncio.sleep(0.01)
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
