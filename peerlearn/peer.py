@@ -75,7 +75,7 @@ class Peer:
         identity: Identity | None = None,
         transport: Transport | None = None,
         discovery: Sequence[Discovery] | None = None,
-        compute: Callable[[str, Callable[[], None]], Compute] | None = None,
+        compute: Callable[[str], Compute] | None = None,
         timing: Timing | None = None,
         limits: Limits | None = None,
     ) -> None:
@@ -92,7 +92,8 @@ class Peer:
         schedule, pace, gate: override the strategy's default schedule, free pace, and the default gate.
         measure: metrics to record after each span, from a function of inputs to probabilities.
         record: where events go.
-        identity, transport, discovery, compute, timing, limits: for tests, simulation and special networks.
+        identity, transport, discovery, compute (given "learner" or
+            "answers"), timing, limits: for tests, simulation and special networks.
         """
         self.learner = learner
         self.strategy = registry.make(strategy)
@@ -114,7 +115,7 @@ class Peer:
         self._identity = identity
         self._transport = transport
         self._discovery = discovery
-        self._make_compute = compute or (lambda name, interrupt: OwnThread(name, interrupt=interrupt))
+        self._make_compute = compute or self._own_thread
         self.strategy.check(learner)
         self._opened = self._joined = False
 
@@ -205,8 +206,8 @@ class Peer:
     async def _open(self, stack: AsyncExitStack) -> None:
         """Top to bottom; left bottom to top: goodbye first, the identity's lock last."""
         identity = stack.enter_context(self._own_identity())
-        self._compute = await self._computing(stack, "learner", self.learner.interrupt)
-        answers = await self._computing(stack, "answers", lambda: None)
+        self._compute = self._computing(stack, "learner")
+        answers = self._computing(stack, "answers")
         self._card = arguments.first_card(
             self.learner,
             self.strategy,
@@ -245,10 +246,16 @@ class Peer:
             return self._identity
         return Identity.ephemeral() if self._state is None else Identity.load_or_create(self._state)
 
-    async def _computing(self, stack: AsyncExitStack, room: str, interrupt: Callable[[], None]) -> Compute:
-        compute = self._make_compute(f"{self.name}:{room}", interrupt)
+    def _computing(self, stack: AsyncExitStack, room: str) -> Compute:
+        compute = self._make_compute(room)
         stack.push_async_callback(compute.close)
         return compute
+
+    def _own_thread(self, room: str) -> Compute:
+        name = f"{self.name}:{room}"
+        if room == "learner":
+            return OwnThread(name, interrupt=self.learner.interrupt, go_on=self.learner.go_on)
+        return OwnThread(name)
 
     def _discoveries(self) -> Sequence[Discovery]:
         return self._discovery if self._discovery is not None else (Mdns(self._listen.host),)

@@ -19,17 +19,19 @@ class Local:
 class Exchange:
     """Ask the providers. `early`: the question does not depend on the local span before it, so it is asked at the
     start of the round and the answers travel while local training runs (prefetch). `most`: how many providers at most;
-    `order`: the most promising first, or drawn at random (from the peer's seed and round)."""
+    `order`: the most promising first; or drawn at random (from the peer's seed and round); or only the one with whom
+    this peer is drawn into a pair, as all draw it who see the same company (by the version in lockstep, by the round
+    else; with an odd number one sits out)."""
 
     early: bool = True
     most: int | None = None
-    order: Literal["merit", "random"] = "merit"
+    order: Literal["merit", "random", "pairs"] = "merit"
 
     def __post_init__(self) -> None:
         if self.most is not None and self.most < 1:
             raise ConfigError(f"an exchange asks at least one provider, not {self.most}")
-        if self.order not in ("merit", "random"):
-            raise ConfigError(f"an exchange orders providers by merit or random, not {self.order!r}")
+        if self.order not in ("merit", "random", "pairs"):
+            raise ConfigError(f"an exchange orders providers by merit, random or pairs, not {self.order!r}")
 
 
 @dataclass(frozen=True, slots=True)

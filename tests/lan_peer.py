@@ -13,7 +13,7 @@ from pathlib import Path
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 from peerlearn.config import Limits, brisk
-from peerlearn.directory import Directory
+from peerlearn.directory import Change, Directory
 from peerlearn.discovery.mdns import Mdns
 from peerlearn.errors import PeerlearnError, PeerRefused, RefusalReason
 from peerlearn.membership import Membership
@@ -41,6 +41,11 @@ def say(**facts: str) -> None:
     print(json.dumps(facts), flush=True)
 
 
+def hear(change: Change) -> None:
+    if change.contact.version and change.contact.here:
+        say(name=change.contact.name, status="version", address="", why=change.why)
+
+
 def state(event: Event) -> None:
     if isinstance(event, PeerChanged):
         say(name=event.name, status=event.status, address=event.address, why=event.why)
@@ -53,6 +58,7 @@ async def live(name: str, group: str, listen: Address, where: str, peers: list[A
     with Identity.load_or_create(Path(where)) if where else Identity.ephemeral() as me:
         transport = GrpcTransport(listen, timing=timing, limits=limits)
         directory = Directory(me.id, group_tag=group, timing=timing, limits=limits)
+        directory.listen(hear)
         discoveries = [] if peers else [Mdns(listen.host)]
         membership = Membership(
             me,
@@ -65,6 +71,7 @@ async def live(name: str, group: str, listen: Address, where: str, peers: list[A
             record=state,
             peers=peers,
         )
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, membership.announce_version, 1)
         card = Card(id=me.id, name=name, session=os.urandom(8).hex())
         async with transport.serving(Service(membership)) as address, membership.running(address, card):
             say(name=name, status="listening", address=str(address), why="")

@@ -305,8 +305,8 @@ async def test_two_peers_find_each_other_are_listed_and_leave_cleanly(app, tag, 
             assert list((tmp_path / "amber").iterdir())
 
             assert "goodbye" in (await birch.until("amber left")).lower()
-            code, seconds, _, err = await birch.interrupt()
-            assert code == 0, err
+            code, seconds, _, told = await birch.interrupt()
+            assert code == 0, told
             assert seconds < 2.0
     kinds = {json.loads(line)["kind"] for line in (tmp_path / "birch.jsonl").read_text().splitlines()}
     assert {"started", "peer", "phase", "fetched", "trained", "published", "stopped"} <= kinds

@@ -3,6 +3,7 @@
 import gzip
 import struct
 import sys
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -78,6 +79,7 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
         b"no gzip at all",
         gzip.compress(b"\0\0\x08\x03"),
         gzip.compress(b"\0\0\x0d\x01" + b"\0" * 8),
+        gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12),
     ):
         victim.write_bytes(damage)
         with pytest.raises(LearnerError, match="train-images-idx3-ubyte"):
@@ -193,7 +195,7 @@ def test_dirichlet_skews_and_iid_does_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [models.Net, models.SmallCNN, models.DeepCNN, models.MLP, lambda **k: models.SmallCNN(bn=True, **k)]
+    "make", [models.Net, models.SmallCNN, models.DeepCNN, models.MLP, partial(models.SmallCNN, bn=True)]
 )
 def test_models_take_grey_images_and_start_from_their_seed_alone(make) -> None:
     before = torch.get_rng_state()

@@ -213,6 +213,7 @@ async def test_interrupting_the_parent_ends_the_children(monkeypatch):
 def test_the_last_sentence_is_the_childs_own():
     assert children._sentence(["noise", "peerlearn: no multicast here", "more noise"]) == "no multicast here"
     assert children._sentence(["Traceback ...", "ValueError: x"]) == "ValueError: x"
+    assert children._sentence(["  | TypeError: y", "    +-----------------"]) == "TypeError: y"
     assert children._sentence([]) == ""
 
 

@@ -254,7 +254,11 @@ def test_interrupt_from_another_thread_stops_between_two_steps() -> None:
     def watch(model: nn.Module, batch: object) -> None:
         started.set()
 
-    thread = threading.Thread(target=lambda: (started.wait(10), learner.interrupt()))
+    def stop() -> None:
+        started.wait(10)
+        learner.interrupt()
+
+    thread = threading.Thread(target=stop)
     thread.start()
     with pytest.raises(Interrupted):
         learner.fit(steps(10_000_000), extra_loss=watch)

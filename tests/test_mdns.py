@@ -235,6 +235,9 @@ async def test_processes_find_one_another_and_notice_kill_return_and_goodbye(gro
             await says(amber, "birch", "gone")
         async with process("birch", group, str(tmp_path)) as birch:
             await says(amber, "birch", "back")
+            await says(birch, "amber", "confirmed")
+            birch.send_signal(signal.SIGUSR1)
+            await says(amber, "birch", "version")
             birch.terminate()
             await says(amber, "birch", "left")
             assert await birch.wait() == 0

@@ -132,6 +132,13 @@ async def within(seconds: float, guest: Guest, *names: str) -> None:
         await guest.membership.until(lambda _: guest.names() == sorted(names))
 
 
+async def watched(guest: Guest, *others: Guest) -> None:
+    """Wait until these watch the guest: from now on its goodbye is heard."""
+    async with asyncio.timeout(5):
+        while not all(guest.membership._watchers.watched_by(o.id) for o in others):  # noqa: ASYNC110  nobody tells
+            await asyncio.sleep(0.01)
+
+
 async def test_strangers_in_a_lobby_meet_and_know_each_other(village: Village) -> None:
     lobby = Lobby()
     async with village.peer("amber", lobby=lobby) as amber, village.peer("birch", lobby=lobby) as birch:
@@ -211,8 +218,9 @@ async def test_new_versions_and_cards_reach_those_who_watch(village: Village) ->
 async def test_goodbye_is_noticed_at_once_and_is_not_silence(village: Village) -> None:
     lobby = Lobby()
     async with village.peer("amber", lobby=lobby) as amber:
-        async with village.peer("birch", lobby=lobby):
+        async with village.peer("birch", lobby=lobby) as birch:
             await within(5, amber, "birch")
+            await watched(birch, amber)
         await within(0.5, amber)
         assert amber.life("birch") == ["confirmed", "left"]
 
@@ -255,6 +263,7 @@ async def test_a_peer_is_recognised_after_a_restart_at_another_address(village: 
     async with village.peer("amber") as amber:
         async with village.peer("birch", peers=[amber.address], identity=me) as birch:
             await within(5, amber, "birch")
+            await watched(birch, amber)
             before = amber.directory.find("birch")
         async with village.peer("birch", peers=[amber.address], identity=me) as birch:
             await within(5, amber, "birch")
@@ -349,7 +358,7 @@ async def test_only_so_many_may_watch(village: Village) -> None:
         with pytest.raises(PeerRefused) as refused:
             await anext(asking.watch(amber.address, pb.WatchRequest()))
         assert refused.value.reason is RefusalReason.BUSY
-        await first.aclose()  # type: ignore[attr-defined]
+        await first.aclose()
         await closed(asking)
 
 
@@ -507,16 +516,14 @@ async def test_cancelling_leaves_nothing_behind_and_still_says_goodbye(village: 
 
         async def live() -> None:
             async with village.peer("birch", peers=[amber.address]) as birch:
-                await known.wait()
-                birch.membership.announce_version(5)
+                await watched(birch, amber)
+                known.set()
                 await asyncio.sleep(60)
 
         async with asyncio.TaskGroup() as group:
             task = group.create_task(live())
             await within(5, amber, "birch")
-            known.set()
-            # A version can only have come by the watch: from now on a goodbye gets through.
-            await amber.membership.until(lambda d: d.find("birch").version == 5)
+            await known.wait()
             task.cancel()
         await within(1, amber)
         assert amber.life("birch") == ["confirmed", "left"]

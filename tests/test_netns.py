@@ -84,6 +84,8 @@ async def test_two_machines_find_each_other_on_all_interfaces(lan: Lan) -> None:
     ):
         assert (await says(amber, "birch", "confirmed"))["address"].rpartition(":")[0] != "127.0.0.1"
         assert (await says(birch, "amber", "confirmed"))["address"].startswith(lan.left_ip)
+        birch.send_signal(signal.SIGUSR1)
+        await says(amber, "birch", "version")
         birch.send_signal(signal.SIGTERM)
         await says(amber, "birch", "left")
 

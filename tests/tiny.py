@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peerlearn.knowledge import Knowledge, NotModified, Received, Refusal
+from peerlearn.knowledge import Knowledge, NotModified, Question, Received, Refusal
 from peerlearn.learning.data import Dataset
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.models import MLP
@@ -92,6 +92,7 @@ def give(
     """One exchange by direct calls: ask, answer, and what the consumer would absorb."""
     card = tiny_card(*provider, version=shown.version)
     question = consumer[2].ask(consumer[1], card)
+    assert isinstance(question, Question)
     answer = provider[2].answer(shown, Asked(tiny_card(*consumer), question))
     if isinstance(answer, NotModified | Refusal):
         return answer

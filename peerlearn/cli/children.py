@@ -35,7 +35,16 @@ class ChildFailed(PeerlearnError):
 class Children:
     """Processes that speak JSON lines on stdout and live only while their parent holds their stdin."""
 
-    def __init__(self, specs: Sequence[Mapping[str, Any]], *, heard: Heard, command: Sequence[str] = PEER) -> None:
+    def __init__(
+        self,
+        specs: Sequence[Mapping[str, Any]],
+        *,
+        heard: Heard,
+        muttered: Callable[[int, str], None] = lambda number, line: None,
+        command: Sequence[str] = PEER,
+    ) -> None:
+        """`heard` takes the events of a child, `muttered` each line of its stderr."""
+        self._muttered = muttered
         self._command = command
         self._specs = specs
         self._heard = heard
@@ -64,8 +73,13 @@ class Children:
 
     async def _follow(self, number: int, process: Process) -> None:
         last_words: deque[str] = deque(maxlen=40)
+
+        def mutter(line: str) -> None:
+            last_words.append(line)
+            self._muttered(number, line)
+
         async with asyncio.TaskGroup() as group:
-            group.create_task(_read(process.stderr, last_words.append), name=f"demo:{number}:stderr")
+            group.create_task(_read(process.stderr, mutter), name=f"demo:{number}:stderr")
             await _read(process.stdout, lambda line: self._line(number, line))
         code = await process.wait()
         if code or number not in self._finished:
@@ -100,14 +114,15 @@ async def _start(command: Sequence[str], spec: Mapping[str, Any]) -> Process:
 async def _read(stream: asyncio.StreamReader | None, take: Callable[[str], object]) -> None:
     assert stream is not None
     while line := await stream.readline():
-        if text := line.decode(errors="replace").strip():
+        if text := line.decode(errors="replace").rstrip():
             take(text)
 
 
 def _sentence(words: Sequence[str]) -> str:
-    """What the child said for people: its own error line, else the last line of whatever it printed."""
+    """What the child said for people: its own error line, else the last line of its traceback that has words."""
     ours = [line.removeprefix("peerlearn: ") for line in words if line.startswith("peerlearn: ")]
-    return (ours or list(words) or [""])[-1]
+    spoken = [text for line in words if (text := line.strip(" |+-"))]
+    return (ours or spoken or [""])[-1]
 
 
 def _let_go(process: Process) -> None:

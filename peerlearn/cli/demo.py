@@ -66,8 +66,12 @@ async def _learn(options: Options, run_dir: Path, rows: Sequence[Progress], view
         rows[number].seen(event)
         view.seen(number, event)
 
+    def muttered(number: int, line: str) -> None:
+        with (run_dir / "stderr.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{rows[number].name}: {line}\n")
+
     with view:
-        await Children(specs, heard=heard).run()
+        await Children(specs, heard=heard, muttered=muttered).run()
 
 
 def _view(output: Output, rows: Sequence[Progress]) -> View:

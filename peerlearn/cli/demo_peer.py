@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import peerlearn as pl
-from peerlearn.cli.boundary import guarded
+from peerlearn.cli.boundary import guarded, leave
 from peerlearn.errors import NetworkError, PeerUnreachable
 from peerlearn.learning import demo, evaluate
 from peerlearn.orchestrator.training import Predict
@@ -26,8 +26,6 @@ from peerlearn.strategies.base import Strategy
 from peerlearn.transport.allocator import tune_allocator
 from peerlearn.types import Span
 
-ROUNDS = 12
-"""Enough for both methods to show what they do, within a minute or two on two cores."""
 MEETING = 60.0
 """Seconds until the others must have been found; the slowest of them imports torch on a busy machine."""
 
@@ -92,7 +90,7 @@ class DemoPeer:
         self._spec = spec
         self._peers = demo.demo_peers(spec.peers)
         self._name, self._own = list(self._peers.items())[spec.number]
-        self._rounds = ROUNDS if spec.rounds is None else spec.rounds
+        self._rounds = demo.DEMO_ROUNDS if spec.rounds is None else spec.rounds
         self._exam = Exam(self._own)
         self._out = Path(spec.out)
         self.released = asyncio.Event()
@@ -186,7 +184,7 @@ def main(argument: str) -> None:
 
 
 def run() -> NoReturn:
-    sys.exit(guarded(lambda: main(sys.argv[1])))
+    leave(guarded(lambda: main(sys.argv[1])))
 
 
 if __name__ == "__main__":

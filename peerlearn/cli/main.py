@@ -8,12 +8,14 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from peerlearn.cli.boundary import guarded
+from peerlearn.cli.boundary import guarded, leave
 from peerlearn.cli.output import Output
 from peerlearn.version import __version__
 
-# gRPC's fork handlers warn and may hang in a process that forks; read once, when grpc is imported.
+# Read once, when grpc is imported. Its fork handlers may hang a process that forks; and what it has to say about ports
+# and connections our commands say in one sentence: on stderr it would stand between our own lines.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 app = typer.Typer(
     name="peerlearn",
@@ -142,4 +144,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run() -> NoReturn:
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -23,7 +23,10 @@ class Hint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announcement:
-    """What may be shown to everybody on the LAN: no more than a short id, a hashed group tag, port and version."""
+    """What may be shown to everybody on the LAN: no more than a short id, a hashed group tag, port and version.
+
+    Port 0: somebody who only looks; nothing is announced, and hints are heard all the same.
+    """
 
     id_prefix: str
     group_hash: str

@@ -109,7 +109,7 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     digest = xxhash.xxh3_128(text.encode())
     for key in sorted(tensors):
         tensor = tensors[key]
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}")
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

@@ -19,7 +19,7 @@ from peerlearn.learning.errors import Diverged, Interrupted
 from peerlearn.learning.mark import Mark
 from peerlearn.learning.order import Order, derived, generator
 from peerlearn.learning.report import Report
-from peerlearn.learning.samples import Batch, Labelled
+from peerlearn.learning.samples import Batch, Labelled, WithLabels
 from peerlearn.learning.setup import Facts
 from peerlearn.learning.snapshot import Snapshot
 from peerlearn.types import Span
@@ -76,6 +76,8 @@ class Learner:
         self._batch_size = batch_size
         self.generator = generator("learner", seed)
         """For whatever a strategy draws at random: saved, and rolled back, with the learner."""
+        self.shown: Snapshot | None = None
+        """The latest snapshot: what others are given of it now."""
         self._architecture = state.architecture(self.state)
         self._start = state.fingerprint(self.state)
         self._steps = 0
@@ -126,12 +128,25 @@ class Learner:
         Raises Interrupted before a batch when `interrupt()` was called, LearnerError for a sample that cannot be used.
         """
         for _ in range(self._order.count(span)):
-            if self._stop.is_set():
-                self._stop.clear()
-                raise Interrupted
+            self.breathe()
             with self.chance("read"):
                 batch = self._samples.take(self._rows[self._order.next()])
             yield batch.to(self.device)
+
+    def passing(self) -> Iterator[Batch]:
+        """Every private sample once, ids rising, a few hundred at a time, on the learner's device; the order of
+        training does not move. Raises as `batches` does."""
+        for rows in self._rows.split(_PREDICT):
+            self.breathe()
+            with self.chance("read"):
+                batch = self._samples.take(rows)
+            yield batch.to(self.device)
+
+    def breathe(self) -> None:
+        """Between two steps of a loop of one's own: raises Interrupted when `interrupt()` was called."""
+        if self._stop.is_set():
+            self._stop.clear()
+            raise Interrupted
 
     def preview(self, span: Span) -> tuple[Batch, Batch]:
         """The first and the last batch of a span that is yet to come; nothing moves."""
@@ -171,6 +186,10 @@ class Learner:
         its next batch."""
         self._stop.set()
 
+    def go_on(self) -> None:
+        """Withdraw an interruption that nothing has met: training may go on."""
+        self._stop.clear()
+
     @contextmanager
     def chance(self, purpose: str) -> Iterator[None]:
         """Inside the block torch's global generators depend on this learner's seed and position alone, so that dropout
@@ -208,12 +227,9 @@ class Learner:
         return self.logits(x).softmax(dim=1)
 
     def evaluate(
-        self, data: Batch | None = None, *, predict: Callable[[Tensor], Tensor] | None = None
+        self, data: WithLabels | None = None, *, predict: Callable[[Tensor], Tensor] | None = None
     ) -> evaluation.Evaluation:
-        """Of `predict` (default: the learner's own) on `data` (default: what is held out; no samples when nothing is).
-
-        `data` is anything with x (N, ...) and y int64 (N,).
-        """
+        """Of `predict` (default: the learner's own) on `data` (default: what is held out; no samples when nothing is)."""
         data = data if data is not None else self.held_out
         if data is None:
             nothing = torch.zeros(self.classes, self.classes, dtype=torch.int64)
@@ -269,7 +285,10 @@ class Learner:
 
     def snapshot(self, version: int, extras: Any = None) -> Snapshot:
         """An immutable copy of the model as it is now; call it between two steps."""
-        return Snapshot(version, self.state, template=self.template, architecture=self._architecture, extras=extras)
+        self.shown = Snapshot(
+            version, self.state, template=self.template, architecture=self._architecture, extras=extras
+        )
+        return self.shown
 
     def state_dict(self) -> dict[str, Any]:
         """Copies of everything needed to go on to the same bits."""

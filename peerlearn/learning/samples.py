@@ -44,6 +44,16 @@ Labelled = Dataset | TensorDataset | tuple[Tensor, Tensor] | TorchDataset[Any] |
 """What a user may give as labelled data."""
 
 
+class WithLabels(Protocol):
+    """Inputs x (N, ...) and labels y int64 (N,) in memory: a Batch, a Dataset."""
+
+    @property
+    def x(self) -> Tensor: ...
+
+    @property
+    def y(self) -> Tensor: ...
+
+
 class Samples(Protocol):
     def __len__(self) -> int: ...
 

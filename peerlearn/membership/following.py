@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
 
 from peerlearn.clock import now
 from peerlearn.config import Limits, Timing
@@ -116,7 +116,7 @@ class Follower:
         try:
             async with asyncio.timeout(None) as silence:
                 self._watches[contact.id] = (contact.session, silence)
-                async with _closed(self._transport.watch(contact.address, self._me)) as notices:
+                async with aclosing(self._transport.watch(contact.address, self._me)) as notices:
                     async for notice in notices:
                         self._heed_notice(contact, notice)
                         if now() - reassured > self._timing.suspect_after / 2 and not self._watched_by(contact.id):
@@ -140,13 +140,3 @@ class Follower:
             self._directory.noticed_version(contact.id, contact.session, notice.version)
         # A notice of a kind that a newer minor version invented is a sign of life too.
         self._directory.beat(contact.id, contact.session, now())
-
-
-@asynccontextmanager
-async def _closed(notices: AsyncIterator[pb.Notice]) -> AsyncIterator[AsyncIterator[pb.Notice]]:
-    """Ends the call when the block ends early; an iterator that is no generator has nothing to end."""
-    try:
-        yield notices
-    finally:
-        if isinstance(notices, AsyncGenerator):
-            await notices.aclose()

@@ -19,11 +19,17 @@ class Compute(Protocol):
 
 
 class OwnThread:
-    """One thread of its own, so that the event loop stays free and the learner needs no lock."""
+    """One thread of its own, so that the event loop stays free and the learner needs no lock.
 
-    def __init__(self, name: str, *, interrupt: Callable[[], None] = lambda: None) -> None:
+    `interrupt` makes the call under way end soon, if it can; `go_on` withdraws that once the call has ended.
+    """
+
+    def __init__(
+        self, name: str, *, interrupt: Callable[[], None] = lambda: None, go_on: Callable[[], None] = lambda: None
+    ) -> None:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._interrupt = interrupt
+        self._go_on = go_on
 
     async def run(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         future = asyncio.get_running_loop().run_in_executor(self._executor, lambda: func(*args, **kwargs))
@@ -34,6 +40,7 @@ class OwnThread:
                 self._interrupt()
                 await asyncio.wait([future])
                 future.exception()  # retrieved: the interruption is our own doing
+                self._go_on()
 
     async def close(self) -> None:
         await asyncio.to_thread(self._executor.shutdown)

@@ -1,7 +1,7 @@
 """One exchange with several providers: choose, ask, remember what is held, hand the answers to the strategy."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from peerlearn.clock import now
@@ -53,6 +53,7 @@ class Exchanges:
         self._links = links
         self._aside = AsideList(now, first=timing.stall, most=12 * timing.stall)
         self._answers: dict[PeerId, list[Fetch]] = {}
+        self._names: dict[str, str] = {}
         self._misfits: dict[PeerId, tuple[str, int, str | None]] = {}
         self.asked = False
         self.nobody = False
@@ -75,6 +76,7 @@ class Exchanges:
             preferred=await self._compute.run(self._strategy.prefer, self._learner, fit),
             most=exchange.most if exchange.most is not None else self._most,
             lot=f"{self._learner.seed}:{round_}:{self._me.name}" if exchange.order == "random" else "",
+            pairs=str(round_ if at is None else at) if exchange.order == "pairs" else "",
         )
         if choice.providers or due_now:
             self._record(Decided(round=round_, why=choice.why))
@@ -82,6 +84,7 @@ class Exchanges:
             self.asked, self.nobody = due_now, not due_now
             return
         self.asked = True
+        self._names |= {card.id: card.name for card in fit}
         chosen = [card for card in fit if card.id in choice.providers]
         questions = await self._compute.run(lambda: [self._questions(card) for card in chosen])
         for card, asked in zip(chosen, questions, strict=True):
@@ -107,8 +110,13 @@ class Exchanges:
         self.taught_by = taught_by
         self.asked = False
 
+    def names(self, peers: Iterable[str]) -> tuple[str, ...]:
+        """As people know them, even when they have left since."""
+        return tuple(self._names.get(peer) or peer[:12] for peer in peers)
+
     async def receive(self, received: Received, *, round_: int) -> bool:
         """Hand over what somebody brought unasked; False when it did not fit."""
+        self._names[received.sender.id] = received.sender.name
         try:
             await self._compute.run(self._absorb, received)
         except KnowledgeError as exc:

@@ -247,7 +247,7 @@ class Orchestrator:
         self._record(
             Trained(
                 round=self.round, phase=phase, steps=report.steps, samples=report.samples, loss=report.loss,
-                seconds=now() - began, providers=self._names(report.providers), notes=report.notes,
+                seconds=now() - began, providers=self._exchanges.names(report.providers), notes=report.notes,
             )
         )  # fmt: skip
 
@@ -258,10 +258,7 @@ class Orchestrator:
         self._record(Evaluated(round=self.round, phase=phase, metrics=metrics))
 
     def _teachers(self) -> tuple[str, ...]:
-        return self._names(tuple(sorted(self._exchanges.taught_by)))
-
-    def _names(self, peers: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(c.card.name if (c := self._company.get(PeerId(p))) else p[:12] for p in peers)
+        return self._exchanges.names(sorted(self._exchanges.taught_by))
 
     async def _make_snapshot(self, version: int) -> None:
         snapshot, histogram = await self._compute.run(training.snapshot, self._strategy, self._learner, version)

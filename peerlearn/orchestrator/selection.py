@@ -55,18 +55,22 @@ def choose(
     preferred: Sequence[str] | None = None,
     most: int | None = None,
     lot: str = "",
+    pairs: str = "",
 ) -> Choice:
     """The `most` best candidates (all when None), best first; returned in id order.
 
     `aside` holds those that cannot or may not be asked now, each with its reason. Best is what the strategy prefers,
-    if it has a preference; else a lot, drawn from the text `lot` if one is given; else merit. Ties go by id.
+    if it has a preference; else a lot, drawn from the text `lot` if one is given; else the one partner with whom the
+    text `pairs` joins me, which joins all who use the same text and see the same company; else merit. Ties go by id.
     """
     names = {card.id: card.name or card.id[:8] for card in candidates}
-    ranked = _ranked(me, [card for card in candidates if card.id not in aside], preferred, lot)
+    fit = [card for card in candidates if card.id not in aside]
+    ranked = _paired(me, fit, pairs) if pairs and preferred is None else _ranked(me, fit, preferred, lot)
     chosen, left = ranked[:most], ranked[most:] if most is not None else []
     parts = [f"asking {names[peer]} ({why})" for peer, why in chosen]
     parts += [f"not {names[peer]} ({why}; {most} at most)" for peer, why in left]
     parts += [f"not {names[peer]} ({aside[peer]})" for peer in sorted(aside) if peer in names]
+    parts += ["sitting out: the number of peers is odd"] if fit and pairs and not ranked else []
     why = "; ".join(parts) if parts else "nobody to learn from is here"
     return Choice(tuple(sorted(peer for peer, _ in chosen)), why)
 
@@ -83,6 +87,14 @@ def _ranked(me: Card, fit: Sequence[Card], preferred: Sequence[str] | None, lot:
     merits = {card.id: merit(me, card) for card in fit}
     best = sorted(ids, key=lambda peer: (-merits[peer].score, peer))
     return [(peer, _in_words(merits[peer])) for peer in best]
+
+
+def _paired(me: Card, fit: Sequence[Card], pairs: str) -> list[tuple[PeerId, str]]:
+    """The one partner, or nobody: all, in the order of a draw, two by two."""
+    ids = {me.id, *(card.id for card in fit)}
+    drawn = sorted(ids, key=lambda peer: hashlib.sha256(f"{pairs}:{peer}".encode()).digest())
+    partner = drawn.index(me.id) ^ 1
+    return [(drawn[partner], "drawn as a pair")] if partner < len(drawn) else []
 
 
 def _in_words(merit: Merit) -> str:

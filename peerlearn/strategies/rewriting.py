@@ -92,7 +92,9 @@ class Rewriting:
         made = own if each_step else _detached(pipelines.layer(self._theirs, own))
         after = self._mean_loss(made, probes)
         if committed := guard is None or (isfinite(after) and after <= before * (1 + guard)):
-            learner.overwrite(self._named(made))
+            # what the maps left alone keeps its optimizer state
+            was = self._named(self.own)
+            learner.overwrite({name: t for name, t in self._named(made).items() if not torch.equal(t, was[name])})
         return Report(
             steps=steps,
             samples=samples,

@@ -1,6 +1,6 @@
 """Carrying messages between peers. Knows frames and addresses; knows no tensors, no strategies."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -54,7 +54,7 @@ class Transport(Protocol):
 
     async def introduce(self, to: Address, introduction: pb.Introduction) -> pb.Introduction: ...
 
-    def watch(self, to: Address, request: pb.WatchRequest) -> AsyncIterator[pb.Notice]:
+    def watch(self, to: Address, request: pb.WatchRequest) -> AsyncGenerator[pb.Notice, None]:
         """Notices as they come; ends when the peer ends the stream. The caller judges silence."""
         ...
 

@@ -1,6 +1,6 @@
 """The fabric over gRPC: one server, one cached channel per address, and the fast path for bodies."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -98,7 +98,7 @@ class GrpcTransport:
                 raise translated(peer, error) from error
         return read_introduction(data, self._limits)
 
-    async def watch(self, to: Address, request: pb.WatchRequest) -> AsyncIterator[pb.Notice]:
+    async def watch(self, to: Address, request: pb.WatchRequest) -> AsyncGenerator[pb.Notice, None]:
         peer = str(to)
         async with self._lines.to(to) as channel:
             watch: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(f"/{SERVICE}/Watch")

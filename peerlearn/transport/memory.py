@@ -3,7 +3,7 @@ can be cut. All waiting is asyncio's, so a virtual clock can drive it."""
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -104,7 +104,7 @@ class MemoryTransport:
             raise PeerUnreachable(str(to), "it left before it introduced itself")
         return read_introduction(reply, self._limits)
 
-    async def watch(self, to: Address, request: pb.WatchRequest) -> AsyncIterator[pb.Notice]:
+    async def watch(self, to: Address, request: pb.WatchRequest) -> AsyncGenerator[pb.Notice, None]:
         data = request.SerializeToString()
 
         async def answer(desk: Desk, pipe: "_MemoryPipe") -> None:

@@ -1,0 +1,1 @@
+"""What travels: knowledge as frames, frames as bytes, and the bounds on both."""

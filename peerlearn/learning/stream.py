@@ -1,0 +1,228 @@
+"""Request batches that come one after another, each served once: a seeded stream, and a learner that learns from it.
+
+The workloads of CLUE (Daga et al., section 7.1): classes are introduced, come and go, and overlap with another peer's
+or do not.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peerlearn.errors import ConfigError, StateError
+from peerlearn.learning.data import Dataset, Unlabelled
+from peerlearn.learning.learner import Learner, Loss
+from peerlearn.learning.order import Order, derived, generator
+from peerlearn.learning.samples import Labelled
+from peerlearn.learning.setup import Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """So many request batches in which the classes come in the proportions `mix`: class to weight."""
+
+    batches: int
+    mix: Mapping[int, float]
+
+    def __post_init__(self) -> None:
+        if self.batches < 1:
+            raise ConfigError(f"a phase of a stream lasts at least one batch, not {self.batches}")
+        if not self.mix or not all(weight > 0 for weight in self.mix.values()):
+            raise ConfigError(f"a phase of a stream needs classes with positive weights, not {dict(self.mix)}")
+
+
+def steady(classes: Sequence[int], *, batches: int = 120) -> tuple[Phase, ...]:
+    """The same classes, equally often, throughout."""
+    return (Phase(batches, dict.fromkeys(classes, 1.0)),)
+
+
+def introduction(
+    own: Sequence[int], new: Sequence[int], *, before: int = 20, after: int = 100, share: float = 0.3
+) -> tuple[Phase, ...]:
+    """Only `own` classes at first; then those of `new` are together a `share` of each batch, and stay."""
+    return (*steady(own, batches=before), Phase(after, _mixed(own, new, share)))
+
+
+def fluctuation(
+    own: Sequence[int],
+    new: Sequence[int],
+    *,
+    before: int = 20,
+    present: int = 30,
+    absent: int = 20,
+    times: int = 2,
+    share: float = 0.3,
+) -> tuple[Phase, ...]:
+    """Like `introduction`, but the `new` classes vanish again after `present` batches, and reappear after `absent`."""
+    if times < 1:
+        raise ConfigError(f"new classes appear at least once, not {times} times")
+    there, gone = Phase(present, _mixed(own, new, share)), steady(own, batches=absent)
+    return (*steady(own, batches=before), *(there, *gone) * (times - 1), there)
+
+
+def provider_classes(own: Sequence[int], new: Sequence[int], *, classes: int, overlapping: bool) -> tuple[int, ...]:
+    """What a peer sees that can help one with `own` classes when `new` ones appear there: `overlapping`, all of both;
+    else the new ones and, of the others, only those that are not `own`."""
+    if overlapping:
+        return tuple(sorted({*own, *new}))
+    return tuple(sorted({*new, *range(classes)} - (set(own) - set(new))))
+
+
+class Stream:
+    """Labelled request batches of `batch_size`, drawn from `data` by the seed alone.
+
+    The label of each request is drawn by the phase's proportions, then a sample of that class is taken that has not
+    been served, as long as there is one. The stream has as many batches as its phases together; a learner that asks
+    for more meets the batches of the last phase again. Raises ConfigError for a class without samples.
+    """
+
+    def __init__(self, data: Dataset, phases: Sequence[Phase], *, batch_size: int = 100, seed: int = 0) -> None:
+        if not phases or batch_size < 1:
+            raise ConfigError(f"a stream needs phases and batches of at least 1, not {len(phases)} and {batch_size}")
+        self.data, self.phases, self.batch_size, self.seed = data, tuple(phases), batch_size, seed
+        self.rows = _drawn(data, self.phases, batch_size, seed)  # int64 (batches, batch_size)
+
+    def __len__(self) -> int:
+        """Request batches until the stream begins to repeat its last phase."""
+        return len(self.rows)
+
+    def at(self, number: int) -> Tensor:
+        """Rows of `data` in request batch `number` (from 0), int64 (batch_size,)."""
+        last = self.phases[-1].batches
+        begin = len(self) - last
+        return self.rows[number if number < len(self) else begin + (number - begin) % last]
+
+    def counts(self, batches: int) -> Tensor:
+        """Requests per class in the first so many batches, int64 (classes,)."""
+        served = self.rows[: min(batches, len(self))].reshape(-1)
+        return torch.bincount(self.data.y[served], minlength=self.data.classes)
+
+    @cached_property
+    def fingerprint(self) -> int:
+        """Equal only for the same samples in the same batches."""
+        return derived(self.data.fingerprint, self.batch_size, self.rows.tolist())
+
+
+class InOrder(Order):
+    """The batches of a stream one after another: position (epoch, p) is batch epoch * len(stream) + p."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(len(stream) * stream.batch_size, stream.batch_size, seed=stream.seed)
+        self.per_epoch = len(stream)
+        self._stream = stream
+
+    @property
+    def served(self) -> int:
+        return self.epoch * self.per_epoch + self.position
+
+    def next(self) -> Tensor:
+        rows = self._stream.at(self.served)
+        self.skip(1)
+        return rows
+
+
+class StreamLearner(Learner):
+    """A learner whose private data is a stream: one step is one request batch, an epoch is the whole stream.
+
+    Everything else is as in `Learner`. `held_out`: labelled data of its own, for the gate; None: nothing is held out.
+    What is described as its histogram is what it has served so far, never what is yet to come.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        stream: Stream,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        held_out: Labelled | None = None,
+        seed: int = 0,
+        loss: Loss | None = None,
+        task: str = "",
+        public_sets: Sequence[Unlabelled] = (),
+        device: torch.device | str | None = None,
+        name: str = "",
+    ) -> None:
+        super().__init__(
+            model,
+            stream.data,
+            optimizer=optimizer,
+            classes=stream.data.classes,
+            batch_size=stream.batch_size,
+            held_out=0.0 if held_out is None else held_out,
+            seed=seed,
+            loss=loss,
+            task=task,
+            public_sets=public_sets,
+            device=device,
+            name=name,
+        )
+        self.stream = stream
+        self._requests = InOrder(stream)
+        self._order = self._requests
+
+    @property
+    def served(self) -> int:
+        """Request batches taken so far."""
+        return self._requests.served
+
+    def describe(self) -> Facts:
+        return replace(super().describe(), histogram=tuple(self.stream.counts(self.served).tolist()))
+
+    def sample(self, amount: int) -> Tensor:
+        """Inputs of the first requests, (k, ...) with k <= amount."""
+        return self.stream.data.x[self.stream.rows.reshape(-1)[:amount]]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "stream": self.stream.fingerprint}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Raises StateError, before anything is changed, when the state was saved beside another stream."""
+        if saved.get("stream") != self.stream.fingerprint:
+            raise StateError("this state was saved while learning from another stream; give the same data and phases")
+        super().load_state_dict(saved)
+
+
+def _mixed(own: Sequence[int], new: Sequence[int], share: float) -> dict[int, float]:
+    if not 0 < share < 1 or not own or not new or set(own) & set(new):
+        raise ConfigError(f"new classes need a share between 0 and 1, and to be others than one's own: {own}, {new}")
+    return {c: (1 - share) / len(own) for c in own} | {c: share / len(new) for c in new}
+
+
+def _drawn(data: Dataset, phases: Sequence[Phase], batch_size: int, seed: int) -> Tensor:
+    """Rows int64 (batches, batch_size)."""
+    every = {c for phase in phases for c in phase.mix}
+    decks = {c: _Deck(torch.nonzero(data.y == c).reshape(-1), c, seed) for c in sorted(every)}
+    batches: list[Tensor] = []
+    for phase in phases:
+        classes = torch.tensor(sorted(phase.mix))
+        weights = torch.tensor([phase.mix[int(c)] for c in classes], dtype=torch.float64)
+        for _ in range(phase.batches):
+            source = generator("requests", seed, len(batches))
+            labels = classes[torch.multinomial(weights, batch_size, replacement=True, generator=source)]
+            rows = torch.empty(batch_size, dtype=torch.int64)
+            for c in labels.unique().tolist():
+                rows[labels == c] = decks[c].deal(int((labels == c).sum()))
+            batches.append(rows)
+    return torch.stack(batches)
+
+
+class _Deck:
+    """The samples of one class, shuffled; shuffled anew when all have been dealt."""
+
+    def __init__(self, rows: Tensor, label: int, seed: int) -> None:
+        if not len(rows):
+            raise ConfigError(f"the stream is to show class {label}, of which its data holds no sample")
+        self._rows, self._named = rows, (label, seed)
+        self._laps = 0
+        self._left = rows[:0]
+
+    def deal(self, amount: int) -> Tensor:
+        while len(self._left) < amount:
+            source = generator("deck", *self._named, self._laps)
+            self._left = torch.cat([self._left, self._rows[torch.randperm(len(self._rows), generator=source)]])
+            self._laps += 1
+        dealt, self._left = self._left[:amount], self._left[amount:]
+        return dealt

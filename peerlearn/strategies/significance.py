@@ -1,0 +1,134 @@
+"""Which of a model's parameters matter for certain classes, and those of them that matter most, as sparse knowledge.
+
+CLUE (Daga et al.), section 5.2.1. Equation (1): the sensitivity of class c to parameter W_j is |d s_c / d W_j| with
+s_c the class's output summed over stored requests. For several classes the sensitivities are averaged; of each tensor
+the top Z % go out.
+"""
+
+import copy
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+
+from peerlearn.knowledge import Params, Sparse
+from peerlearn.learning.order import generator
+from peerlearn.learning.samples import Batch
+from peerlearn.learning.snapshot import Snapshot
+
+_CHUNK = 512
+Gradients = Mapping[str, Tensor]
+"""By name of parameter, each of its parameter's shape."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """What a provider needs to answer, beside the snapshot: the last request batches, on the CPU; labelled samples seen
+    per class; and, when sensitivities are gathered continuously, the sums of gradients per class."""
+
+    batches: tuple[Batch, ...]
+    seen: tuple[int, ...]
+    sums: Mapping[int, Gradients] | None = None
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Weights and biases by the names they have in the state; shared ones under each of their names. What else the
+    state holds (running statistics, counters) is not selected from: it goes whole."""
+    return {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.is_floating_point()}
+
+
+def class_gradients(model: nn.Module, batches: Sequence[Batch], classes: Iterable[int]) -> dict[int, Gradients]:
+    """d s_c / d W for each class: s_c sums the logit of c over the stored samples labelled c or, when there is none,
+    the softmax probability of c over all of them (own samples saturate the softmax, others drown the logit).
+
+    The model is not touched: the gradients are taken on a copy in eval mode. Without batches: zeros.
+    """
+    return _differentiate(model, batches, tuple(dict.fromkeys(classes)), fallback=True)
+
+
+def added(sums: Mapping[int, Gradients], model: nn.Module, batch: Batch) -> dict[int, Gradients]:
+    """The running sums with one more batch: signed gradients of the logits of the classes that are in it, by the model
+    as it is now. New tensors, so that what was published stays as it was."""
+    new = _differentiate(model, [batch], batch.y.unique().tolist(), fallback=False)
+    return {**sums, **{c: _sum(sums[c], grads) if c in sums else grads for c, grads in new.items()}}
+
+
+def sensitivity(gradients: Sequence[Gradients]) -> dict[str, Tensor]:
+    """sens = mean over classes of |d s_c / d W|: absolute per class first."""
+    return {name: torch.stack([g[name].abs() for g in gradients]).mean(dim=0) for name in gradients[0]}
+
+
+def by_sensitivity(snapshot: Snapshot, shown: Shown, classes: Sequence[int]) -> dict[str, Tensor]:
+    """Scores by which to select: the sums that were gathered, else gradients on the stored batches, on demand."""
+    wanted = tuple(dict.fromkeys(classes))
+    gathered = {c: shown.sums[c] for c in wanted if c in shown.sums} if shown.sums is not None else {}
+    missing = [c for c in wanted if c not in gathered]
+    grads = {**gathered, **(class_gradients(snapshot.module(), shown.batches, missing) if missing else {})}
+    return sensitivity([grads[c] for c in wanted])
+
+
+def by_lot(snapshot: Snapshot, classes: Sequence[int]) -> dict[str, Tensor]:
+    """The control: scores drawn at random, from the version and the classes alone."""
+    source = generator("by lot", snapshot.version, *sorted(set(classes)))
+    return {name: torch.rand(p.shape, generator=source) for name, p in weights_of(snapshot.module()).items()}
+
+
+def amount(top_percent: float, count: int) -> int:
+    """k = ceil(Z / 100 * n), in exact arithmetic."""
+    return math.ceil(Fraction(str(top_percent)) * count / 100)
+
+
+def top(scores: Tensor, k: int) -> Tensor:
+    """Flat positions of the k highest scores, rising, int64 (k,). Of equal scores the first come first: exactly k are
+    selected however many are zero, and a smaller selection is part of every larger one."""
+    flat = torch.nan_to_num(scores.reshape(-1))
+    if k == 0:
+        return torch.empty(0, dtype=torch.int64)
+    least = flat.kthvalue(len(flat) - k + 1).values
+    above = torch.nonzero(flat > least).reshape(-1)
+    level = torch.nonzero(flat == least).reshape(-1)[: k - len(above)]
+    return torch.cat([above, level]).sort().values
+
+
+def significant(snapshot: Snapshot, scores: Mapping[str, Tensor], top_percent: float) -> Params:
+    """The snapshot's values at the top Z % of each tensor, and (but for Z = 0) what is no parameter as it is."""
+    tensors: dict[str, Tensor | Sparse] = {}
+    for name, tensor in snapshot.state.items():
+        if name in scores:
+            indices = top(scores[name], amount(top_percent, tensor.numel()))
+            tensors[name] = Sparse(tuple(tensor.shape), indices, tensor.reshape(-1)[indices])
+        elif top_percent > 0:
+            tensors[name] = tensor
+    return Params(tensors=tensors, architecture=snapshot.architecture, version=snapshot.version)
+
+
+def _differentiate(
+    model: nn.Module, batches: Sequence[Batch], classes: Sequence[int], *, fallback: bool
+) -> dict[int, Gradients]:
+    twin = copy.deepcopy(model).eval().requires_grad_(False)
+    weights = weights_of(twin)
+    for weight in weights.values():
+        weight.requires_grad_(True)
+    stored = {c for batch in batches for c in batch.y.unique().tolist()}
+    sums: dict[int, dict[str, Tensor]] = {c: {n: torch.zeros(w.shape, dtype=w.dtype) for n, w in weights.items()}
+                                          for c in classes}  # fmt: skip
+    device = next(twin.parameters()).device
+    for batch in batches:
+        for x, y in zip(batch.x.split(_CHUNK), batch.y.split(_CHUNK), strict=True):
+            with torch.enable_grad():
+                logits = twin(x.to(device))
+                outputs = {c: logits[y.to(device) == c, c].sum() for c in classes if c in stored}
+                if fallback and len(outputs) < len(classes):
+                    chances = logits.softmax(dim=1)
+                    outputs |= {c: chances[:, c].sum() for c in classes if c not in stored}
+            for c, output in outputs.items():
+                grads = torch.autograd.grad(output, list(weights.values()), retain_graph=True, allow_unused=True)
+                sums[c] = _sum(sums[c], {n: g for n, g in zip(weights, grads, strict=True) if g is not None})
+    return dict(sums)
+
+
+def _sum(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t + two[name].cpu() if name in two else t for name, t in one.items()}
