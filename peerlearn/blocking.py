@@ -9,6 +9,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from torch import Tensor
 
 from peerlearn.directory import Contact
+from peerlearn.learning.dial import Dial, Prior
 from peerlearn.learning.report import Report
 from peerlearn.peer import Peer
 from peerlearn.types import Address, Card, PeerId
@@ -77,6 +78,10 @@ class BlockingPeer:
         """Run the app's own training function on the learner's thread."""
         return self._portal.call(lambda: self._peer.train(func, *args, **kwargs))
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Probabilities (B, C) for inputs (B, ...)."""
-        return self._portal.call(self._peer.predict, x)
+    def predict(self, x: Tensor, prior: Prior = "local") -> Tensor:
+        """Probabilities (B, C) for inputs (B, ...); `prior`: the class frequencies expected, see `Peer.predict`."""
+        return self._portal.call(lambda: self._peer.predict(x, prior=prior))
+
+    def calibrate(self) -> Dial:
+        """Fit the dial of `predict(prior=...)` on what is held out of the private data."""
+        return self._portal.call(self._peer.calibrate)

@@ -17,9 +17,11 @@ from peerlearn.directory import Contact, Directory
 from peerlearn.discovery.base import Discovery
 from peerlearn.discovery.mdns import Mdns
 from peerlearn.errors import ConfigError, PeerStopped, PeerUnreachable
+from peerlearn.learning.dial import Dial, Prior
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
 from peerlearn.membership import Membership
+from peerlearn.orchestrator import training
 from peerlearn.orchestrator.compute import Compute, OwnThread
 from peerlearn.orchestrator.exchange import Exchanges
 from peerlearn.orchestrator.fetch import Fetcher
@@ -118,6 +120,7 @@ class Peer:
         self._make_compute = compute or self._own_thread
         self.strategy.check(learner)
         self._opened = self._joined = False
+        self._dial: Dial | None = None
 
     # ---------------------------------------------------------------- what the app does
 
@@ -164,9 +167,19 @@ class Peer:
         are answered meanwhile. Training on the loop itself works too, but others hear nothing for as long."""
         return await self._compute.run(func, *args, **kwargs)
 
-    async def predict(self, x: Tensor) -> Tensor:
-        """Probabilities (B, C) for inputs (B, ...), by the strategy's own rule; waits for a span under way."""
-        return await self._compute.run(self.strategy.predict, self.learner, x)
+    async def predict(self, x: Tensor, *, prior: Prior = "local") -> Tensor:
+        """Probabilities (B, C) for inputs (B, ...), by the strategy's own rule; waits for a span under way.
+
+        `prior`: how often the classes are expected where the answer is used, see `dial.Prior`; for every strategy, and
+        without training. Raises ConfigError for a prior that is none.
+        """
+        return await self._compute.run(training.turned, self.strategy, self.learner, x, prior, self._dial)
+
+    async def calibrate(self) -> Dial:
+        """Fit the dial of `predict(prior=...)` to the model as it is now, on what is held out of the private data;
+        do it again after further training. Without held-out data the class counts alone decide."""
+        self._dial = await self._compute.run(training.calibrated, self.strategy, self.learner)
+        return self._dial
 
     def others(self) -> tuple[Contact, ...]:
         """Confirmed peers, alive or suspect, in id order."""

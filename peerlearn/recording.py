@@ -47,6 +47,15 @@ class Decided(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unfit(Event):
+    """This provider cannot teach this peer by its method at all; said once per card."""
+
+    kind = "unfit"
+    provider: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseStarted(Event):
     kind = "phase"
     round: int

@@ -45,7 +45,7 @@ def events(run_dir: Path, name: str) -> list[dict[str, Any]]:
 
 async def test_two_demos_at_once_do_not_mix(tmp_path):
     """Each of two demos on one LAN meets, learns from and reports its own peers only."""
-    common = ("--rounds", "2", "--peers", "2", "--json")
+    common = ("--rounds", "1", "--peers", "2", "--json")
     first = await start(*common, "--out", str(tmp_path / "first"))
     second = await start(*common, "--out", str(tmp_path / "second"), "--strategy", "pairwise")
     ids = []
@@ -67,7 +67,7 @@ async def test_two_demos_at_once_do_not_mix(tmp_path):
 
 def _check_result(result: dict[str, Any], strategy: str) -> None:
     assert list(result) == ["strategy", "rounds", "seconds", "bytes_received", "run_dir", "peers"]
-    assert (result["strategy"], result["rounds"]) == (strategy, 2)
+    assert (result["strategy"], result["rounds"]) == (strategy, 1)
     assert [p["name"] for p in result["peers"]] == ["amber", "birch"]
     assert sorted(c for p in result["peers"] for c in p["classes"]) == list(range(10))
     for peer, other in zip(result["peers"], ("birch", "amber"), strict=True):
@@ -92,7 +92,7 @@ def _check_run_directory(run_dir: Path) -> None:
 
 async def test_isolated_peers_meet_nobody_and_equal_their_twins(tmp_path):
     result, _ = await finish(
-        await start("--strategy", "isolated", "--rounds", "2", "--peers", "2", "--json", "--out", str(tmp_path / "run"))
+        await start("--strategy", "isolated", "--rounds", "1", "--peers", "2", "--json", "--out", str(tmp_path / "run"))
     )
     assert result["bytes_received"] == 0
     for peer in result["peers"]:

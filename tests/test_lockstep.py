@@ -7,7 +7,7 @@ import pytest
 from torch import Tensor
 
 from peerlearn.arguments import first_card
-from peerlearn.knowledge import Received
+from peerlearn.knowledge import Question, Received
 from peerlearn.learning.learner import Learner
 from peerlearn.orchestrator.gate import Gate
 from peerlearn.schedule import Local, Transfer
@@ -40,6 +40,7 @@ def directly(make: Callable[[], Strategy], ids: dict[str, PeerId]) -> dict[str, 
             strategy.local(me, local.span)
             for other in sorted((n for n in ids if n != name), key=lambda n: ids[n]):
                 question = strategy.ask(me, cards[other])
+                assert isinstance(question, Question)
                 answer = strategies[other].answer(snapshots[other], Asked(cards[name], question))
                 strategy.absorb(me, [Received(cards[other], answer, question.query)])  # type: ignore[arg-type]
             strategy.transfer(me, transfer.span)

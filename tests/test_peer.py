@@ -27,6 +27,7 @@ from peerlearn.recording import (
     Published,
     Tee,
     Trained,
+    Unfit,
 )
 from peerlearn.strategies.distillation import Distillation
 from peerlearn.strategies.isolated import Isolated
@@ -152,10 +153,12 @@ async def test_pairwise_between_architectures_is_refused_at_start_in_one_sentenc
     birch = village.peer("birch", learner([2, 3], 2, hidden=20), strategy="pairwise")
     async with gathered(amber, birch):
         await amber.run(1)
+        await amber.run(2)
     assert not village.events["amber"].of(Fetched)
-    (why,) = {e.why for e in village.events["amber"].of(Decided)}
-    assert "not birch" in why
-    assert "architecture" in why
+    (unfit,) = village.events["amber"].of(Unfit)  # said once
+    assert unfit.provider == "birch"
+    assert "pairwise transfer needs one architecture" in unfit.why
+    assert "not birch" in village.events["amber"].of(Decided)[0].why
 
 
 async def test_a_peer_of_another_strategy_is_not_asked_and_its_questions_are_refused() -> None:
@@ -254,6 +257,27 @@ async def test_cancelling_run_stops_training_and_another_run_goes_on() -> None:
         done = amber.rounds_done
         await amber.run(2)
         assert amber.rounds_done >= done + 2
+
+
+async def test_a_peer_is_driven_by_one_call_at_a_time() -> None:
+    village = Village()
+    async with village.peer("amber", learner([0, 1], 1), strategy="isolated") as amber, asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(amber.run(3))
+        await until(lambda: amber.rounds_done > 0)
+        with pytest.raises(ConfigError, match="one run"):
+            await amber.transfer()
+        await first
+        await amber.transfer()
+
+
+async def test_a_program_that_holds_its_loop_up_is_told_and_blames_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    village = Village()
+    amber, birch = village.peer("amber", learner([0, 1], 1)), village.peer("birch", learner([2, 3], 2))
+    async with gathered(amber, birch):
+        time.sleep(village.timing.gone_after + 0.2)  # noqa: ASYNC251  what an app does that trains on the loop
+        await asyncio.sleep(2 * village.timing.beat)
+        assert [c.name for c in amber.others() if c.alive] == ["birch"]
+    assert "held its event loop up" in caplog.text
 
 
 async def test_an_app_keeps_its_own_loop_and_its_next_answers_travel_while_it_trains() -> None:

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from peerlearn.cli.demo_view import ranges
 from peerlearn.cli.output import plain
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 SHORT = 8
 """Hex digits of an id that people need to tell peers apart."""
+
+WIDE = 130
+"""Columns from which on the table fits."""
 
 SHOWS = {
     Exposure.HISTOGRAM: "how many labelled samples it has of each class",
@@ -55,26 +59,29 @@ def in_full(contact: "Contact", everybody: Sequence["Contact"]) -> dict[str, Any
     return {**card, **in_short(contact, everybody), "layers": card["layers"]}
 
 
-def table(contacts: Sequence["Contact"]) -> Table:
+def listing(contacts: Sequence["Contact"], width: int) -> RenderableType:
+    """A row per peer; where the terminal is too narrow for that, three lines per peer."""
+    return _table(contacts) if width >= WIDE else Group(*(_block(contact, contacts) for contact in contacts))
+
+
+def _table(contacts: Sequence["Contact"]) -> Table:
     made = Table(box=None, pad_edge=False)
     for title in ("name", "id", "address", "model", "classes", "strategy", "exposes", "version", "status"):
         made.add_column(title, justify="right" if title == "version" else "left", overflow="fold")
     made.add_column("learns from", overflow="fold")
     for contact in contacts:
         card = contact.card
-        made.add_row(
-            plain(card.name),
-            card.id[:SHORT],
-            plain(str(contact.address)),
-            plain(_model(card)),
-            plain(_classes(card)),
-            plain(card.strategy),
-            plain(", ".join(sorted(card.exposes)) or "nothing"),
-            str(contact.version),
-            str(contact.status),
-            plain(", ".join(_teachers(card, contacts)) or "nobody"),
-        )
+        cells = (card.name, card.id[:SHORT], str(contact.address), _model(card), _classes(card), card.strategy)
+        more = (_exposes(card), str(contact.version), str(contact.status), _taught(card, contacts))
+        made.add_row(*map(plain, cells + more))
     return made
+
+
+def _block(contact: "Contact", everybody: Sequence["Contact"]) -> Text:
+    card = contact.card
+    head = f"{card.name}  {card.id[:SHORT]}  {contact.address}  {contact.status}, version {contact.version}"
+    what = f"    {_model(card)}; classes {_classes(card)}; {card.strategy}, learns from {_taught(card, everybody)}"
+    return Text("\n").join([plain(head), plain(what), plain(f"    exposes {_exposes(card)}")])
 
 
 def page(contact: "Contact", everybody: Sequence["Contact"]) -> Group:
@@ -116,7 +123,7 @@ def _facts(contact: "Contact", everybody: Sequence["Contact"]) -> Mapping[str, s
         "exposes": ", ".join(shows) or "nothing",
         "public sets": ", ".join(public) or "none",
         "version": str(contact.version),
-        "learns from": ", ".join(_teachers(card, everybody)) or "nobody",
+        "learns from": _taught(card, everybody),
         "metrics": ", ".join(f"{name} {value:.4g}" for name, value in card.metrics.items()) or "none",
         "TLS": card.certificate_sha256.hex() or "none: plain gRPC",
     }
@@ -139,3 +146,11 @@ def _classes(card: Card) -> str:
 def _teachers(card: Card, everybody: Sequence["Contact"]) -> list[str]:
     names = {contact.id: contact.name for contact in everybody}
     return [names.get(peer, peer[:SHORT]) for peer in card.learns_from]
+
+
+def _taught(card: Card, everybody: Sequence["Contact"]) -> str:
+    return ", ".join(_teachers(card, everybody)) or "nobody"
+
+
+def _exposes(card: Card) -> str:
+    return ", ".join(sorted(card.exposes)) or "nothing"

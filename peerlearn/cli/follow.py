@@ -1,6 +1,7 @@
 """What `peerlearn up` shows while it runs: one line that is drawn over on a terminal, else a line per happening."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,9 @@ from rich.live import Live
 from peerlearn.cli.output import Output, plain
 from peerlearn.cli.progress import Progress
 from peerlearn.recording import Event, Sink, as_json
+
+ROUND_LINES_EVERY = 1.0
+"""Seconds."""
 
 
 @contextmanager
@@ -29,6 +33,7 @@ class _Teller:
     def __init__(self, output: Output, row: Progress) -> None:
         self._output = output
         self._row = row
+        self._last_round = -ROUND_LINES_EVERY
 
     def __call__(self, event: Event) -> None:
         seen = json.loads(as_json(event, seconds=0.0))
@@ -46,10 +51,19 @@ class _Teller:
                 return Progress.company(event)
             case {"kind": "fetch-failed"}:
                 return f"no answer from {event['provider']}: {event['why']}"
+            case {"kind": "unfit"}:
+                return f"cannot learn from {event['provider']}: {event['why']}"
             case {"kind": "gated", "kept": False}:
                 return f"transfer rolled back: {event['why']}"
             case {"kind": "refused"}:
                 return f"refused {event['consumer'][:12]}: {event['detail']}"
-            case {"kind": "published", "version": version} if version > 0 and not self._output.live:
+            case {"kind": "published", "version": version} if version > 0 and self._is_time():
                 return self._row.line()
         return None
+
+    def _is_time(self) -> bool:
+        """Rounds may end many times a second; people and logs want to hear of them once."""
+        if self._output.live or time.monotonic() - self._last_round < ROUND_LINES_EVERY:
+            return False
+        self._last_round = time.monotonic()
+        return True

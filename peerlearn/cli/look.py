@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.console import RenderableType
 from rich.live import Live
 
 from peerlearn.cli import cards, choices
@@ -53,7 +54,7 @@ async def _list(where: Where, output: Output) -> None:
         here, problems = observer.directory.here(), observer.problems
     output.result({"peers": [cards.in_short(contact, here) for contact in here], "problems": list(problems)})
     if here and not output.as_json:
-        output.console.print(cards.table(here))
+        output.console.print(cards.listing(here, output.console.width))
     elif not here:
         group = f"of group {where.group_tag!r}" if where.group_tag else "without a group tag"
         output.say(f"Nobody {group} answered within {where.seconds:g} s; if somebody should: peerlearn doctor")
@@ -66,9 +67,11 @@ async def _watch(where: Where, output: Output) -> None:
     async with _looking(where, watch=True) as observer:
         directory = observer.directory
         if output.live and not output.as_json:
-            with Live(
-                console=output.console, get_renderable=lambda: cards.table(list(directory)), refresh_per_second=2
-            ):
+
+            def now_here() -> RenderableType:
+                return cards.listing(list(directory), output.console.width)
+
+            with Live(console=output.console, get_renderable=now_here, refresh_per_second=2):
                 await asyncio.Event().wait()
         said: object = None
         while True:
@@ -77,8 +80,8 @@ async def _watch(where: Where, output: Output) -> None:
             if now != said:
                 said = now
                 output.result({"peers": now, "problems": list(observer.problems)})
-                if not output.as_json:
-                    output.console.print(cards.table(everybody))
+                if everybody and not output.as_json:
+                    output.console.print(cards.listing(everybody, output.console.width))
             await observer.changed()
 
 

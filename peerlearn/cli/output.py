@@ -1,12 +1,16 @@
 """Where a command's words go: people read the console, programs read one JSON object on the last line of stdout."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
+
+PIPE_COLUMNS = 160
+"""Where nobody looks at columns, a row is a line: so that grep and awk can read tables too."""
 
 
 def plain(text: str) -> Text:
@@ -20,6 +24,8 @@ class Output:
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
         self.console = Console(stderr=as_json, highlight=False)
+        if not self.console.is_terminal and "COLUMNS" not in os.environ:
+            self.console.width = PIPE_COLUMNS
         self._errors = Console(stderr=True, highlight=False)
 
     @property

@@ -229,7 +229,7 @@ class Learner:
     def evaluate(
         self, data: WithLabels | None = None, *, predict: Callable[[Tensor], Tensor] | None = None
     ) -> evaluation.Evaluation:
-        """Of `predict` (default: the learner's own) on `data` (default: what is held out; no samples when nothing is)."""
+        """Of `predict` (default: the learner's own) on `data` (default: what is held out, which may be nothing)."""
         data = data if data is not None else self.held_out
         if data is None:
             nothing = torch.zeros(self.classes, self.classes, dtype=torch.int64)

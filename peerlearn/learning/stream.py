@@ -16,8 +16,9 @@ from peerlearn.errors import ConfigError, StateError
 from peerlearn.learning.data import Dataset, Unlabelled
 from peerlearn.learning.learner import Learner, Loss
 from peerlearn.learning.order import Order, derived, generator
-from peerlearn.learning.samples import Labelled
+from peerlearn.learning.samples import Batch, Labelled
 from peerlearn.learning.setup import Facts
+from peerlearn.learning.state import in_mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,29 @@ class StreamLearner(Learner):
         if saved.get("stream") != self.stream.fingerprint:
             raise StateError("this state was saved while learning from another stream; give the same data and phases")
         super().load_state_dict(saved)
+
+
+def learn(learner: Learner, batch: Batch, *, passes: int = 1, minibatch: int = 0) -> tuple[int, float]:
+    """Train on this request batch: `passes` over it, in steps on nearly equal parts of at most `minibatch` samples (0:
+    on all of it at once; one pass is then just what `Learner.fit` does). Returns the optimizer steps made and the mean
+    loss per sample. Raises Diverged."""
+    parts = _parts(batch, minibatch) * passes
+    total = 0.0
+    with in_mode(learner.model, training=True):
+        for n, part in enumerate(parts):
+            with learner.chance(f"step {n}" if n else "step"):
+                total += learner.descend(learner.loss(learner.model(part.x), part.y)) * len(part)
+    return len(parts), total / (len(batch) * passes)
+
+
+def _parts(batch: Batch, size: int) -> list[Batch]:
+    """None with a single sample (BatchNorm cannot train on one) where it can be helped."""
+    if not size:
+        return [batch]
+    wanted = -(-len(batch) // size)
+    count = wanted if size == 1 else min(wanted, max(1, len(batch) // 2))
+    whole = (torch.tensor_split(t, count) for t in (batch.x, batch.y, batch.ids))
+    return [Batch(*part) for part in zip(*whole, strict=True)]
 
 
 def _mixed(own: Sequence[int], new: Sequence[int], share: float) -> dict[int, float]:

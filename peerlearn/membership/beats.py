@@ -1,11 +1,14 @@
 """Beats: told to all watchers at even times, and the moment at which the silence of others is judged."""
 
 import asyncio
+import logging
 
 from peerlearn.clock import now
 from peerlearn.config import Timing
 from peerlearn.directory import Directory
 from peerlearn.membership.notices import Watchers
+
+log = logging.getLogger("peerlearn")
 
 
 async def beat_on(directory: Directory, watchers: Watchers | None, timing: Timing) -> None:
@@ -17,6 +20,12 @@ async def beat_on(directory: Directory, watchers: Watchers | None, timing: Timin
             # The loop itself was held up (a debugger, a suspended machine): nobody else is to blame for that time.
             directory.excuse(late)
             start += late
+            if late > timing.suspect_after:
+                log.warning(
+                    "this program held its event loop up for %.1f s; nobody could reach this peer meanwhile: "
+                    "train by `await peer.train(function)`, or use BlockingPeer",
+                    late,
+                )
         if watchers is not None:
             watchers.beat(count)
         directory.tick(now())

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Final
 
 from peerlearn.clock import now
 from peerlearn.config import Timing
@@ -15,10 +16,12 @@ from peerlearn.orchestrator.compute import Compute
 from peerlearn.orchestrator.fetch import Fetch, Fetcher
 from peerlearn.orchestrator.news import Company
 from peerlearn.orchestrator.selection import choose
-from peerlearn.recording import Decided, Fetched, FetchFailed, Record
+from peerlearn.recording import Decided, Fetched, FetchFailed, Record, Unfit
 from peerlearn.schedule import Exchange
 from peerlearn.strategies.base import Strategy
 from peerlearn.types import Card, PeerId
+
+_NOBODY: Final = ("", -1, None)
 
 
 class Exchanges:
@@ -66,7 +69,7 @@ class Exchanges:
     ) -> None:
         """Send questions to the chosen providers; `at`: the version wanted of each (lockstep)."""
         cards = [contact.card for contact in self._company.alive() if self._links(contact.card)]
-        misfits = await self._compute.run(self._weigh, cards)
+        misfits = await self._weigh(cards)
         aside = {c.id: why for c in cards if (why := misfits[c.id] or self._aside.why(c)) is not None}
         fit = [card for card in cards if card.id not in aside]
         choice = choose(
@@ -124,12 +127,14 @@ class Exchanges:
             return False
         return True
 
-    def _weigh(self, cards: list[Card]) -> dict[PeerId, str | None]:
-        """Why each of these cannot teach me; asked of the strategy once per card."""
-        for card in cards:
-            known = self._misfits.get(card.id)
-            if known is None or known[:2] != (card.session, card.serial):
-                why = training.misfit(self._strategy, self._learner, card)
+    async def _weigh(self, cards: list[Card]) -> dict[PeerId, str | None]:
+        """Why each of these cannot teach me; asked of the strategy, and said, once per card."""
+        new = [card for card in cards if self._misfits.get(card.id, _NOBODY)[:2] != (card.session, card.serial)]
+        if new:
+            whys = await self._compute.run(lambda: [training.misfit(self._strategy, self._learner, c) for c in new])
+            for card, why in zip(new, whys, strict=True):
+                if why is not None and why != self._misfits.get(card.id, _NOBODY)[2]:
+                    self._record(Unfit(provider=card.name, why=why))
                 self._misfits[card.id] = (card.session, card.serial, why)
         return {card.id: self._misfits[card.id][2] for card in cards}
 

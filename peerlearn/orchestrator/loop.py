@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from peerlearn.clock import now
-from peerlearn.errors import KnowledgeError, PeerStopped, StateError
+from peerlearn.errors import ConfigError, KnowledgeError, PeerStopped, StateError
 from peerlearn.knowledge import Received
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
@@ -86,7 +86,7 @@ class Orchestrator:
         self._brought: deque[Received] = deque()
         self._changed = asyncio.Event()
         self._rested = asyncio.Event()
-        self._over = False
+        self._driven = self._over = False
 
     # ---------------------------------------------------------------- driven from outside
 
@@ -103,6 +103,9 @@ class Orchestrator:
 
     async def rounds(self, amount: int | None, *, app_trains: bool = False) -> None:
         """Do `amount` more rounds (None: until cancelled). With `app_trains`, local phases are left to the app."""
+        if self._driven:
+            raise ConfigError("one run() or transfer() at a time: another one of this peer is still under way")
+        self._driven = True
         self._app_trains = app_trains
         self._goal = None if amount is None else self.round + amount
         self._triggered.extend(self._first)
@@ -113,6 +116,7 @@ class Orchestrator:
         try:
             await self._rested.wait()
         finally:
+            self._driven = False
             self._goal = self.round
         if self._over:
             raise PeerStopped("this peer has stopped: its block was left, or a step failed")

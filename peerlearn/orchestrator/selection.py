@@ -90,11 +90,10 @@ def _ranked(me: Card, fit: Sequence[Card], preferred: Sequence[str] | None, lot:
 
 
 def _paired(me: Card, fit: Sequence[Card], pairs: str) -> list[tuple[PeerId, str]]:
-    """The one partner, or nobody: all, in the order of a draw, two by two."""
-    ids = {me.id, *(card.id for card in fit)}
-    drawn = sorted(ids, key=lambda peer: hashlib.sha256(f"{pairs}:{peer}".encode()).digest())
-    partner = drawn.index(me.id) ^ 1
-    return [(drawn[partner], "drawn as a pair")] if partner < len(drawn) else []
+    """The one partner, or nobody: all, in the order of a draw, two by two. By name, so that a run can be repeated."""
+    drawn = sorted([me, *fit], key=lambda c: (hashlib.sha256(f"{pairs}:{c.name}".encode()).digest(), c.id))
+    partner = drawn.index(me) ^ 1
+    return [(drawn[partner].id, "drawn as a pair")] if partner < len(drawn) else []
 
 
 def _in_words(merit: Merit) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from peerlearn.learning import evaluate
+from peerlearn.learning.dial import Dial, Prior
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
@@ -63,6 +64,20 @@ def measured(
     strategy: Strategy, learner: Learner, measure: Callable[[Predict], Mapping[str, float]]
 ) -> Mapping[str, float]:
     return measure(lambda x: strategy.predict(learner, x))
+
+
+def turned(strategy: Strategy, learner: Learner, x: Tensor, prior: Prior, dial: Dial | None) -> Tensor:
+    """What a user gets under these class frequencies, (B, C); without a dial, by the class counts alone."""
+    if prior == "local":
+        return strategy.predict(learner, x)
+    fitted = dial if dial is not None else Dial.of(learner.describe().histogram)
+    return fitted.turned(strategy.predict(learner, x), prior)
+
+
+def calibrated(strategy: Strategy, learner: Learner) -> Dial:
+    """A dial by the class counts and what the method predicts for held-out samples."""
+    dial, held = Dial.of(learner.describe().histogram), learner.held_out
+    return dial if held is None else dial.calibrated(strategy.predict(learner, held.x), held.y)
 
 
 def snapshot(strategy: Strategy, learner: Learner, version: int) -> tuple[Snapshot, tuple[int, ...]]:

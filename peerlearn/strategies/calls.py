@@ -86,6 +86,11 @@ class Calls:
         wrong = sum(int(served.own_wrong[chosen].sum()) for served in self._served[-batches:])
         return requests > 0 and wrong / requests <= self.watch.level
 
+    def gained(self, batches: int) -> bool:
+        """Whether the answers were better than one's own model's alone, over the last so many batches."""
+        recent = self._served[-batches:]
+        return sum(int((served.own_wrong - served.wrong).sum()) for served in recent) > 0
+
     def counts(self, batches: int) -> tuple[int, ...]:
         """Requests per class in the last so many batches; empty before the first."""
         recent = [served.requests for served in self._served[-batches:]]

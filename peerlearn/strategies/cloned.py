@@ -4,7 +4,6 @@ Lee, Yoo and Kwak 2020, "Asynchronous edge learning using cloned knowledge disti
 from the same weights, so that the student can follow without forgetting. Defaults are those measured in the prototypes.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
@@ -21,6 +20,7 @@ from peerlearn.schedule import Exchange, Local, Publish, Schedule, Transfer
 from peerlearn.strategies import answers, cloning, teaching
 from peerlearn.strategies.base import Asked, Base
 from peerlearn.strategies.cloning import Recipe, Reduce, Teacher
+from peerlearn.strategies.options import check_choices, check_least
 from peerlearn.strategies.returning import Returns
 from peerlearn.types import Card, Exposure, Span, epochs
 
@@ -84,17 +84,9 @@ class Cloned(Base):
 
     def __post_init__(self) -> None:
         choices = {"role": ("hub", "edge"), "init": get_args(Init), "reduce": get_args(Reduce)}
-        for option, allowed in choices.items():
-            if getattr(self, option) not in allowed:
-                raise ConfigError(
-                    f"cloned: {option} {getattr(self, option)!r} is not one of {', '.join(map(repr, allowed))}"
-                )
-        for option in ("members", "memory", "turn", "visits", "first_epochs", "edge_epochs", "hub_epochs"):
-            least = 0 if option.endswith("epochs") else 1
-            if getattr(self, option) < least:
-                raise ConfigError(f"cloned: {option} must be at least {least}, not {getattr(self, option)}")
-        if not 0 <= self.weight < math.inf:
-            raise ConfigError(f"cloned: weight cannot be negative: {self.weight}")
+        check_choices(self.name, self, choices)
+        check_least(self.name, self, dict.fromkeys(("members", "memory", "turn", "visits"), 1))
+        check_least(self.name, self, dict.fromkeys(("first_epochs", "edge_epochs", "hub_epochs", "weight"), 0))
         if self.suspect is not None and not 0 <= self.suspect <= 1:
             raise ConfigError(f"cloned: suspect must be a share between 0 and 1, or None, not {self.suspect}")
         teaching.check_weights(self.name, 0, self.temperature)
@@ -130,6 +122,8 @@ class Cloned(Base):
     def misfit(self, learner: Learner, provider: Card) -> str | None:
         if self.role == "hub":
             return "a hub asks nobody: edges bring what they have learned"
+        if self.hub and provider.name != self.hub and not (len(self.hub) >= 6 and provider.id.startswith(self.hub)):
+            return f"{provider.name} is not the hub {self.hub!r}"
         if provider.architecture != learner.architecture:
             return f"{provider.name} has another architecture; a clone of its model would not be one of this model"
         return None
@@ -137,13 +131,12 @@ class Cloned(Base):
     # ---- the edge's questions
 
     def prefer(self, learner: Learner, candidates: Sequence[Card]) -> Sequence[str]:
-        """One hub: whom the clone came from while members are owed; nobody while there is nothing to ask."""
+        """Whom the clone came from while members are owed; nobody while there is nothing to ask."""
         if self._owed:
             return [card.id for card in candidates if card.id == self._clone["sender"]]
         if self._clone.get("fresh") or self._visited >= self.visits:
             return []
-        named = (card for card in candidates if card.name == self.hub or card.id.startswith(self.hub))
-        return [card.id for card in named]
+        return [card.id for card in candidates]
 
     def ask(self, learner: Learner, provider: Card) -> Sequence[Question]:
         """The clone (or, from scratch, the mere permission); later the members, the last one against a receipt."""
@@ -207,7 +200,8 @@ class Cloned(Base):
                 self._owed = False
             return
         held = (self._clone.get("sender"), self._clone.get("session"), self._clone.get("version"))
-        if about == held or self._clone.get("fresh") or is_receipt != (self.init == "scratch"):
+        spent = self._visited >= self.visits or self._clone.get("fresh")
+        if about == held or spent or is_receipt != (self.init == "scratch"):
             return
         self._visited += 1
         sender, session, version = about

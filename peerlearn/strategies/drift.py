@@ -65,10 +65,14 @@ class Watch:
         return _rolling(self._errors, self._window) > self.limit
 
     @property
+    def level(self) -> float:
+        """The error at which one's own model does as well as before the drift."""
+        return self.limit if math.isnan(self.base) else self.base + self._tolerance
+
+    @property
     def back(self) -> bool:
-        """Whether one's own model alone does as well as before the drift."""
-        level = self.limit if math.isnan(self.base) else self.base + self._tolerance
-        return _rolling(self._own, self._window) <= level
+        """Whether it does so now."""
+        return _rolling(self._own, self._window) <= self.level
 
     def observe(self, wrong: Tensor, own_wrong: Tensor) -> Change:
         """One request batch: bool (B,) each, where a request was answered wrongly. Returns what has changed."""

@@ -6,13 +6,13 @@ was made. What users get is the mean of the probabilities of one's own model and
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from peerlearn.errors import KnowledgeError
-from peerlearn.knowledge import Params, Sparse
+from peerlearn.knowledge import Params, Received, Sparse
 from peerlearn.learning import state
 from peerlearn.learning.learner import Learner
 from peerlearn.strategies import teaching
@@ -55,6 +55,42 @@ class Helper:
     classes: tuple[int, ...]
     born: int
     tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Came:
+    """What one provider gave: for which `call`, and which classes were asked of it."""
+
+    call: int
+    classes: tuple[int, ...]
+    knowledge: Params
+
+    def state_dict(self) -> dict[str, Any]:
+        tensors = {
+            name: {"shape": list(t.shape), "indices": t.indices, "values": t.values} if isinstance(t, Sparse) else t
+            for name, t in self.knowledge.tensors.items()
+        }
+        k = self.knowledge
+        about = {"architecture": k.architecture, "version": k.version, "member": k.member, "tensors": tensors}
+        return {"call": self.call, "classes": list(self.classes), **about}
+
+    @classmethod
+    def restored(cls, saved: Mapping[str, Any]) -> Self:
+        tensors = {
+            name: t if isinstance(t, Tensor) else Sparse(tuple(t["shape"]), t["indices"], t["values"])
+            for name, t in saved["tensors"].items()
+        }
+        about = {key: saved[key] for key in ("architecture", "version", "member")}
+        params = Params(tensors=tensors, **about)
+        return cls(saved["call"], tuple(saved["classes"]), params)
+
+
+def came_of(received: Received, call: int) -> Came:
+    """Raises KnowledgeError for what does not answer a question of one's own for parameters of certain classes."""
+    asked = received.asked.select.get("classes") if received.asked is not None else None
+    if not isinstance(received.knowledge, Params) or not isinstance(asked, list):
+        raise KnowledgeError(f"{received.sender.name} gave what no helper can be made of: nobody asked for it")
+    return Came(call, tuple(c for c in asked if isinstance(c, int)), received.knowledge)
 
 
 class Pool:
@@ -125,16 +161,14 @@ def check(learner: Learner, knowledge: Params, top_percent: float) -> None:
     )
 
 
-def filled(
-    own: Mapping[str, Tensor], came: Mapping[str, Tensor | Sparse], *, fill: Literal["target", "zero"] = "target"
-) -> dict[str, Tensor]:
-    """Equation (2): a whole state, of what came and, where nothing came, of one's own values or of zeros (parameters
-    only). Copies, on the CPU."""
+def filled(own: Mapping[str, Tensor], came: Mapping[str, Tensor | Sparse], *, zero: bool = False) -> dict[str, Tensor]:
+    """Equation (2): a whole state, of what came and, where nothing came, of one's own values or (`zero`) of zeros.
+    Copies, on the CPU."""
     whole = {}
     for name, mine in state.copied(own).items():
         theirs = came.get(name, mine)
         if isinstance(theirs, Sparse):
-            flat = torch.zeros_like(mine).reshape(-1) if fill == "zero" else mine.reshape(-1)
+            flat = torch.zeros_like(mine).reshape(-1) if zero else mine.reshape(-1)
             flat[theirs.indices] = theirs.values
             theirs = flat.reshape(mine.shape)
         whole[name] = theirs.clone()

@@ -293,7 +293,10 @@ class MHD(Base):
 
     def _answering(self, learner: Learner, head: int) -> nn.Module:
         """By head 0 to m; -1 is the last of these."""
-        return _network(learner).by_head(head if head >= 0 else self._heads(learner) + 1 + head)
+        m = self._heads(learner)
+        if not -m <= head + 1 <= m + 1:
+            raise LearnerError(f"mhd: heads 0 to {m} are trained, and -1 is the last of them; there is no head {head}")
+        return _network(learner).by_head(head if head >= 0 else m + 1 + head)
 
     def _asked_heads(self, learner: Learner) -> int:
         """How many of a provider's heads are wanted: the last one teaches nobody but its own level."""

@@ -40,7 +40,7 @@ def to_ask(
     if likeness == "random":
         return [card.id for card in sorted(candidates, key=lambda c: derived(lot, c.id))[:most]]
     ranked = sorted(candidates, key=lambda c: (-near[c.id], c.id))
-    whole = [card.id for card in ranked if len(covered(card, wanted)) == len(wanted)]
+    whole: list[str] = [card.id for card in ranked if len(covered(card, wanted)) == len(wanted)]
     return whole[:most] or [card.id for card in _cover(ranked, set(wanted))]
 
 

@@ -36,8 +36,8 @@ class Pairwise(Base):
     maps live on from phase to phase. `commit` step: each new layer is at once the own layer of the next step, as in
     the paper's Algorithm 1; measured to collapse. `rest`: the learner's optimizer trains all other parameters by the
     same loss. `direction` reverse: KL(own || provider). `teacher` layer: only the layer and those after it travel,
-    and the provider's outputs are its layers on one's own features, which needs a common start. `guard`: a phase that makes the
-    loss on its first and last batch worse by more than this share is not committed; None: commit whatever comes.
+    and the provider's outputs are its layers on one's own features, which needs a common start. `guard`: a phase that
+    makes the loss on its first and last batch worse by more than this share is not committed; None: always commit.
     `control`: replaces the providers' layer by noise of the same spread, or their outputs by uniform ones, to see what
     the knowledge is worth.
     """

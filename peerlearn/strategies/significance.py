@@ -10,16 +10,19 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from peerlearn.knowledge import Params, Sparse
+from peerlearn.errors import KnowledgeError
+from peerlearn.knowledge import Json, Params, Sparse
 from peerlearn.learning.order import generator
 from peerlearn.learning.samples import Batch
 from peerlearn.learning.snapshot import Snapshot
 
 _CHUNK = 512
+Picker = Literal["sensitivity", "random"]
 Gradients = Mapping[str, Tensor]
 """By name of parameter, each of its parameter's shape."""
 
@@ -32,6 +35,30 @@ class Shown:
     batches: tuple[Batch, ...]
     seen: tuple[int, ...]
     sums: Mapping[int, Gradients] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    classes: tuple[int, ...]
+    top_percent: float
+    picker: Picker
+
+
+def read(select: Mapping[str, Json], seen: Sequence[int], *, unseen: bool) -> Wanted:
+    """A consumer's question. Raises KnowledgeError when it makes no sense here: when classes are not different ones
+    that exist or, unless `unseen` are allowed, when there is one of which no sample was seen."""
+    asked, share, picker = (select.get(key) for key in ("classes", "top_percent", "picker"))
+    named = tuple(c for c in asked if type(c) is int and 0 <= c < len(seen)) if isinstance(asked, list) else ()
+    if not named or not isinstance(asked, list) or len(set(named)) < len(asked):
+        raise KnowledgeError(f"classes must be a list of different numbers below {len(seen)}")
+    if not unseen and (strange := [c for c in named if not seen[c]]):
+        raise KnowledgeError(f"I have seen no sample of class {strange[0]}")
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 100:
+        raise KnowledgeError("top_percent must be a number from 0 to 100")
+    chosen = next((known for known in get_args(Picker) if known == picker), None)
+    if chosen is None:
+        raise KnowledgeError(f"picker must be one of {', '.join(get_args(Picker))}")
+    return Wanted(named, share, chosen)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

@@ -97,14 +97,38 @@ class Card(_message.Message):
     def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., session: _Optional[str] = ..., serial: _Optional[int] = ..., group_tag: _Optional[str] = ..., protocol: _Optional[_Union[Protocol, _Mapping]] = ..., software: _Optional[str] = ..., addresses: _Optional[_Iterable[_Union[Address, _Mapping]]] = ..., task: _Optional[str] = ..., classes: _Optional[int] = ..., histogram: _Optional[_Iterable[int]] = ..., architecture: _Optional[str] = ..., start: _Optional[str] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., strategy: _Optional[str] = ..., exposes: _Optional[_Iterable[str]] = ..., public_sets: _Optional[_Iterable[_Union[PublicSet, _Mapping]]] = ..., version: _Optional[int] = ..., learns_from: _Optional[_Iterable[str]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., certificate_sha256: _Optional[bytes] = ...) -> None: ...
 
 class SignedCard(_message.Message):
-    __slots__ = ("card", "public_key", "signature")
+    __slots__ = ("card", "public_key", "signature", "certificates")
     CARD_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
     card: bytes
     public_key: bytes
     signature: bytes
-    def __init__(self, card: _Optional[bytes] = ..., public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    certificates: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, card: _Optional[bytes] = ..., public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., certificates: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Revocations(_message.Message):
+    __slots__ = ("group", "serial", "certificates", "peers")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    group: str
+    serial: int
+    certificates: _containers.RepeatedScalarFieldContainer[bytes]
+    peers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, group: _Optional[str] = ..., serial: _Optional[int] = ..., certificates: _Optional[_Iterable[bytes]] = ..., peers: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class SignedRevocations(_message.Message):
+    __slots__ = ("list", "signature", "links")
+    LIST_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
+    list: bytes
+    signature: bytes
+    links: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, list: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., links: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Acquaintance(_message.Message):
     __slots__ = ("id", "addresses")
@@ -115,18 +139,20 @@ class Acquaintance(_message.Message):
     def __init__(self, id: _Optional[str] = ..., addresses: _Optional[_Iterable[_Union[Address, _Mapping]]] = ...) -> None: ...
 
 class Introduction(_message.Message):
-    __slots__ = ("protocol", "group_tag", "card", "observed", "known")
+    __slots__ = ("protocol", "group_tag", "card", "observed", "known", "revocations")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     GROUP_TAG_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
     OBSERVED_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
+    REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
     protocol: Protocol
     group_tag: str
     card: SignedCard
     observed: str
     known: _containers.RepeatedCompositeFieldContainer[Acquaintance]
-    def __init__(self, protocol: _Optional[_Union[Protocol, _Mapping]] = ..., group_tag: _Optional[str] = ..., card: _Optional[_Union[SignedCard, _Mapping]] = ..., observed: _Optional[str] = ..., known: _Optional[_Iterable[_Union[Acquaintance, _Mapping]]] = ...) -> None: ...
+    revocations: SignedRevocations
+    def __init__(self, protocol: _Optional[_Union[Protocol, _Mapping]] = ..., group_tag: _Optional[str] = ..., card: _Optional[_Union[SignedCard, _Mapping]] = ..., observed: _Optional[str] = ..., known: _Optional[_Iterable[_Union[Acquaintance, _Mapping]]] = ..., revocations: _Optional[_Union[SignedRevocations, _Mapping]] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ("id", "session")
@@ -149,16 +175,18 @@ class Goodbye(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class Notice(_message.Message):
-    __slots__ = ("beat", "version", "card", "goodbye")
+    __slots__ = ("beat", "version", "card", "goodbye", "revocations")
     BEAT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
     beat: Beat
     version: int
     card: SignedCard
     goodbye: Goodbye
-    def __init__(self, beat: _Optional[_Union[Beat, _Mapping]] = ..., version: _Optional[int] = ..., card: _Optional[_Union[SignedCard, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+    revocations: SignedRevocations
+    def __init__(self, beat: _Optional[_Union[Beat, _Mapping]] = ..., version: _Optional[int] = ..., card: _Optional[_Union[SignedCard, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., revocations: _Optional[_Union[SignedRevocations, _Mapping]] = ...) -> None: ...
 
 class TensorHeader(_message.Message):
     __slots__ = ("name", "dtype", "shape", "encoding", "stored", "cast_from", "scale")

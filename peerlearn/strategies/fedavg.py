@@ -1,0 +1,202 @@
+"""Federated averaging: all train for some epochs, all go on from the mean of their weights.
+
+McMahan et al. 2017, "Communication-efficient learning", theta <- sum_k n_k theta_k / sum_k n_k; with a globally shared
+subset in everybody's pool Zhao et al. 2018, "Federated learning with non-iid data".
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from peerlearn.errors import ConfigError, KnowledgeError
+from peerlearn.knowledge import Answer, Params, Query, Question, Received
+from peerlearn.learning.learner import Learner
+from peerlearn.learning.report import Report
+from peerlearn.learning.snapshot import Snapshot
+from peerlearn.schedule import Exchange, Local, Publish, Schedule, Transfer
+from peerlearn.strategies import answers, averaging, robust, teaching
+from peerlearn.strategies.averaging import Inbox, Piece
+from peerlearn.strategies.base import Asked, Base
+from peerlearn.strategies.memory import conditional
+from peerlearn.types import Card, Exposure, PublicSet, Span, epochs, steps
+
+_AVERAGE = (Exchange(early=False), Transfer(steps(0)))
+
+
+@dataclass
+class FedAvg(Base):
+    """`role` all: no hub; everybody asks everybody and averages what is new with its own. peer: brings its weights to
+    the hub, waits for the hub's next model, and goes on from it; a peer begins from the hub's model. hub: does not
+    train; averages as soon as contributions of `cohort` peers have come, and those who come later count for the next
+    average. A peer whose hub is gone learns alone.
+
+    `local_epochs`: E, of a peer's round. `aggregate`: `weighted` by the numbers of labelled samples, which the cards
+    then show; `mean`: everybody counts once, and nobody shows them; `median`, `trimmed-mean`, `krum`: bear some who
+    lie (robust.py), `liars` of them. `hub`: the hub's name or the start of its id; empty: whoever answers as one.
+
+    Each average overwrites the weights, so that every round begins with a fresh optimizer. BatchNorm's running
+    statistics are averaged too, its counter of batches never.
+    """
+
+    name: ClassVar[str] = "fedavg"
+
+    role: Literal["all", "peer", "hub"] = "all"
+    local_epochs: int = 1
+    aggregate: robust.Rule = "weighted"
+    liars: int = 0
+    cohort: int = 0
+    hub: str = ""
+
+    _inbox: Inbox = field(default_factory=Inbox, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.role not in ("all", "peer", "hub"):
+            raise ConfigError(f"{self.name}: role {self.role!r} is not one of all, peer, hub")
+        if self.local_epochs < 1:
+            raise ConfigError(f"{self.name}: local_epochs must be at least 1, not {self.local_epochs}")
+        robust.check_rule(self.name, self.aggregate, self.liars)
+        if self.hub and self.role != "peer":
+            raise ConfigError(f"{self.name}: only a peer has a hub to name, not role {self.role}")
+        if self.cohort and self.role != "hub":
+            raise ConfigError(f"{self.name}: only a hub waits for a cohort, not role {self.role}")
+        least = robust.least_models(self.aggregate, self.liars)
+        if self.role == "hub" and self.cohort < least:
+            raise ConfigError(
+                f"{self.name}: a hub must know how many peers make an average: set cohort, here to at least {least}"
+            )
+
+    # ---- what it shows and when
+
+    @property
+    def needs(self) -> frozenset[Exposure]:
+        counts = {Exposure.HISTOGRAM} if self.aggregate == "weighted" and self.role != "peer" else set()
+        return frozenset({Exposure.PARAMS_FULL, *counts})
+
+    @property
+    def exposes(self) -> frozenset[Exposure]:
+        counts = {Exposure.HISTOGRAM} if self.aggregate == "weighted" and self.role != "hub" else set()
+        return frozenset({Exposure.PARAMS_FULL, *counts})
+
+    @property
+    def schedule(self) -> Schedule:
+        if self.role == "hub":
+            return Schedule(cycle=(), on={"received": (Transfer(steps(0)),), "averaged": (Publish(),)})
+        cycle = (Local(epochs(self.local_epochs)), Publish(), *_AVERAGE)
+        return Schedule(cycle=cycle, first=_AVERAGE if self.role == "peer" else ())
+
+    def misfit(self, learner: Learner, provider: Card) -> str | None:
+        if self.role == "hub":
+            return "a hub asks nobody; peers bring what it averages"
+        if self.hub and provider.name != self.hub and not (len(self.hub) >= 6 and provider.id.startswith(self.hub)):
+            return f"{provider.name} is not the hub {self.hub!r}"
+        return self._unfit(learner, provider)
+
+    # ---- the exchange
+
+    def ask(self, learner: Learner, provider: Card) -> Question | Sequence[Question]:
+        held = self._inbox.heard(provider)
+        if self.role != "peer":
+            return Question(conditional(Query(want="params", select={"model": "own"}), held, provider))
+        query = Query(want="params", select={"model": "average"})
+        shown = averaging.shown(learner, self.publish)
+        if shown.version == 0:  # nothing trained has been shown: begin from the hub's model as it is
+            return Question(query, after=0)
+        bring = Question(Query(want="nothing"), brings=averaging.brought(shown))
+        return [bring, Question(query, after=1 if held is None else held + 1)]
+
+    def answer(self, snapshot: Snapshot, asked: Asked) -> Answer:
+        query = asked.question.query
+        select = {"all": {"model": "own"}, "hub": {"model": "average"}}.get(self.role)
+        if query.want == "params" and select is not None and dict(query.select) == select:
+            return answers.whole_model(snapshot)
+        return answers.not_mine(f"{self.name} in the role {self.role}", query)
+
+    def absorb(self, learner: Learner, received: Sequence[Received]) -> None:
+        new = self._inbox.new(received)
+        for each in new:
+            self._check(learner, each)
+        for each in new:
+            self._inbox.put(each, teaching.dense(each.knowledge))
+
+    def forget(self, provider: str) -> None:
+        self._inbox.forget(provider)
+
+    # ---- the mean
+
+    def transfer(self, learner: Learner, span: Span) -> Report:
+        """No steps: the average takes the place of the weights. Raises KnowledgeError, nothing changed, when there
+        are too few models for the rule."""
+        if len(self._inbox) < max(1, self.cohort):
+            return Report()
+        pieces = self._inbox.take()
+        senders = tuple(piece.sender for piece in pieces)
+        if self.role == "hub":
+            learner.overwrite(self._aggregated(pieces))
+            return Report(providers=senders, events=("averaged",))
+        if self.role == "peer":
+            return self._go_on_from(learner, pieces)
+        mine = Piece("", "", 0, sum(learner.describe().histogram), averaging.own(learner))
+        everybody = sorted([mine, *pieces], key=lambda piece: averaging.content_key(piece.tensors))
+        learner.overwrite(self._aggregated(everybody))
+        return Report(providers=senders)
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return self._inbox.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._inbox.load_state_dict(state)
+
+    def _unfit(self, learner: Learner, card: Card) -> str | None:
+        return averaging.unfit(learner, card)
+
+    def _check(self, learner: Learner, received: Received) -> None:
+        if (why := self._unfit(learner, received.sender)) is not None:
+            raise KnowledgeError(why)
+        knowledge: Params = averaging.admitted(learner, received)
+        if Exposure.HISTOGRAM in self.needs and not received.sender.histogram:
+            raise KnowledgeError(f"{received.sender.name} does not show how many samples it has; its weight is unknown")
+        teaching.check_teacher(learner, knowledge)
+
+    def _go_on_from(self, learner: Learner, pieces: Sequence[Piece]) -> Report:
+        """The model of the hub (the mean, if there are several). A hub that has averaged nothing yet has nothing for
+        a learner that has trained already, as an app's own loop does before its first transfer."""
+        pieces = [piece for piece in pieces if piece.version > 0 or learner.steps == 0]
+        if not pieces:
+            return Report()
+        learner.overwrite(robust.mean([piece.tensors for piece in pieces]))
+        return Report(providers=tuple(piece.sender for piece in pieces))
+
+    def _aggregated(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        states, samples = [piece.tensors for piece in pieces], [piece.samples for piece in pieces]
+        return robust.aggregated(self.aggregate, states, samples, liars=self.liars)
+
+
+@dataclass
+class FedAvgShared(FedAvg):
+    """Zhao et al.: FedAvg in which everybody's private set holds one and the same small labelled subset G of all
+    classes (learning.partition_shared makes it and adds it to the parts). That all hold the same G is checked: every
+    learner names its inputs as a public set, `Learner(public_sets=[whole.subset(ids).unlabelled("shared")])`.
+
+    `shared`: the name of that public set.
+    """
+
+    name: ClassVar[str] = "fedavg-shared"
+
+    shared: str = "shared"
+
+    def check(self, learner: Learner) -> None:
+        if self._subset(learner) is None:
+            held = ", ".join(public.name for public in learner.public_sets) or "none"
+            raise ConfigError(
+                f"{self.name} needs the shared subset as a public set named {self.shared!r} (there is {held}): "
+                f"Learner(public_sets=[whole.subset(ids).unlabelled({self.shared!r})])"
+            )
+
+    def _subset(self, learner: Learner) -> PublicSet | None:
+        return next((public.card for public in learner.public_sets if public.name == self.shared), None)
+
+    def _unfit(self, learner: Learner, card: Card) -> str | None:
+        mine = self._subset(learner)
+        if mine is None or mine.fingerprint not in {public.fingerprint for public in card.public_sets}:
+            return f"{card.name} does not hold the shared subset {self.shared!r} that this learner holds"
+        return super()._unfit(learner, card)

@@ -1,0 +1,149 @@
+"""What edges have brought a FedGKT hub: features, logits and labels by sample id, the latest of each edge."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peerlearn.errors import KnowledgeError
+from peerlearn.knowledge import Knowledge, Outputs, Received
+from peerlearn.learning.state import check_finite, dtype_name, fingerprint
+
+DATASET = "private"
+"""Name under which an edge shows outputs on its private set."""
+_NAMES = frozenset({"feature", "logits", "label"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Brought:
+    """All of one edge's private samples, ids rising: feature (N, ...), logits (N, C), label int64 (N,)."""
+
+    sender: str
+    session: str
+    version: int
+    arrival: int
+    fingerprint: str
+    ids: Tensor
+    feature: Tensor
+    logits: Tensor
+    label: Tensor
+    start: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reply:
+    """The hub's logits (N, C) on one edge's samples, ids rising int64 (N,)."""
+
+    fingerprint: str
+    ids: Tensor
+    logits: Tensor
+
+
+def mark_of(ids: Tensor, label: Tensor) -> str:
+    """Fingerprint of a private set as far as its edge shows it: ids int64 (N,) rising, and their labels (N,)."""
+    return fingerprint({"ids": ids, "label": label.long()})
+
+
+def check_brought(knowledge: Knowledge, feature_shape: tuple[int, ...], classes: int) -> Outputs:
+    """Raises KnowledgeError unless these are a whole set of finite features, logits and labels that fit the hub."""
+    if not isinstance(knowledge, Outputs) or knowledge.dataset != DATASET:
+        raise KnowledgeError("an edge brings outputs on its private samples, and nothing else")
+    if set(knowledge.tensors) != _NAMES:
+        raise KnowledgeError(f"outputs named {', '.join(sorted(knowledge.tensors)) or 'nothing'} came")
+    n = len(knowledge.ids)
+    if n == 0 or knowledge.ids.dtype != torch.int64 or len(knowledge.ids.unique()) < n:
+        raise KnowledgeError("sample ids must be int64, at least one, and none of them twice")
+    _check(knowledge, "feature", (n, *feature_shape), (torch.float32, torch.float16))
+    _check(knowledge, "logits", (n, classes), (torch.float32,))
+    _check(knowledge, "label", (n,), (torch.uint8, torch.int64))
+    label = knowledge.tensors["label"].long()
+    if not bool(((label >= 0) & (label < classes)).all()):
+        raise KnowledgeError(f"labels must lie in 0..{classes - 1}")
+    order = knowledge.ids.argsort()
+    if knowledge.fingerprint != mark_of(knowledge.ids[order], label[order]):
+        raise KnowledgeError("the fingerprint is not that of the ids and labels that came")
+    return knowledge
+
+
+def _check(outputs: Outputs, name: str, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...]) -> None:
+    tensor = outputs.tensors[name]
+    if tuple(tensor.shape) != shape or tensor.dtype not in dtypes:
+        raise KnowledgeError(f"{name} must be {shape}, not {dtype_name(tensor)} {tuple(tensor.shape)}")
+    check_finite(name, tensor)
+
+
+class FeatureStore:
+    """At most one entry per edge. Says which have come since the hub last trained, and whether it must wait on."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Brought] = {}
+        self._arrivals = 0
+        self._impatient = 0
+        """The arrival with which an edge came a second time before the hub had trained."""
+        self._trained = 0
+        """The arrival up to which the hub has trained. Never goes back, even when a transfer is rolled back."""
+
+    def is_new(self, received: Received) -> bool:
+        kept = self._kept.get(received.sender.id)
+        return kept is None or kept.session != received.sender.session or (received.knowledge.version > kept.version)
+
+    def keep(self, received: Received, outputs: Outputs) -> None:
+        """What was found new and fitting, put in the order of its ids."""
+        sender = received.sender.id
+        self._arrivals += 1
+        if any(entry.sender == sender for entry in self.fresh()):
+            self._impatient = self._arrivals
+        order = outputs.ids.argsort()
+        self._kept[sender] = Brought(
+            sender=sender,
+            session=received.sender.session,
+            version=outputs.version,
+            arrival=self._arrivals,
+            fingerprint=outputs.fingerprint,
+            ids=outputs.ids[order],
+            feature=outputs.tensors["feature"][order],
+            logits=outputs.tensors["logits"][order],
+            label=outputs.tensors["label"][order].long(),
+            start=received.sender.start,
+        )
+
+    def all(self) -> list[Brought]:
+        """In edge-id order, so that the order of arrival does not matter."""
+        return [self._kept[sender] for sender in sorted(self._kept)]
+
+    def fresh(self) -> list[Brought]:
+        """What has come since the hub last trained, in edge-id order."""
+        return [entry for entry in self.all() if entry.arrival > self._trained]
+
+    def due(self, edges: int) -> bool:
+        """Whether the hub is to train now: so many edges have come since, or one of them has lost patience with those
+        who have not."""
+        fresh = len(self.fresh())
+        return fresh >= edges or (fresh > 0 and self._impatient > self._trained)
+
+    def settle(self) -> None:
+        """All that is here has been trained on."""
+        self._trained = self._arrivals
+
+    def histogram(self, classes: int) -> tuple[int, ...]:
+        """Samples per class over all entries."""
+        labels = [entry.label for entry in self.all()]
+        return tuple(torch.bincount(torch.cat(labels), minlength=classes).tolist()) if labels else (0,) * classes
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "kept": [{name: getattr(entry, name) for name in Brought.__slots__} for entry in self.all()],
+            "arrivals": self._arrivals,
+            "impatient": self._impatient,
+            "trained": self._trained,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._kept = {kept["sender"]: Brought(**kept) for kept in state["kept"]}
+        self._arrivals, self._impatient = int(state["arrivals"]), int(state["impatient"])
+        self._trained = max(self._trained, int(state["trained"]))

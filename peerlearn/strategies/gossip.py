@@ -1,0 +1,110 @@
+"""Gossip averaging: after each local epoch two peers meet, and both leave with the mean of their weights.
+
+Boyd et al. 2006, "Randomized gossip algorithms": theta_i, theta_j <- (theta_i + theta_j) / 2.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from peerlearn.errors import ConfigError
+from peerlearn.knowledge import Answer, Query, Question, Received
+from peerlearn.learning.learner import Learner
+from peerlearn.learning.report import Report
+from peerlearn.learning.snapshot import Snapshot
+from peerlearn.schedule import Exchange, Local, Publish, Schedule, Transfer
+from peerlearn.strategies import answers, averaging, robust, teaching
+from peerlearn.strategies.averaging import Inbox
+from peerlearn.strategies.base import Asked, Base
+from peerlearn.types import Card, Exposure, Span, epochs, steps
+
+Pairing = Literal["lot", "pairs"]
+
+
+def meetings(pairing: Pairing) -> Schedule:
+    """A local epoch, then one meeting. What is shown between the two is the weights before it, afterwards those after.
+
+    `lot`: each peer draws one neighbour, asks it and brings its own weights, which the neighbour uses as soon as its
+    span under way has ended. `pairs`: all are drawn into pairs, and the two of a pair ask each other.
+    """
+    order: Literal["random", "pairs"] = "random" if pairing == "lot" else "pairs"
+    meeting = (Exchange(early=False, most=1, order=order), Transfer(steps(0)))
+    on = {"received": (Transfer(steps(0)),)} if pairing == "lot" else {}
+    return Schedule(cycle=(Local(epochs(1)), Publish(), *meeting, Publish()), on=on)
+
+
+def check_pairing(strategy: str, pairing: str) -> None:
+    if pairing not in ("lot", "pairs"):
+        raise ConfigError(f"{strategy}: pairing {pairing!r} is not one of lot, pairs")
+
+
+@dataclass
+class Gossip(Base):
+    """`pairing` lot: Boyd's asynchronous model, for peers at their own pace; the meeting is exact when the neighbour
+    is between two spans, else its answer is of before the span. `pairs`: the synchronous model, for lockstep:
+    the same bits in every run; with an odd number of peers one sits each round out.
+
+    Floating tensors are averaged in float64, BatchNorm's running statistics among them, its counter of batches never;
+    what the optimizer had gathered for them is dropped. A gate that rolls a meeting back breaks the law of the mean
+    for that pair.
+    """
+
+    name: ClassVar[str] = "gossip"
+
+    pairing: Pairing = "lot"
+
+    _inbox: Inbox = field(default_factory=Inbox, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_pairing(self.name, self.pairing)
+
+    @property
+    def needs(self) -> frozenset[Exposure]:
+        return frozenset({Exposure.PARAMS_FULL})
+
+    @property
+    def exposes(self) -> frozenset[Exposure]:
+        return frozenset({Exposure.PARAMS_FULL})
+
+    @property
+    def schedule(self) -> Schedule:
+        return meetings(self.pairing)
+
+    def misfit(self, learner: Learner, provider: Card) -> str | None:
+        return averaging.unfit(learner, provider)
+
+    def ask(self, learner: Learner, provider: Card) -> Question:
+        query = Query(want="params")
+        if self.pairing == "pairs":
+            return Question(query)
+        return Question(query, brings=averaging.brought(averaging.shown(learner, self.publish)))
+
+    def answer(self, snapshot: Snapshot, asked: Asked) -> Answer:
+        query = asked.question.query
+        if query.want == "params" and not query.select:
+            return answers.whole_model(snapshot)
+        return answers.not_mine(self.name, query)
+
+    def absorb(self, learner: Learner, received: Sequence[Received]) -> None:
+        new = self._inbox.new(received)
+        for each in new:
+            teaching.check_teacher(learner, averaging.admitted(learner, each))
+        for each in new:
+            self._inbox.put(each, teaching.dense(each.knowledge))
+
+    def forget(self, provider: str) -> None:
+        self._inbox.forget(provider)
+
+    def transfer(self, learner: Learner, span: Span) -> Report:
+        """No steps: the mean of one's own present weights and all that wait."""
+        pieces = self._inbox.take()
+        if not pieces:
+            return Report()
+        learner.overwrite(robust.mean([averaging.own(learner), *(piece.tensors for piece in pieces)]))
+        return Report(providers=tuple(piece.sender for piece in pieces))
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return self._inbox.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._inbox.load_state_dict(state)
