@@ -1,16 +1,22 @@
 """What a Peer is given, checked and completed before anything is opened."""
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from peerlearn.discovery.interfaces import is_loopback
 from peerlearn.errors import ConfigError
 from peerlearn.learning.learner import Learner
+from peerlearn.orchestrator.exposure import EVERYBODY, Allowance
+from peerlearn.security.group import Group
 from peerlearn.strategies.base import Strategy
 from peerlearn.types import Address, Card, Exposure, PeerId
 from peerlearn.version import __version__
 
 NAME_CHARS = 64
+
+Expose = Iterable[Exposure | str] | Mapping[str, Iterable[Exposure | str]]
+"""What may be shown: to everybody; or by peer, by its id (in full) or name, and "*" for all others."""
 
 
 def name_of(name: str) -> str:
@@ -20,34 +26,62 @@ def name_of(name: str) -> str:
     return name or f"peer-{secrets.token_hex(3)}"
 
 
-def listen_address(listen: Address | str | None, *, insecure: bool) -> Address:
-    """Loopback unless told otherwise; beyond loopback only with `insecure`. Fails closed with ConfigError."""
+def listen_address(listen: Address | str | None, *, insecure: bool, group: bool = False) -> Address:
+    """Loopback unless told otherwise; beyond loopback only with a group, or with `insecure`. Fails closed with
+    ConfigError."""
+    if insecure and group:
+        raise ConfigError("a group and --insecure (insecure=True) exclude one another: leave one of them out")
     if listen is None:
-        return Address("0.0.0.0" if insecure else "127.0.0.1", 0)
+        return Address("0.0.0.0" if insecure or group else "127.0.0.1", 0)
     address = listen if isinstance(listen, Address) else Address.parse(listen, default_port=0)
-    if not insecure and not is_loopback(address.host):
+    if not insecure and not group and not is_loopback(address.host):
         raise ConfigError(
             f"listening on {address} would let everybody on the network in, unencrypted: "
-            "add --insecure (insecure=True) if that is what you want, or listen on 127.0.0.1"
+            "give it a --group (peerlearn group new), or listen on 127.0.0.1; "
+            "or add --insecure (insecure=True) if that is what you want"
         )
     return address
 
 
-def exposures(strategy: Strategy, expose: Iterable[Exposure | str] | None) -> frozenset[Exposure]:
-    """What this peer may show: just what its strategy shows, or the allow-list given, which must cover that."""
+def group_of(group: Group | Path | str | None) -> Group | None:
+    """The group, read when it is a path. Raises GroupError; an empty path is none (ConfigError), not no group."""
+    if group is None or isinstance(group, Group):
+        return group
+    if not str(group).strip():
+        raise ConfigError("the name of the group file is empty: name one, or leave the group out")
+    return Group.load(group)
+
+
+def allowance(strategy: Strategy, expose: Expose | None) -> Allowance:
+    """What this peer may show to whom: just what its strategy shows, or the allow-list given, which must cover that.
+
+    Class counts stand in the card, which is the same for all: they are shown to everybody or to nobody.
+    """
     if expose is None:
-        return strategy.exposes
-    try:
-        allowed = frozenset(Exposure(item) for item in expose)
-    except ValueError as exc:
-        raise ConfigError(f"{exc}; exposures are: {_listed(frozenset(Exposure))}") from exc
-    missing = strategy.exposes - allowed
+        return Allowance(strategy.exposes)
+    if isinstance(expose, Mapping):
+        rules = {who: _exposures(what) for who, what in expose.items()}
+        allowed = Allowance(rules.pop(EVERYBODY, frozenset()), rules)
+    else:
+        allowed = Allowance(_exposures(expose))
+    missing = strategy.exposes - allowed.anybody
     if missing:
         raise ConfigError(
-            f"{strategy.name} shows {_listed(strategy.exposes)}, but only {_listed(allowed)} is allowed: "
+            f"{strategy.name} shows {_listed(strategy.exposes)}, but only {_listed(allowed.anybody)} is allowed: "
             f"allow {_listed(missing)} too, or choose another strategy"
         )
+    if Exposure.HISTOGRAM in allowed.anybody - allowed.everybody:
+        raise ConfigError(
+            f"{Exposure.HISTOGRAM} stands in the card, which all see: allow it to everybody ({EVERYBODY!r}), or nobody"
+        )
     return allowed
+
+
+def _exposures(items: Iterable[Exposure | str]) -> frozenset[Exposure]:
+    try:
+        return frozenset(Exposure(item) for item in items)
+    except ValueError as exc:
+        raise ConfigError(f"{exc}; exposures are: {_listed(frozenset(Exposure))}") from exc
 
 
 def links(learn_from: Iterable[str] | None) -> Callable[[Card], bool]:

@@ -59,8 +59,10 @@ def brisk() -> Timing:
 class Limits:
     """Bounds on what a peer can make us hold. Checked on declared sizes, before anything is allocated."""
 
-    body_bytes: int = 2048 * MIB
+    body_bytes: int = 256 * MIB
     """Of one message's tensors, before compression."""
+    held_bytes: int = 512 * MIB
+    """Of all that questions bring at once; one more is refused as busy."""
     tensors: int = 4096
     dims: int = 8
     name_chars: int = 256
@@ -69,7 +71,9 @@ class Limits:
     """Of one block of a body, as it was before compression."""
     select_bytes: int = 64 * 1024
     select_depth: int = 16
-    card_bytes: int = 256 * 1024
+    card_bytes: int = 64 * 1024
+    revocation_bytes: int = 64 * 1024
+    """Of a group's list: about 1,800 entries."""
     classes: int = 100_000
     layers: int = 4096
     addresses: int = 16
@@ -80,6 +84,10 @@ class Limits:
     exchanges: int = 32
     """Served at once; one more is refused as busy."""
     watches: int = 1024
+    streams: int = 64
+    """Calls under way on one connection; more wait."""
+    calls: int = 200
+    """Per second, from one caller, after a burst of five times as many; more are refused as busy."""
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

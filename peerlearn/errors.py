@@ -7,6 +7,7 @@
   + IdentityError           5  another process holds this identity, or its key cannot be read
   + PeerStopped             1  the peer's block was left, or a step failed, while somebody waited for it
   + StateError              6  a state or run directory that cannot be read or written
+  + GroupError             10  a group file that is missing, unreadable, open to others, expired, or not one
   + TransferError              an exchange with one peer failed; learning goes on
     - PeerUnreachable       7    no connection, or no progress within the stall window
     - PeerRefused           8    the other side said no, and why (`reason`)
@@ -61,15 +62,23 @@ class StateError(PeerlearnError):
     exit_code = 6
 
 
+class GroupError(PeerlearnError):
+    """A group file cannot be used: missing, unreadable, open to others, expired, damaged, or without what is needed."""
+
+    exit_code = 10
+
+
 class RefusalReason(StrEnum):
     """Why a peer says no. Travels on the wire; unknown reasons read as OTHER."""
 
     PROTOCOL = "protocol"
     """another major version"""
     GROUP = "group"
-    """another group tag"""
+    """another group, or another group tag"""
     IDENTITY = "identity"
-    """the card is not signed by its id, or the id is alive under another session"""
+    """the card is not signed by its id, not of this connection, or the id is alive under another session"""
+    REVOKED = "revoked"
+    """the group has shut out this certificate or this peer"""
     UNKNOWN_PEER = "unknown-peer"
     """introduce yourself first"""
     EXPOSURE = "exposure"

@@ -21,9 +21,12 @@ from peerlearn.learning.dial import Dial, Prior
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
 from peerlearn.membership import Membership
+from peerlearn.membership.joining import connections
+from peerlearn.membership.trust import Trust
 from peerlearn.orchestrator import training
 from peerlearn.orchestrator.compute import Compute, OwnThread
 from peerlearn.orchestrator.exchange import Exchanges
+from peerlearn.orchestrator.exposure import Showing
 from peerlearn.orchestrator.fetch import Fetcher
 from peerlearn.orchestrator.gate import Gate
 from peerlearn.orchestrator.loop import Measure, Orchestrator
@@ -34,11 +37,11 @@ from peerlearn.orchestrator.snapshots import Snapshots
 from peerlearn.orchestrator.store import Store
 from peerlearn.recording import Record, Started, Stopped, discard
 from peerlearn.schedule import Schedule
+from peerlearn.security.group import Group
 from peerlearn.security.identity import Identity
 from peerlearn.strategies import registry
 from peerlearn.strategies.base import Strategy
-from peerlearn.transport.base import Transport
-from peerlearn.transport.grpc import GrpcTransport
+from peerlearn.transport.base import Caller, Transport
 from peerlearn.types import Address, Card, Exposure, PeerId
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
@@ -66,7 +69,8 @@ class Peer:
         peers: Iterable[Address | str] = (),
         group_tag: str = "",
         insecure: bool = False,
-        expose: Iterable[Exposure] | None = None,
+        group: Group | Path | str | None = None,
+        expose: arguments.Expose | None = None,
         learn_from: Iterable[str] | None = None,
         most_providers: int | None = None,
         schedule: Schedule | None = None,
@@ -84,11 +88,13 @@ class Peer:
         """
         strategy: a method of learning from others, or its name.
         state: directory that keeps identity and checkpoints; what is there is resumed. None: nothing is kept.
-        listen: HOST:PORT; default a free port on loopback, or on all interfaces with `insecure`.
+        listen: HOST:PORT; default a free port on loopback, or on all interfaces with `group` or `insecure`.
         peers: addresses of others, HOST:PORT, beside those that mDNS finds.
         group_tag: only peers with the same tag take notice of each other.
         insecure: listen on the LAN without encryption and authentication of a group.
-        expose: what this peer may show; must cover what the strategy shows. None: just that.
+        group: the group, or its file: only its members are let in, by mutual TLS, and the LAN is listened on.
+        expose: what this peer may show; must cover what the strategy shows. None: just that. A mapping says it by
+            peer: its id or name, "*" for all others.
         learn_from: names or ids of the providers wanted (links); None: everybody that fits.
         most_providers: how many of them to ask at most in one exchange, the most promising first.
         schedule, pace, gate: override the strategy's default schedule, free pace, and the default gate.
@@ -102,11 +108,14 @@ class Peer:
         self.name = arguments.name_of(name)
         self._state = Path(state) if state is not None else None
         self._timing, self._limits = timing or Timing(), limits or Limits()
-        self._listen = arguments.listen_address(listen, insecure=insecure)
+        self._group = arguments.group_of(group)
+        self._listen = arguments.listen_address(listen, insecure=insecure, group=self._group is not None)
+        if self._group is not None and transport is not None:
+            raise ConfigError("a group speaks TLS over its own transport: leave out one of group and transport")
         self._insecure = insecure
         self._static = tuple(a if isinstance(a, Address) else Address.parse(a) for a in peers)
         self._group_tag = group_tag
-        self._exposes = arguments.exposures(self.strategy, expose)
+        self._allowance = arguments.allowance(self.strategy, expose)
         self._links = arguments.links(learn_from)
         self._most = most_providers
         self._schedule = schedule or self.strategy.schedule
@@ -227,21 +236,23 @@ class Peer:
             id=identity.id,
             name=self.name,
             group_tag=self._group_tag,
-            exposes=self._exposes,
+            exposes=self._allowance.anybody,
         )
         self._news = Pulse()
         self._directory = Directory(identity.id, group_tag=self._group_tag, timing=self._timing, limits=self._limits)
         stack.callback(self._directory.listen(lambda change: self._news.beat()))
-        transport = self._transport or GrpcTransport(self._listen, timing=self._timing, limits=self._limits)
+        transport, trust = self._connections()
         self._membership = Membership(
             identity, self._directory, transport, self._discoveries(), timing=self._timing, limits=self._limits,
-            group_tag=self._group_tag, record=self._record, peers=self._static,
+            group_tag=self._group_tag, record=self._record, peers=self._static, trust=trust,
         )  # fmt: skip
         snapshots = Snapshots(keep=self._pace.kept_versions)
-        self._orchestrator = await self._orchestrated(transport, snapshots)
+        showing = self._showing()
+        self._orchestrator = await self._orchestrated(transport, snapshots, showing)
         answerer = Answerer(
             self._card, self.strategy, snapshots, compute=answers, acquainted=self._acquainted,
             arrived=self._orchestrator.arrived if "received" in self._schedule.on else None, record=self._record,
+            vouch=self._membership.vouch, showing=showing,
         )  # fmt: skip
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         self.address = await stack.enter_async_context(transport.serving(_Service(self._membership, answerer)))
@@ -270,13 +281,29 @@ class Peer:
             return OwnThread(name, interrupt=self.learner.interrupt, go_on=self.learner.go_on)
         return OwnThread(name)
 
+    def _connections(self) -> tuple[Transport, Trust | None]:
+        if self._transport is not None:
+            return self._transport, None
+        return connections(self._group, self._listen, timing=self._timing, limits=self._limits)
+
+    def _showing(self) -> Showing:
+        return Showing(
+            self._allowance,
+            state=frozenset(self.learner.state),
+            public=frozenset(public.fingerprint for public in self._card.public_sets),
+            namesakes=lambda name: sum(contact.name == name for contact in self._directory.here()),
+        )
+
     def _discoveries(self) -> Sequence[Discovery]:
         return self._discovery if self._discovery is not None else (Mdns(self._listen.host),)
 
-    async def _orchestrated(self, transport: Transport, snapshots: Snapshots) -> Orchestrator:
+    async def _orchestrated(self, transport: Transport, snapshots: Snapshots, showing: Showing) -> Orchestrator:
         company = _Company(self._directory, self._news)
         store = Store(self._state, self.learner, self.strategy) if self._state is not None else None
-        fetcher = Fetcher(self._card, self.strategy.name, transport=transport, company=company)
+        fetcher = Fetcher(
+            self._card, self.strategy.name, transport=transport, company=company,
+            certificates=self._membership.certificates_of, showing=showing,
+        )  # fmt: skip
         orchestrator = Orchestrator(
             self.learner,
             self.strategy,
@@ -309,7 +336,7 @@ class Peer:
 
     def _show_version(self, version: int, histogram: tuple[int, ...]) -> None:
         """Others hear of each snapshot; the card travels only when class counts that are shown have changed."""
-        shown = histogram if Exposure.HISTOGRAM in self._exposes else ()
+        shown = histogram if Exposure.HISTOGRAM in self._allowance.everybody else ()
         if self._joined and shown != self._membership.card.histogram:
             self._membership.update(replace(self._membership.card, histogram=shown, version=version))
         else:
@@ -341,8 +368,8 @@ class _Service:
         self.admit = answerer.admit
         self.answer = answerer.answer
 
-    def watch(self, request: pb.WatchRequest, host: str) -> AsyncIterator[pb.Notice]:
-        return self._membership.watch(request, host)
+    def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Notice]:
+        return self._membership.watch(request, caller)
 
 
 class _Company:

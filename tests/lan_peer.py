@@ -19,6 +19,7 @@ from peerlearn.errors import PeerlearnError, PeerRefused, RefusalReason
 from peerlearn.membership import Membership
 from peerlearn.recording import Event, PeerChanged
 from peerlearn.security import Identity
+from peerlearn.transport.base import Caller
 from peerlearn.transport.grpc import GrpcTransport
 from peerlearn.types import Address, Card
 from peerlearn.wire.frames import Message
@@ -30,10 +31,10 @@ class Service:
         self.introduce = membership.introduce
         self.watch = membership.watch
 
-    async def admit(self, header: pb.Header) -> None:
+    async def admit(self, header: pb.Header, caller: Caller) -> None:
         raise PeerRefused("test", RefusalReason.STRATEGY, "nothing is asked here")
 
-    async def answer(self, question: Message) -> Message:
+    async def answer(self, question: Message, caller: Caller) -> Message:
         raise PeerRefused("test", RefusalReason.STRATEGY, "nothing is asked here")
 
 

@@ -29,7 +29,18 @@ from peerlearn.strategies.gossip import Gossip
 from peerlearn.strategies.isolated import Isolated
 from peerlearn.types import Card, Exposure, PeerId, epochs, steps
 from tests import village as people
-from tests.tiny import Normed, bits, everything, snapshot, tensors_of, tiny_card, tiny_data, tiny_learner, weights
+from tests.tiny import (
+    Normed,
+    bits,
+    everything,
+    snapshot,
+    tensors_of,
+    tiny_card,
+    tiny_data,
+    tiny_learner,
+    tiny_model,
+    weights,
+)
 from tests.village import Village, gathered, same
 
 Member = tuple[str, Learner, Strategy]
@@ -152,6 +163,17 @@ def test_what_the_optimizer_gathered_for_overwritten_tensors_is_dropped() -> Non
     meet(one, two)
     assert not one[1].optimizer.state
     assert not two[1].optimizer.state
+
+
+def test_a_version_that_is_held_is_not_asked_for_again() -> None:
+    me, other = member("amber", FedAvg(), 1), member("birch", FedAvg(), 2)
+    me[2].absorb(me[1], [told(me, other, version=4)])
+    question = me[2].ask(me[1], tiny_card(*other))
+    assert isinstance(question, Question)
+    assert (question.query.have, question.query.have_session) == (4, "s1")
+    anew = me[2].ask(me[1], tiny_card(*other, session="s2"))
+    assert isinstance(anew, Question)
+    assert anew.query.have is None
 
 
 def test_in_pairs_nothing_is_brought_and_in_lots_the_snapshot_is() -> None:
@@ -314,6 +336,23 @@ def test_fedavg_weighs_by_samples_and_all_come_to_the_same_bits() -> None:
     assert not torch.allclose(peers[0][1].state["fc.weight"], unweighted["fc.weight"], atol=1e-6)
 
 
+def test_all_come_to_the_same_bits_though_each_knows_its_own_model_by_no_id() -> None:
+    """In float64 the order of a sum shows in its last bit."""
+    peers: list[Member] = []
+    for seed, name in enumerate(("amber", "birch", "cedar", "dill")):
+        data = tiny_data(seed=seed)
+        data = replace(data, x=data.x.double())
+        learner = tiny_learner(seed, model=tiny_model().double(), data=data)
+        learner.fit(epochs(1))
+        peers.append((name, learner, FedAvg()))
+    answers = {(a[0], b[0]): told(a, b) for a in peers for b in peers if a is not b}
+    for me in peers:
+        me[2].absorb(me[1], [answers[me[0], other[0]] for other in peers if other is not me])
+    for _, learner, strategy in peers:
+        strategy.transfer(learner, steps(0))
+    assert len({weights(learner) for _, learner, _ in peers}) == 1
+
+
 def test_unweighted_averaging_counts_everybody_once_and_shows_no_counts() -> None:
     strategy = FedAvg(aggregate="mean")
     assert Exposure.HISTOGRAM not in strategy.exposes | strategy.needs
@@ -357,6 +396,7 @@ def test_the_hub_averages_when_its_cohort_is_complete_and_says_so() -> None:
         peer[2].transfer(peer[1], steps(0))
         assert same(copy_of(peer[1]), copy_of(hub[1]))
         assert peer[2].ask(peer[1], tiny_card(*hub))[-1].after == 2  # type: ignore[index]
+        assert peer[2].ask(peer[1], tiny_card(*hub, session="s2"))[-1].after == 1  # type: ignore[index]
 
 
 def test_a_later_contribution_takes_the_place_of_an_earlier_one_of_the_same_peer() -> None:
@@ -474,6 +514,8 @@ def test_krum_gives_one_whole_model_from_the_densest_place() -> None:
     chosen = robust.aggregated("krum", states, [1] * 5, liars=1)
     assert torch.equal(chosen["w"], states[3]["w"])
     assert robust.krum(states, 1) == 3
+    cloud_and_pair = states_of([0.0], [1.0], [2.0], [50.0], [51.0])
+    assert robust.krum(cloud_and_pair, 1) == 1  # by its 2 nearest; by all others it would be 2
     twins = states_of([7.0], [0.0], [0.0], [7.0], [0.0])
     assert robust.krum(twins, 1) == 1  # of equals the first
 

@@ -141,7 +141,7 @@ def test_exit_codes_are_documented():
     ("arguments", "sentence"),
     [
         (["frob"], "No such command 'frob'"),
-        (["shwo", "amber"], "show"),
+        (["demmo"], "demo"),
         (["demo", "--strateg", "pairwise"], "--strategy"),
         (["up"], "MODULE:NAME"),
         (["demo", "--rounds", "many"], "'--rounds'"),

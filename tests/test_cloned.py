@@ -42,7 +42,7 @@ def ready_hub(start: int = 0, **more: Any) -> tuple[str, Learner, Cloned]:
     """A hub that is past phase 0."""
     model = Normed(start) if more.pop("normed", False) else None
     its, strategy = tiny_learner(0, start=start, model=model), hub_of(**more)
-    strategy.local(its, epochs(2))
+    strategy.local(its, epochs(strategy.first_epochs))
     return "hub", its, strategy
 
 
@@ -132,7 +132,7 @@ def test_6_9_2_an_untouched_clone_teaches_nothing_the_first_update_is_that_of_la
     cloning.run_phase(
         away, steps(1), RECIPE, cloning.teaching_loss(away, [other], temperature=2.0, weight=1.0, reduce="sum")
     )
-    assert max(float((away.state[n] - by_labels.state[n]).abs().max()) for n in away.state) > 1e-4
+    assert any(not torch.allclose(away.state[n], by_labels.state[n], atol=1e-4, rtol=0) for n in away.state)
 
 
 def test_6_9_3_an_ensemble_is_the_mean_of_logits_whatever_the_order() -> None:
@@ -239,8 +239,7 @@ def test_6_9_6_the_hub_never_reads_an_edges_data_and_edges_never_read_the_hubs()
     private.reads = 0
     hub[2].absorb(hub[1], brought)
     assert hub[2].transfer(hub[1], epochs(1)).steps
-    assert core.reads
-    assert not private.reads
+    assert (core.reads > 0, private.reads) == (True, 0)
 
 
 def test_6_9_7_phases_2_follow_arrival_and_a_late_answer_is_used() -> None:
@@ -258,9 +257,9 @@ def test_6_9_7_phases_2_follow_arrival_and_a_late_answer_is_used() -> None:
     # two that wait are taken in the order in which their ensembles became complete
     a, b = visited("a", hub, seed=3, version=3), visited("b", hub, seed=4, version=3)
     card = tiny_card(*hub)
-    parts = {n: [Received(tiny_card(*e), q.brings) for q in questions(e[2], e[1], card)] for n, e in (("a", a), ("b", b))}  # type: ignore[arg-type]  # fmt: skip
-    hub[2].absorb(hub[1], [parts["a"][0], parts["b"][0], parts["b"][1]])
-    hub[2].absorb(hub[1], [parts["a"][1]])
+    of_a, of_b = ([Received(tiny_card(*e), q.brings) for q in questions(e[2], e[1], card) if q.brings] for e in (a, b))
+    hub[2].absorb(hub[1], [of_a[0], *of_b])
+    hub[2].absorb(hub[1], of_a[1:])
     reports = [hub[2].transfer(hub[1], epochs(1)) for _ in range(3)]
     assert [r.providers for r in reports] == [(tiny_card(*b).id,), (tiny_card(*a).id,), ()]
     assert [r.events for r in reports] == [("settled", "received"), ("settled",), ()]
@@ -316,13 +315,10 @@ def test_a_phase_starts_anew_and_its_rate_falls_at_half_and_three_quarters() -> 
     assert cloning.run_phase(its, epochs(4), RECIPE).steps == 4 * 6
     assert its.optimizer is own
     assert bits(own.state_dict()) == kept
-    gradients = []
-    its.model.fc.weight.register_post_accumulate_grad_hook(lambda p: gradients.append(p))  # type: ignore[union-attr]
     before = {name: t.detach().clone() for name, t in its.state.items()}
     cloning.run_phase(its, steps(1), Recipe(lr=1.0, momentum=0.0, weight_decay=0.0, decay=1.0, clip=0.01))
-    moved = torch.cat([(its.state[n] - before[n]).reshape(-1) for n in before]).norm()
+    moved = torch.cat([(its.state[n].detach() - before[n]).reshape(-1) for n in before]).norm()
     torch.testing.assert_close(float(moved), 0.01, rtol=1e-3, atol=0)
-    assert gradients
 
 
 def test_a_phase_2_that_diverges_leaves_model_and_memory_as_they_were_and_is_not_tried_again() -> None:
@@ -507,6 +503,10 @@ def test_what_came_twice_counts_once() -> None:
     assert not hub[2].transfer(hub[1], epochs(1)).steps
     half = [Received(replace(each.sender, session="s2"), each.knowledge) for each in brought[:1]]
     hub[2].absorb(hub[1], half + half)
+    once = bits(hub[2].state_dict())
+    other = Params(tensors=brought[1].knowledge.tensors, architecture=hub[1].architecture, version=1, member=0)
+    hub[2].absorb(hub[1], [replace(half[0], knowledge=other)])  # the same name for something else
+    assert bits(hub[2].state_dict()) == once
     assert not hub[2].transfer(hub[1], epochs(1)).steps  # the other member is still missing
 
 
@@ -686,7 +686,8 @@ async def test_the_network_changes_no_bit(kind: Any) -> None:
     peers = {}
     for name in SEEDS:
         its, strategy = made_of(name)
-        peers[name] = village.peer(name, its, strategy=strategy, gate=off)
+        pace = "lockstep" if name != "hub" and kind == "memory" else "free"
+        peers[name] = village.peer(name, its, strategy=strategy, gate=off, pace=pace)
     async with gathered(*peers.values()), asyncio.timeout(30):
         async with asyncio.TaskGroup() as running:
             running.create_task(peers["hub"].run(0))

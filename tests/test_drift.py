@@ -93,6 +93,12 @@ def test_the_detectors_of_river_find_a_rise_and_not_a_fall(method: Method) -> No
 
 
 @needs_river
+def test_a_detector_of_river_raises_no_alarm_while_there_is_no_base() -> None:
+    assert run(Watch("adwin", reference=60), [CALM] * 30 + [BAD] * 20) == [""] * 50
+    assert "drift" in run(Watch("adwin", reference=20), [CALM] * 30 + [BAD] * 20)
+
+
+@needs_river
 @pytest.mark.parametrize("method", RIVER)
 def test_a_saved_detector_of_river_goes_on_to_the_same_changes(method: Method) -> None:
     trace = [CALM] * 30 + [BAD] * 20 + [CALM] * 5

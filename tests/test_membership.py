@@ -18,7 +18,7 @@ from peerlearn.errors import ConfigError, IdentityError, NetworkError, PeerRefus
 from peerlearn.membership import Membership, Observer
 from peerlearn.recording import MemorySink, PeerChanged
 from peerlearn.security import Identity, open_card, sign_card
-from peerlearn.transport.base import Transport
+from peerlearn.transport.base import Caller, Transport
 from peerlearn.transport.grpc import GrpcTransport
 from peerlearn.transport.memory import MemoryNetwork
 from peerlearn.types import PROTOCOL, Address, Card, PeerId
@@ -62,10 +62,10 @@ class Served:
         self.introduce = membership.introduce
         self.watch = membership.watch
 
-    async def admit(self, header: pb.Header) -> None:
+    async def admit(self, header: pb.Header, caller: Caller) -> None:
         raise PeerRefused("test", RefusalReason.STRATEGY, "nothing is asked here")
 
-    async def answer(self, question: Message) -> Message:
+    async def answer(self, question: Message, caller: Caller) -> Message:
         raise PeerRefused("test", RefusalReason.STRATEGY, "nothing is asked here")
 
 
@@ -172,11 +172,11 @@ async def test_a_hint_at_oneself_is_dropped(village: Village) -> None:
                 def __init__(self) -> None:
                     return None
 
-                async def introduce(self, introduction: pb.Introduction, host: str) -> pb.Introduction:
-                    return await served[0].introduce(introduction, host)
+                async def introduce(self, introduction: pb.Introduction, caller: Caller) -> pb.Introduction:
+                    return await served[0].introduce(introduction, caller)
 
-                def watch(self, request: pb.WatchRequest, host: str) -> Any:
-                    return served[0].watch(request, host)
+                def watch(self, request: pb.WatchRequest, caller: Caller) -> Any:
+                    return served[0].watch(request, caller)
 
             address = await stack.enter_async_context(transport.serving(Late()))
             membership = Membership(

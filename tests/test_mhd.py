@@ -37,7 +37,7 @@ from peerlearn.strategies.mhd_loss import (
     target,
 )
 from peerlearn.strategies.mhd_window import Wanted, Window
-from peerlearn.types import Exposure, epochs, steps
+from peerlearn.types import Exposure, Span, epochs, steps
 from tests.tiny import (
     CLASSES,
     Normed,
@@ -156,9 +156,11 @@ def test_8_11_2_a_head_term_reaches_its_head_and_the_trunk_only() -> None:
         model.zero_grad(set_to_none=True)
         theirs = teacher.views(x)
         head_term(model.views(x).logits, [theirs.logits], k, AIMS, source()).backward()
-        assert [head.weight.grad is None for head in model.heads] == [h != k for h in range(3)]
-        assert all(bool(p.grad.abs().sum() > 0) for p in model.trunk.parameters())
-        assert bool(model.heads[k].weight.grad.abs().sum() > 0)  # type: ignore[union-attr]
+        grads = [model.get_parameter(f"heads.{h}.weight").grad for h in range(3)]
+        assert [grad is None for grad in grads] == [h != k for h in range(3)]
+        for p in (*model.trunk.parameters(), *model.heads[k].parameters()):
+            assert p.grad is not None
+            assert bool(p.grad.abs().sum() > 0)
         assert all(p.grad is None for p in teacher.parameters())
 
 
@@ -381,6 +383,24 @@ def test_8_11_10_a_pool_of_outputs_covers_the_samples_of_its_entries_whole_life(
     assert amber[1].steps == 4 * 3
 
 
+def test_intervals_walk_through_the_public_set_in_the_order_of_its_seed() -> None:
+    """40 samples in batches of 8, 3 steps an interval: five intervals are three passes, each sample met once a pass."""
+    amber, birch, _ = trio()
+    asked = []
+    for version in range(1, 6):
+        shown = {birch[0]: snapshot(birch[1], birch[2], version)}
+        question = amber[2].ask(amber[1], tiny_card(*birch))
+        assert isinstance(question, Question)
+        asked.append(Wanted.read(question.query.select).window)
+        a_round(amber, shown, [birch])
+    assert [(window.epoch, window.position) for window in asked] == [(0, 0), (0, 3), (1, 1), (1, 4), (2, 2)]
+    order = asked[0].order(PUBLIC)
+    for window in asked:
+        met = torch.cat([order.next() for _ in range(3)]).unique()
+        assert torch.equal(window.rows(PUBLIC), met)
+    assert not torch.equal(replace(asked[0], seed=1).rows(PUBLIC), asked[0].rows(PUBLIC))
+
+
 # ---- 8.11.12
 
 
@@ -551,10 +571,10 @@ def test_9_1_row_3_a_version_held_is_named_where_it_would_be_of_use() -> None:
     asked = amber[2].ask(amber[1], tiny_card(*birch, version=4))
     assert isinstance(asked, Question)
     assert (asked.query.have, asked.query.have_session) == (4, "s1")
-    assert amber[2].ask(amber[1], tiny_card(*birch, session="s2")).query.have is None  # type: ignore[union-attr]
+    assert amber[2].ask(amber[1], tiny_card(*birch, session="s2")).query.have is None
     rolling = trio(mode="checkpoint", pool=2)
     rolling[0][2].absorb(rolling[0][1], [received(rolling[0], rolling[1], version=4)])
-    assert rolling[0][2].ask(rolling[0][1], tiny_card(*birch)).query.have is None  # type: ignore[union-attr]
+    assert rolling[0][2].ask(rolling[0][1], tiny_card(*birch)).query.have is None
 
 
 def _spoil(name: str, tensor: Tensor) -> Callable[[Outputs], Outputs]:
@@ -813,7 +833,7 @@ def test_after_a_rolled_back_transfer_the_peer_goes_on_alone_instead_of_standing
 class Harm(MHD):
     """Its transfers ruin the model."""
 
-    def transfer(self, learner: Learner, span):  # type: ignore[no-untyped-def]
+    def transfer(self, learner: Learner, span: Span) -> Report:
         report = super().transfer(learner, span)
         with torch.no_grad():
             for p in learner.model.parameters():

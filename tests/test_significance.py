@@ -70,7 +70,7 @@ def test_5_12_1_exactly_k_values_of_each_tensor(share: float) -> None:
 
 
 def test_5_12_1_the_ceiling_is_taken_in_exact_arithmetic() -> None:
-    assert significance.amount(2.2, 5000) == 110  # 2.2 * 5000 / 100 is 110.00000000000001 in floats
+    assert significance.amount(2.2, 3000) == 66  # 2.2 * 3000 / 100 is 66.00000000000001 in floats
     assert significance.amount(50, 3) == 2
     assert significance.amount(0, 7) == 0
     assert significance.amount(100.0, 7) == 7

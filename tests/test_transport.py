@@ -32,7 +32,7 @@ from peerlearn.errors import (
     WireError,
 )
 from peerlearn.transport.allocator import tune_allocator
-from peerlearn.transport.base import Transport
+from peerlearn.transport.base import Caller, Transport
 from peerlearn.transport.grpc import GrpcTransport
 from peerlearn.transport.memory import MemoryNetwork
 from peerlearn.types import PROTOCOL, Address
@@ -90,22 +90,22 @@ class Service:
     answers: Callable[[Message], Awaitable[Message]] = echo
     admits: Callable[[pb.Header], None] = lambda header: None
 
-    async def introduce(self, introduction: pb.Introduction, host: str) -> pb.Introduction:
+    async def introduce(self, introduction: pb.Introduction, caller: Caller) -> pb.Introduction:
         if introduction.group_tag == "strangers":
             raise PeerRefused("bob", RefusalReason.GROUP, "another group: überall")
-        return pb.Introduction(protocol=PROTO, observed=host, known=[pb.Acquaintance(id="eve")])
+        return pb.Introduction(protocol=PROTO, observed=caller.host, known=[pb.Acquaintance(id="eve")])
 
-    async def watch(self, request: pb.WatchRequest, host: str) -> AsyncGenerator[pb.Notice, None]:
+    async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncGenerator[pb.Notice, None]:
         if request.id == "stranger":
             raise PeerRefused("bob", RefusalReason.UNKNOWN_PEER, "introduce yourself first")
         for count in range(3):
             yield pb.Notice(beat=pb.Beat(count=count))
         yield pb.Notice(goodbye=pb.Goodbye(reason="done"))
 
-    async def admit(self, header: pb.Header) -> None:
+    async def admit(self, header: pb.Header, caller: Caller) -> None:
         self.admits(header)
 
-    async def answer(self, asked: Message) -> Message:
+    async def answer(self, asked: Message, caller: Caller) -> Message:
         return await self.answers(asked)
 
 
@@ -181,7 +181,7 @@ class Endless(Service):
         super().__init__()
         self.left = asyncio.Event()
 
-    async def watch(self, request: pb.WatchRequest, host: str) -> AsyncGenerator[pb.Notice, None]:
+    async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncGenerator[pb.Notice, None]:
         try:
             yield pb.Notice(version=1)
             await asyncio.Event().wait()
@@ -192,7 +192,7 @@ class Endless(Service):
 async def test_a_watcher_that_leaves_ends_the_stream_at_the_other_side(make: Make) -> None:
     a, b, service = make(limits=Limits(watches=1)), make(), Endless()
     async with a.serving(service) as at, b.serving(Service()):
-        async with aclosing(b.watch(at, pb.WatchRequest())) as notices:  # type: ignore[type-var]
+        async with aclosing(b.watch(at, pb.WatchRequest())) as notices:
             assert (await anext(notices)).version == 1
             with pytest.raises(PeerRefused) as caught:
                 await anext(b.watch(at, pb.WatchRequest()))

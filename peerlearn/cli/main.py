@@ -116,6 +116,49 @@ def show(
     look.show(who, look.Where(seconds, group_tag, tuple(peer or ())), Output(as_json=as_json))
 
 
+experiment = typer.Typer(help="Run the experiments of the papers, and your own, from one TOML file each.")
+app.add_typer(experiment, name="experiment")
+
+
+@experiment.command("run")
+def experiment_run(
+    file: Annotated[str, typer.Argument(metavar="FILE.toml", help="An experiment, or the name of one that ships.")],
+    seeds: Annotated[int | None, typer.Option("--seeds", help="How many; default: those of the file.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The small size: done within two minutes.")] = False,
+    transport: Annotated[str, typer.Option("--transport", help="memory or grpc (loopback): the same bits.")] = "memory",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where results go; finished runs there are kept.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run every variant with every seed, then report. Called again, it goes on where it was interrupted."""
+    from peerlearn.cli import experiment as door
+
+    door.run(door.Options(file, seeds, quick, transport, out), Output(as_json=as_json))
+
+
+@experiment.command("list")
+def experiment_list(as_json: Json = False) -> None:
+    """The experiments that ship."""
+    from peerlearn.cli import experiment as door
+
+    door.listed(Output(as_json=as_json))
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="What `experiment run` has written.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Everything into DIR/results.md; default: each its own.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tables, claims and pictures of experiments, beside the papers' numbers."""
+    from peerlearn.cli import experiment as door
+
+    door.tell(folders, out, Output(as_json=as_json))
+
+
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Check what makes discovery on a LAN fail, and print the fix beside each failure."""

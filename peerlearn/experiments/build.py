@@ -21,6 +21,13 @@ from peerlearn.learning.learner import Learner
 from peerlearn.learning.order import derived, generator
 from peerlearn.learning.partition_skew import skewed
 
+
+def stacked_patches(*, classes: int = 10, seed: int = 0) -> nn.Sequential:
+    """FedGKT's large network as one: the hub's after the edge's extractor. (B, 1, 28, 28) to logits (B, classes)."""
+    extractor = gkt_models.PatchEdge(classes=classes, seed=seed).extractor
+    return nn.Sequential(extractor, gkt_models.PatchHub(classes=classes, seed=seed))
+
+
 MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "net": models.Net,
     "small-cnn": models.SmallCNN,
@@ -31,6 +38,7 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "gkt-large": gkt_models.GKTLarge,
     "patch-edge": gkt_models.PatchEdge,
     "patch-hub": gkt_models.PatchHub,
+    "patch-stacked": stacked_patches,
 }
 _LOADERS: Mapping[str, Callable[[str | None], Split]] = {
     "cifar-10": cifar10.load,
@@ -235,4 +243,8 @@ def exam(setup: Setup, given: World, peer: str) -> Exam:
     number = setup.peers.all.index(peer)
     held = given.train.y[given.parts[number]] if len(given.parts[number]) else given.train.y
     weights = torch.bincount(held, minlength=given.train.classes).double()
-    return Exam(given.test, given.own[number], weights, setup.measure.at_private)
+    others = {}
+    if setup.partition.kind == "by-classes" and setup.stream is None:
+        named = zip(setup.peers.all, given.own, strict=True)
+        others = {name: own for name, own in named if name != peer and name not in setup.peers.blank}
+    return Exam(given.test, given.own[number], weights, setup.measure.at_private, others)

@@ -6,7 +6,7 @@ accuracy they can be compared. The offset is found on the test set itself: a dev
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -63,20 +63,22 @@ class Curve:
 @dataclass(frozen=True, eq=False)
 class Exam:
     """The test set as one peer sits it. `own`: its own classes; `weights`: how often each class is in its private
-    data, (C,), for the accuracy weighted by it."""
+    data, (C,), for the accuracy weighted by it; `others`: own classes of other peers, for the accuracy on these."""
 
     test: Dataset
     own: tuple[int, ...]
     weights: Tensor
     at_private: Sequence[float]
+    others: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def metrics(self, probabilities: Tensor) -> dict[str, float]:
-        """`private`, `remote`, `shared`, `private_weighted`, and `shared_at_private_X` for each X."""
+        """`private`, `remote`, `shared`, `private_weighted`, `on_PEER`, `shared_at_private_X` for each X."""
         confusion = self.confusion(probabilities)
         scores = evaluate.scores(confusion, self.own)
         recall = evaluate.recall(confusion).nan_to_num(0.0)
         curve = self.curve(probabilities)
-        return {
+        on = {f"on_{name}": evaluate.scores(confusion, own).private for name, own in self.others.items()}
+        return on | {
             "private": scores.private,
             "remote": scores.remote,
             "shared": scores.shared,

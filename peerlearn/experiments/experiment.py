@@ -5,6 +5,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ HARNESS = ("central", "local")
 _HEAD = ("name", "title", "seeds", "note", "paper", "claims", "variants", "quick")
 _SETUP = tuple(name for name in Setup.__dataclass_fields__ if name not in ("says", "control"))
 _OWN = ("says", "control", "quick")
+_WHAT_IT_IS = ("name", "kind", "names", "count")
 _MOST_BYTES = 1 << 20
 
 
@@ -113,6 +115,8 @@ def _made(document: Mapping[str, Any], *, quick: bool, seeds: int | None) -> Exp
     if not tables:
         raise ConfigError("variants: at least one is needed, [variants.NAME] with what differs")
     variants = {name: _variant(base, table, f"variants.{name}", quick=quick) for name, table in tables.items()}
+    if len({claims.name_in_formulas(name) for name in variants}) < len(variants):
+        raise ConfigError("variants: two have the same name in formulas, where - and . are written _")
     _check_mentions(head, variants)
     return Experiment(head, variants, quick)
 
@@ -136,9 +140,15 @@ def _check_strategy(setup: Setup, place: str) -> None:
         return
     for peer in setup.peers.all:
         try:
-            registry.make(setup.strategy.name, **setup.strategy.options_of(peer))
+            _check_options(setup.strategy.name, json.dumps(setup.strategy.options_of(peer)))
         except (ConfigError, TypeError) as exc:
             raise ConfigError(f"{place}.strategy: {exc}") from exc
+
+
+@cache
+def _check_options(strategy: str, options: str) -> None:
+    """The same for many peers and variants: once is enough. Options as JSON."""
+    registry.make(strategy, **json.loads(options))
 
 
 def _check_mentions(head: Head, variants: Mapping[str, Setup]) -> None:
@@ -154,8 +164,9 @@ def _check_mentions(head: Head, variants: Mapping[str, Setup]) -> None:
 
 
 def merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the differences of `more`, table by table. Another strategy, partition kind, topology kind or model
-    brings its own options: those that the base has for its own do not go with it."""
+    """`base` with the differences of `more`, table by table. A table that says another name, kind, names or count than
+    the base's (another strategy, topology, model, other peers) takes its place: options of the one are not the other's.
+    """
     result = dict(base)
     for key, value in more.items():
         here = result.get(key)
@@ -167,7 +178,7 @@ def merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _another(here: Mapping[str, Any], there: Mapping[str, Any]) -> bool:
-    return any(key in here and key in there and here[key] != there[key] for key in ("name", "kind"))
+    return any(key in here and key in there and here[key] != there[key] for key in _WHAT_IT_IS)
 
 
 def _table(value: object, place: str, known: list[str] | tuple[str, ...] | None) -> dict[str, Any]:

@@ -11,6 +11,10 @@ from peerlearn.errors import StateError
 from peerlearn.recording import Evaluated, Event, Fetched, FetchFailed, JsonlSink, PhaseStarted, Published, Trained
 
 
+_BEFORE = ("private", "remote", "shared")
+"""What is kept of the measures between the local and the transfer span of a round."""
+
+
 class Series:
     """Metrics by name and round (1, 2, ...), also written to a JSONL file as they come."""
 
@@ -89,13 +93,13 @@ class Recorder:
     def _trained(self, event: Trained) -> None:
         self.seconds += event.seconds
         notes = {_apart(name): value for name, value in event.notes.items()}
-        self.series.add(self.now, notes, phase=event.phase)
+        self.series.add(self.now, {**notes, f"seconds_{event.phase}": event.seconds}, phase=event.phase)
 
     def _evaluated(self, event: Evaluated) -> None:
         if self.by_versions:
             self.series.put(self.now, event.metrics, phase=event.phase)
         elif event.phase == "local":
-            before = {f"{name}_before": value for name, value in event.metrics.items()}
+            before = {f"{name}_before": event.metrics[name] for name in _BEFORE if name in event.metrics}
             self.series.put(self.now, before, phase="local")
 
     def close(self) -> None:

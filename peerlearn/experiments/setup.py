@@ -269,15 +269,18 @@ class Workload:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streams:
     """`[stream]`: when there is one, every peer learns from request batches instead of from a partition's part.
-    `epochs`: of the training beforehand, from the common start."""
+    `epochs`, `lr`: of the training beforehand, from the common start, by Adam on batches of `training.batch_size`."""
 
     batch_size: int = 100
     epochs: int = 20
+    lr: float = 1e-3
     workloads: Mapping[str, Workload] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         at_least(1, batch_size=self.batch_size)
         at_least(0, epochs=self.epochs)
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(f"lr must be positive, not {self.lr:g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

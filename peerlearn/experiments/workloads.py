@@ -9,7 +9,7 @@ from torch import Tensor
 from peerlearn.errors import ConfigError
 from peerlearn.experiments import build
 from peerlearn.experiments.build import World
-from peerlearn.experiments.setup import Setup, Workload
+from peerlearn.experiments.setup import Setup, Training, Workload
 from peerlearn.learning.data import Dataset
 from peerlearn.learning.order import derived, generator
 from peerlearn.learning.stream import Phase, Stream, StreamLearner, fluctuation, introduction, steady
@@ -41,7 +41,8 @@ def learner(setup: Setup, given: World, peer: str, seed: int) -> StreamLearner:
     model = build.model_of(setup, peer, given.train.classes, seed)
     if len(before) and setup.stream.epochs:
         lessons = part.subset(part.ids[before])
-        teacher = build.make_learner(setup.training, model, lessons, seed=derived("before", seed, peer))
+        lesson_plan = Training(batch_size=setup.training.batch_size, lr=setup.stream.lr)
+        teacher = build.make_learner(lesson_plan, model, lessons, seed=derived("before", seed, peer))
         teacher.fit(epochs(setup.stream.epochs))
     rest = torch.ones(len(part), dtype=torch.bool)
     rest[before] = False

@@ -14,6 +14,7 @@ from peerlearn.membership.greeting import Greeter
 from peerlearn.membership.meeting import Meeter
 from peerlearn.membership.problems import Problems
 from peerlearn.membership.seeking import Seeker
+from peerlearn.membership.trust import Trust
 from peerlearn.recording import PeerChanged, Record
 from peerlearn.tasks import Background
 from peerlearn.transport.base import Transport
@@ -40,6 +41,7 @@ class Company:
         refused: Callable[[PeerRefused], None],
         watched_by: Callable[[PeerId], bool],
         follow: bool,
+        trust: Trust | None = None,
     ) -> None:
         self._greeter = greeter
         self._problems = problems
@@ -67,6 +69,7 @@ class Company:
             rng=rng,
             addresses_of=self.seeker.addresses_of,
             watched_by=watched_by,
+            trust=trust,
         )
         self._follow = follow
 
@@ -75,6 +78,10 @@ class Company:
         self.seeker.heed(change)
         if self._follow:
             self._follower.heed(change)
+
+    def renew(self) -> None:
+        """Our certificate is another one now."""
+        self._follower.renew()
 
     def acquainted(self, introduction: pb.Introduction, host: str) -> None:
         """Somebody at this host told us whom they know."""

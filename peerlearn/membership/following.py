@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from peerlearn.clock import now
@@ -10,6 +10,7 @@ from peerlearn.config import Limits, Timing
 from peerlearn.directory import Change, Contact, Directory
 from peerlearn.errors import Corrupt, PeerRefused, PeerUnreachable, RefusalReason, TransferError, WireError
 from peerlearn.membership.meeting import Meeter, pauses
+from peerlearn.membership.trust import Trust
 from peerlearn.security import open_card
 from peerlearn.tasks import Background
 from peerlearn.transport.base import Transport
@@ -38,6 +39,7 @@ class Follower:
         rng: random.Random,
         addresses_of: Callable[[Contact], Sequence[Address]],
         watched_by: Callable[[PeerId], bool],
+        trust: Trust | None = None,
     ) -> None:
         self._directory = directory
         self._transport = transport
@@ -49,8 +51,10 @@ class Follower:
         self._rng = rng
         self._addresses_of = addresses_of
         self._watched_by = watched_by
+        self._trust = trust
         self._followed: set[PeerId] = set()
         self._watches: dict[PeerId, tuple[str, asyncio.Timeout]] = {}
+        self._renewing: set[PeerId] = set()
 
     def heed(self, change: Change) -> None:
         """A change of the directory."""
@@ -62,6 +66,12 @@ class Follower:
         if contact.here and contact.id not in self._followed:
             self._followed.add(contact.id)
             self._tasks.start(self._follow(contact.id), name=f"follow:{contact.id[:12]}")
+
+    def renew(self) -> None:
+        """We show another certificate now: introduce ourselves with it, and watch under it."""
+        for peer, (_, watch) in tuple(self._watches.items()):
+            self._renewing.add(peer)
+            watch.reschedule(now())
 
     async def _follow(self, peer: PeerId) -> None:
         waits = pauses(self._timing, self._rng)
@@ -99,6 +109,9 @@ class Follower:
             await self._listen(contact)
             why = "it ended the watch"
         except TimeoutError:
+            if contact.id in self._renewing and contact.id not in self._watches:
+                self._renewing.discard(contact.id)
+                return
             why = "silent, or under another session"
         except PeerRefused as exc:
             why = exc.detail
@@ -116,7 +129,7 @@ class Follower:
         try:
             async with asyncio.timeout(None) as silence:
                 self._watches[contact.id] = (contact.session, silence)
-                async with aclosing(self._transport.watch(contact.address, self._me)) as notices:
+                async with aclosing(self._watch_of(contact)) as notices:
                     async for notice in notices:
                         self._heed_notice(contact, notice)
                         if now() - reassured > self._timing.suspect_after / 2 and not self._watched_by(contact.id):
@@ -124,6 +137,10 @@ class Follower:
                             self._tasks.start(self._reassure(contact), name=f"reassure:{contact.id[:12]}")
         finally:
             self._watches.pop(contact.id, None)
+
+    def _watch_of(self, contact: Contact) -> AsyncGenerator[pb.Notice, None]:
+        holders = self._trust.certificates_of(contact.id) if self._trust is not None else ()
+        return self._transport.watch(contact.address, self._me, certificates=holders)
 
     def _heed_notice(self, contact: Contact, notice: pb.Notice) -> None:
         kind = notice.WhichOneof("body")
@@ -135,8 +152,12 @@ class Follower:
             card = open_card(notice.card, self._limits)
             if (card.id, card.session) != (contact.id, contact.session):
                 raise Corrupt(f"{contact.address} now speaks for {card.name} ({card.id[:12]}), another peer or session")
+            if self._trust is not None:
+                self._trust.announced(contact, notice.card, card)
             self._directory.card_changed(card)
         elif kind == "version":
             self._directory.noticed_version(contact.id, contact.session, notice.version)
+        elif kind == "revocations" and self._trust is not None:
+            self._trust.learn(notice.revocations, str(contact.address))
         # A notice of a kind that a newer minor version invented is a sign of life too.
         self._directory.beat(contact.id, contact.session, now())

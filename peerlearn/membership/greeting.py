@@ -1,14 +1,15 @@
 """What a peer says when it introduces itself, and what it believes of what others say."""
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from peerlearn.config import Limits
 from peerlearn.directory import Directory
 from peerlearn.discovery.base import Announcement, Hint
 from peerlearn.discovery.interfaces import callable_from_afar
 from peerlearn.errors import Corrupt, PeerRefused, RefusalReason
+from peerlearn.membership.trust import Trust
 from peerlearn.security import open_card
+from peerlearn.security.group import hash_of
 from peerlearn.types import PROTOCOL, Address, Card
 from peerlearn.wire.cards import address_from_pb, address_to_pb, is_peer_id
 from peerlearn.wire.v1 import fabric_pb2 as pb
@@ -17,22 +18,30 @@ _SHORT_ID = 12
 EXCHANGE = "exchange"
 
 
-def announcement(peer: str, group_tag: str, port: int) -> Announcement:
-    """What everybody on the LAN may see. The group's tag is hashed, so that only those who know it recognise it."""
-    group_hash = hashlib.sha256(f"peerlearn group {group_tag}".encode()).hexdigest()[:16]
-    return Announcement(id_prefix=peer[:_SHORT_ID], group_hash=group_hash, port=port, protocol_major=PROTOCOL[0])
+def announcement(peer: str, group_tag: str, port: int, *, group: str = "") -> Announcement:
+    """What everybody on the LAN may see. The group's id and tag are hashed: only those who know them recognise it."""
+    return Announcement(
+        id_prefix=peer[:_SHORT_ID], group_hash=hash_of(group, group_tag), port=port, protocol_major=PROTOCOL[0]
+    )
 
 
 class Greeter:
     """`card` gives our signed card as it is now; None: we look around without being anybody."""
 
     def __init__(
-        self, directory: Directory, *, group_tag: str, limits: Limits, card: Callable[[], pb.SignedCard] | None
+        self,
+        directory: Directory,
+        *,
+        group_tag: str,
+        limits: Limits,
+        card: Callable[[], pb.SignedCard] | None,
+        trust: Trust | None = None,
     ) -> None:
         self._directory = directory
         self._group_tag = group_tag
         self._limits = limits
         self._card = card
+        self._trust = trust
 
     def greet(self, host: str) -> pb.Introduction:
         """Our half of an introduction to somebody at this host."""
@@ -42,12 +51,14 @@ class Greeter:
             card=self._card() if self._card is not None else None,
             observed=host,
             known=self._known(host) if self._card is not None else (),
+            revocations=self._trust.passport.revocations.signed if self._trust is not None else None,
         )
 
-    def read(self, introduction: pb.Introduction, who: str) -> Card | None:
-        """The card of the one who introduces itself, believed; None when it only looks around.
+    def read(self, introduction: pb.Introduction, who: str, shown: Sequence[bytes]) -> Card | None:
+        """The card of the one who introduces itself, believed; None when it only looks around. `shown`: the
+        certificates of the connection that it came over.
 
-        Raises PeerRefused (PROTOCOL, GROUP, IDENTITY) and WireError.
+        Raises PeerRefused (PROTOCOL, GROUP, IDENTITY, REVOKED) and WireError.
         """
         protocol = (introduction.protocol.major, introduction.protocol.minor)
         if protocol[0] != PROTOCOL[0]:
@@ -60,7 +71,14 @@ class Greeter:
             raise PeerRefused(
                 who, RefusalReason.GROUP, f"it is of group {theirs!r}, and this side of {self._group_tag!r}"
             )
-        return open_card(introduction.card, self._limits) if introduction.HasField("card") else None
+        if self._trust is not None and introduction.HasField("revocations"):
+            self._trust.learn(introduction.revocations, who)
+        if not introduction.HasField("card"):
+            return None
+        card = open_card(introduction.card, self._limits)
+        if self._trust is not None:
+            self._trust.bind(card, shown, who)
+        return card
 
     def others(self, introduction: pb.Introduction, host: str) -> list[Hint]:
         """Hints to those whom the sender knows; what makes no sense, or none from here, is passed over."""

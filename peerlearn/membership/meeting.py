@@ -119,7 +119,7 @@ class Meeter:
             raise
         except TimeoutError:
             raise PeerUnreachable(str(address), f"no answer within {self._timing.base:g} s") from None
-        card = self._greeter.read(answer, str(address))
+        card = self._greeter.read(answer, str(address), answer.card.certificates)
         if card is None:
             raise Corrupt(f"{address} answers an introduction without a card")
         if self._is_me(card):

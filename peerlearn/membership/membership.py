@@ -18,10 +18,11 @@ from peerlearn.membership.greeting import EXCHANGE, Greeter, announcement
 from peerlearn.membership.notices import Watchers
 from peerlearn.membership.problems import Problems
 from peerlearn.membership.seeking import MEMORY
-from peerlearn.recording import Record, discard
+from peerlearn.membership.trust import Trust
+from peerlearn.recording import Record, Refused, discard
 from peerlearn.security import Identity, sign_card
 from peerlearn.tasks import Background, background
-from peerlearn.transport.base import Transport
+from peerlearn.transport.base import Caller, Transport
 from peerlearn.types import PROTOCOL, Address, Card, PeerId
 from peerlearn.wire.cards import card_from_pb, card_to_pb
 from peerlearn.wire.v1 import fabric_pb2 as pb
@@ -47,6 +48,7 @@ class Membership:
         group_tag: str = "",
         record: Record = discard,
         peers: Sequence[Address] = (),
+        trust: Trust | None = None,
     ) -> None:
         self.directory = directory
         self._identity = identity
@@ -56,11 +58,13 @@ class Membership:
         self._limits = limits
         self._group_tag = group_tag
         self._peers = tuple(peers)
+        self._trust = trust
+        self._record = record
         self._problems = Problems(record)
         self._say = recorder(record)
         self._turn = Turn()
         self._watchers = Watchers(limits.watches)
-        self._greeter = Greeter(directory, group_tag=group_tag, limits=limits, card=self._current)
+        self._greeter = Greeter(directory, group_tag=group_tag, limits=limits, card=self._current, trust=trust)
         self._card = Card(id=identity.id, name=identity.id[:12], session=secrets.token_hex(16))
         self._address = Address("", 0)
         self._signed: pb.SignedCard | None = None
@@ -131,10 +135,13 @@ class Membership:
             self._began = now()
             unlisten = self.directory.listen(self._heed)
             try:
+                if self._trust is not None:
+                    self._trust.listen(self._revoked)
+                    tasks.start(self._trust.keep_up(self._timing.beat, self._renewed), name="membership:trust")
                 tasks.start(beat_on(self.directory, self._watchers, self._timing), name="membership:beats")
                 async with AsyncExitStack() as stack:
                     ways = (*self._discoveries, Static(self._peers))
-                    me = announcement(self._identity.id, self._group_tag, address.port)
+                    me = announcement(self._identity.id, self._group_tag, address.port, group=self._group)
                     await company.discover(stack, ways, me, told=bool(self._peers))
                     yield
             finally:
@@ -158,36 +165,57 @@ class Membership:
             refused=self._refused,
             watched_by=self._watchers.watched_by,
             follow=True,
+            trust=self._trust,
         )
 
     # ---------------------------------------------------------------- what others ask of us
 
-    async def introduce(self, introduction: pb.Introduction, host: str) -> pb.Introduction:
+    async def introduce(self, introduction: pb.Introduction, caller: Caller) -> pb.Introduction:
         """An introduction without a card is somebody looking around: it is answered and recorded nowhere.
 
         Raises PeerRefused.
         """
         company = self._at_home()
         try:
-            card = self._greeter.read(introduction, host)
-        except WireError as exc:
-            raise PeerRefused(host, RefusalReason.OTHER, str(exc)) from exc
-        if card is not None and not self._is_me(card):
-            self._welcome(card, host)
-            company.acquainted(introduction, host)
-        return self._greeter.greet(host)
+            card = self._read(introduction, caller)
+            if card is not None and not self._is_me(card):
+                self._welcome(card, caller.host)
+                company.acquainted(introduction, caller.host)
+        except PeerRefused as exc:
+            self._record(Refused(consumer=caller.host, reason=exc.reason, detail=exc.said))
+            raise
+        return self._greeter.greet(caller.host)
 
-    async def watch(self, request: pb.WatchRequest, host: str) -> AsyncGenerator[pb.Notice, None]:
+    def _read(self, introduction: pb.Introduction, caller: Caller) -> Card | None:
+        try:
+            return self._greeter.read(introduction, caller.host, caller.certificates)
+        except WireError as exc:
+            raise PeerRefused(caller.host, RefusalReason.OTHER, str(exc)) from exc
+
+    def vouch(self, caller: Caller, peer: PeerId, session: str) -> None:
+        """Raises PeerRefused unless the caller's connection is that of this peer in this session."""
+        contact = self.directory.get(peer)
+        if contact is None or contact.session != session:
+            raise PeerRefused(caller.host, RefusalReason.UNKNOWN_PEER, "introduce yourself first")
+        if self._trust is not None:
+            self._trust.vouch(caller, peer, session)
+
+    def certificates_of(self, peer: PeerId) -> tuple[bytes, ...]:
+        """SHA-256 of those that this peer may show; nothing without a group."""
+        return self._trust.certificates_of(peer) if self._trust is not None else ()
+
+    async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncGenerator[pb.Notice, None]:
         """Our card and version at once, then beats and news, then goodbye. Raises PeerRefused: UNKNOWN_PEER for a name
         that has not introduced itself, BUSY when too many watch."""
         self._at_home()
-        contact = self.directory.get(PeerId(request.id)) if request.id else None
-        if request.id and (contact is None or contact.session != request.session):
-            raise PeerRefused(host, RefusalReason.UNKNOWN_PEER, "introduce yourself first")
+        if request.id:
+            self.vouch(caller, PeerId(request.id), request.session)
         box = self._watchers.enter(request.id)
         try:
             box.put("card", pb.Notice(card=self._current()))
             box.put("version", pb.Notice(version=self._version))
+            if self._trust is not None and self._trust.passport.revocations.signed is not None:
+                box.put("revocations", pb.Notice(revocations=self._trust.passport.revocations.signed))
             async for notice in box.notices():
                 yield notice
         finally:
@@ -220,16 +248,35 @@ class Membership:
 
     def _heed(self, change: Change) -> None:
         self._say(change)
+        if self._trust is not None:
+            self._trust.follow(change.contact)
         if not change.contact.here:
             self._watchers.end(change.contact.id)
         if self._open is not None:
             self._open[1].heed(change)
         self._turn.now()
 
+    def _revoked(self) -> None:
+        """A newer list of revocations is here: act on it, and tell all who watch us."""
+        if self._trust is not None:
+            self._trust.enforce(self.directory)
+            if self._trust.passport.revocations.signed is not None:
+                self._watchers.revocations(self._trust.passport.revocations.signed)
+
+    def _renewed(self) -> None:
+        """We show another certificate from now on: our card says so, and we introduce ourselves anew."""
+        self.update(self._card)
+        if self._open is not None:
+            self._open[1].renew()
+
     def _unwanted(self, hint: Hint) -> bool:
         # Our own id at another place: a twin. The younger one goes to see; from hearsay nobody does.
         mine = bool(hint.id_prefix) and self._identity.id.startswith(hint.id_prefix)
         return mine and (hint.source in (EXCHANGE, MEMORY) or not self._young)
+
+    @property
+    def _group(self) -> str:
+        return self._trust.group if self._trust is not None else ""
 
     @property
     def _young(self) -> bool:
@@ -273,6 +320,7 @@ class Membership:
             protocol=PROTOCOL,
             addresses=tuple(Address(host, self._address.port) for host in hosts)[: self._limits.addresses],
             version=self._version,
+            certificate_sha256=self._trust.passport.fingerprint if self._trust is not None else b"",
         )
 
     def _current(self) -> pb.SignedCard:
@@ -280,7 +328,8 @@ class Membership:
         if self._signed is None or self._card.version < self._version:
             if self._card.version < self._version:
                 self._card = replace(self._card, serial=self._card.serial + 1, version=self._version)
-            self._signed = sign_card(self._identity, self._card)
+            chain = self._trust.passport.chain if self._trust is not None else ()
+            self._signed = sign_card(self._identity, self._card, chain)
         return self._signed
 
 

@@ -75,6 +75,9 @@ class Watchers:
     def card(self, signed: pb.SignedCard) -> None:
         self._tell("card", pb.Notice(card=signed))
 
+    def revocations(self, signed: pb.SignedRevocations) -> None:
+        self._tell("revocations", pb.Notice(revocations=signed))
+
     def end(self, watcher: str) -> None:
         """End the watches of one peer: it will introduce itself again if it is still there."""
         for box in self._boxes:

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from peerlearn.config import Limits, Timing
 from peerlearn.directory import Change, Directory
@@ -13,6 +14,7 @@ from peerlearn.membership.beats import beat_on
 from peerlearn.membership.company import Company, Turn, recorder
 from peerlearn.membership.greeting import Greeter, announcement
 from peerlearn.membership.problems import Problems
+from peerlearn.membership.trust import Trust
 from peerlearn.recording import Record, discard
 from peerlearn.tasks import background
 from peerlearn.transport.base import Transport
@@ -38,6 +40,7 @@ class Observer:
         peers: Sequence[Address] = (),
         watch: bool = False,
         record: Record = discard,
+        trust: Trust | None = None,
     ) -> None:
         self.directory = directory
         self._transport = transport
@@ -47,6 +50,7 @@ class Observer:
         self._group_tag = group_tag
         self._peers = tuple(peers)
         self._watch = watch
+        self._trust = trust
         self._problems = Problems(record)
         self._say = recorder(record)
         self._turn = Turn()
@@ -67,7 +71,7 @@ class Observer:
             company = Company(
                 self.directory,
                 self._transport,
-                Greeter(self.directory, group_tag=self._group_tag, limits=self._limits, card=None),
+                Greeter(self.directory, group_tag=self._group_tag, limits=self._limits, card=None, trust=self._trust),
                 tasks,
                 me=pb.WatchRequest(session=secrets.token_hex(16)),
                 timing=self._timing,
@@ -78,19 +82,25 @@ class Observer:
                 refused=_unmoved,
                 watched_by=_needless,
                 follow=self._watch,
+                trust=self._trust,
             )
 
             def heed(change: Change) -> None:
+                if self._trust is not None:
+                    self._trust.follow(change.contact)
                 self._say(change)
                 company.heed(change)
                 self._turn.now()
 
             async with AsyncExitStack() as stack:
                 stack.callback(self.directory.listen(heed))
+                if self._trust is not None:
+                    self._trust.listen(partial(self._trust.enforce, self.directory))
+                    tasks.start(self._trust.keep_up(self._timing.beat, company.renew), name="observer:trust")
                 if self._watch:
                     tasks.start(beat_on(self.directory, None, self._timing), name="observer:beats")
                 ways = (*self._discoveries, Static(self._peers))
-                me = announcement("", self._group_tag, 0)
+                me = announcement("", self._group_tag, 0, group=self._trust.group if self._trust is not None else "")
                 await company.discover(stack, ways, me, told=bool(self._peers))
                 yield
 

@@ -52,7 +52,11 @@ def _sentence(lead: Lead, exc: TransferError | WireError) -> str:
         return f"what answers at {lead} is not a peer of this fabric ({exc}): check host and port"
     match exc.reason:
         case RefusalReason.GROUP:
-            return f"the peer at {lead} is of another group ({exc.said}): start both with the same --group-tag"
+            return (
+                f"the peer at {lead} is of another group ({exc.said}): start both with the same --group and --group-tag"
+            )
+        case RefusalReason.REVOKED:
+            return f"the group has shut out the peer at {lead}, or this one ({exc.said}): ask who made the group"
         case RefusalReason.PROTOCOL:
             return f"the peer at {lead} speaks another protocol ({exc.said}): run the same release of peerlearn on both"
         case RefusalReason.IDENTITY:

@@ -19,7 +19,7 @@ from peerlearn.types import Address, PeerId
 MEMORY = "memory"
 _PATIENCE = {EXCHANGE: 2, MEMORY: 20}
 """In `gone_after`: how long a lead that nobody vouches for is followed without success."""
-_SETTLED = (RefusalReason.GROUP, RefusalReason.PROTOCOL)
+_SETTLED = (RefusalReason.GROUP, RefusalReason.PROTOCOL, RefusalReason.REVOKED)
 """Refusals that last until somebody changes a setting: asked again at the slowest pace."""
 
 

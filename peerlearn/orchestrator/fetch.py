@@ -1,12 +1,14 @@
 """The consuming side of one exchange: wait for the version that lockstep wants, ask, check what came."""
 
 import asyncio
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from peerlearn.clock import now
 from peerlearn.directory import Contact
 from peerlearn.errors import KnowledgeError, PeerRefused, PeerUnreachable
 from peerlearn.knowledge import NotModified, Question, Received, Refusal
+from peerlearn.orchestrator.exposure import Showing
 from peerlearn.orchestrator.news import Company
 from peerlearn.transport.base import Traffic, Transport
 from peerlearn.types import Card, PeerId
@@ -26,13 +28,27 @@ class Fetch:
 
 
 class Fetcher:
-    """Exchanges with one provider at a time per call; holds no state of its own."""
+    """Exchanges with one provider at a time per call; holds no state of its own.
 
-    def __init__(self, me: Card, strategy: str, *, transport: Transport, company: Company) -> None:
+    `certificates` tells whose connection the provider's must be; `showing` whether what a question brings may be shown.
+    """
+
+    def __init__(
+        self,
+        me: Card,
+        strategy: str,
+        *,
+        transport: Transport,
+        company: Company,
+        certificates: Callable[[PeerId], Collection[bytes]],
+        showing: Showing,
+    ) -> None:
         self._me = me
         self._strategy = strategy
         self._transport = transport
         self._company = company
+        self._certificates = certificates
+        self._showing = showing
 
     async def fetch(self, provider: PeerId, question: Question, *, patience: float) -> Fetch:
         """Raises PeerUnreachable, PeerRefused, WireError or KnowledgeError; each costs at most one stall window.
@@ -43,10 +59,14 @@ class Fetcher:
         if wanted is not None:
             await self._reached(provider, wanted, patience)
         contact = self._here(provider)
+        if question.brings is not None:
+            self._showing.check_answer(question.brings, question.query, contact.card)
         message = await asyncio.to_thread(
             encode_question, question, sender=self._me.id, session=self._me.session, strategy=self._strategy
         )
-        reply, traffic = await self._transport.exchange(contact.address, message)
+        reply, traffic = await self._transport.exchange(
+            contact.address, message, certificates=self._certificates(provider)
+        )
         if reply.header.sender != provider:
             raise KnowledgeError(f"{contact.card.name} answered in the name of {reply.header.sender[:12]!r}")
         answer = decode_answer(reply)

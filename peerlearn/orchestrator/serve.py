@@ -1,25 +1,32 @@
 """The providing side: every question is answered at once, from a snapshot, never waiting for training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from peerlearn.clock import now
 from peerlearn.errors import KnowledgeError, PeerRefused, RefusalReason, WireError
 from peerlearn.knowledge import Answer, NotModified, Question, Received, Refusal
 from peerlearn.learning.snapshot import Snapshot
 from peerlearn.orchestrator.compute import Compute
+from peerlearn.orchestrator.exposure import Showing
 from peerlearn.orchestrator.snapshots import Snapshots
 from peerlearn.recording import Answered, Record, Refused
 from peerlearn.strategies.base import Asked, Strategy
+from peerlearn.transport.base import Caller
 from peerlearn.types import Card, PeerId
 from peerlearn.wire.codec import decode_question, encode_answer
 from peerlearn.wire.frames import Message
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
+_ID_CHARS = 32
+
 
 class Answerer:
     """Admits and answers questions. Lives on the event loop; the strategy's `answer` runs in a thread of its own.
 
-    `arrived` takes what questions bring; None: this peer's schedule has no use for it, and it is refused.
+    `arrived` takes what questions bring; None: this peer's schedule has no use for it, and it is refused. `vouch`
+    raises PeerRefused unless a connection is that of the peer, in the session, that a question names; `showing` unless
+    what is asked for, and what is answered, may be shown to it.
     """
 
     def __init__(
@@ -32,6 +39,8 @@ class Answerer:
         acquainted: Callable[[PeerId], Card | None],
         arrived: Callable[[Received], None] | None,
         record: Record,
+        vouch: Callable[[Caller, PeerId, str], None],
+        showing: Showing,
     ) -> None:
         self._me = me
         self._strategy = strategy
@@ -40,24 +49,30 @@ class Answerer:
         self._acquainted = acquainted
         self._arrived = arrived
         self._record = record
+        self._vouch = vouch
+        self._showing = showing
         self._leaving = False
 
     def leave(self) -> None:
         """From now on every question is refused; those under way are still answered."""
         self._leaving = True
 
-    async def admit(self, header: pb.Header) -> None:
+    async def admit(self, header: pb.Header, caller: Caller) -> None:
         """Raises PeerRefused on a question's first frame, before any bulk flows."""
-        consumer = self._consumer(header)
+        consumer = self._consumer(header, caller)
         if header.HasField("knowledge") and self._arrived is None:
             detail = f"{self._me.name} takes no knowledge that it has not asked for (strategy {self._strategy.name})"
             raise self._refusal(consumer.name, RefusalReason.STRATEGY, detail)
+        with self._recording(consumer.name):
+            self._showing.check_query(header.query.want, consumer)
 
-    async def answer(self, message: Message) -> Message:
+    async def answer(self, message: Message, caller: Caller) -> Message:
         began = now()
-        consumer = self._consumer(message.header)
+        consumer = self._consumer(message.header, caller)
         question = self._read(consumer, message)
         answer = await self._answer(Asked(consumer, question))
+        with self._recording(consumer.name):
+            self._showing.check_answer(answer, question.query, consumer)
         if question.brings is not None and self._arrived is not None and not isinstance(answer, Refusal):
             self._arrived(Received(consumer, question.brings))
         reply = encode_answer(
@@ -66,12 +81,15 @@ class Answerer:
         self._note(consumer, question, answer, reply.header.body_bytes, now() - began)
         return reply
 
-    def _consumer(self, header: pb.Header) -> Card:
+    def _consumer(self, header: pb.Header, caller: Caller) -> Card:
         if self._leaving:
-            raise self._refusal(header.sender, RefusalReason.LEAVING, f"{self._me.name} is leaving")
-        consumer = self._acquainted(PeerId(header.sender))
+            raise self._refusal(header.sender[:_ID_CHARS], RefusalReason.LEAVING, f"{self._me.name} is leaving")
+        sender = PeerId(header.sender)
+        with self._recording(sender[:_ID_CHARS]):
+            self._vouch(caller, sender, header.session)
+        consumer = self._acquainted(sender)
         if consumer is None:
-            raise self._refusal(header.sender, RefusalReason.UNKNOWN_PEER, "introduce yourself first")
+            raise self._refusal(sender[:_ID_CHARS], RefusalReason.UNKNOWN_PEER, "introduce yourself first")
         if header.strategy != self._strategy.name:
             raise self._refusal(
                 consumer.name,
@@ -117,6 +135,13 @@ class Answerer:
                 not_modified=isinstance(answer, NotModified),
             )
         )
+
+    @contextmanager
+    def _recording(self, consumer: str) -> Iterator[None]:
+        try:
+            yield
+        except PeerRefused as exc:
+            raise self._refusal(consumer, exc.reason, exc.said) from exc
 
     def _refusal(self, consumer: str, reason: RefusalReason, detail: str) -> PeerRefused:
         self._record(Refused(consumer=consumer, reason=reason, detail=detail))

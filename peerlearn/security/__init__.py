@@ -1,6 +1,8 @@
-"""Who somebody is: keys, signatures, and what they vouch for."""
+"""Who somebody is, and who belongs together: keys, signatures, groups, and what they vouch for."""
 
+from peerlearn.security.group import Group
 from peerlearn.security.identity import Identity, fingerprint
+from peerlearn.security.passport import Passport
 from peerlearn.security.signing import open_card, sign_card
 
-__all__ = ["Identity", "fingerprint", "open_card", "sign_card"]
+__all__ = ["Group", "Identity", "Passport", "fingerprint", "open_card", "sign_card"]

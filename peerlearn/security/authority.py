@@ -85,7 +85,9 @@ def verified(
     chain: Sequence[x509.Certificate], trusted: Sequence[x509.Certificate], now: float
 ) -> datetime.datetime | None:
     """Until when a peer's certificate (the first; the others lead to an authority) holds; None: it does not."""
-    policy = PolicyBuilder().store(Store(trusted)).time(utc(now)).max_chain_depth(_DEEPEST)
+    if not trusted:
+        return None
+    policy = PolicyBuilder().store(Store(list(trusted))).time(utc(now)).max_chain_depth(_DEEPEST)
     try:
         path = policy.build_client_verifier().verify(chain[0], list(chain[1:])).chain
     except VerificationError:

@@ -1,5 +1,7 @@
 """Signed cards: a card is believed when the key whose fingerprint is its id has signed its bytes."""
 
+from collections.abc import Sequence
+
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -14,12 +16,14 @@ _PUBLIC_KEY_BYTES = 32
 _SIGNATURE_BYTES = 64
 
 
-def sign_card(identity: Identity, card: Card) -> pb.SignedCard:
-    """The card as it travels. It must be the identity's own: ValueError otherwise."""
+def sign_card(identity: Identity, card: Card, certificates: Sequence[bytes] = ()) -> pb.SignedCard:
+    """The card as it travels, with the certificate that it names (DER, and those above it). It must be the identity's
+    own: ValueError otherwise."""
     if card.id != identity.id:
         raise ValueError(f"card of {card.id} cannot be signed by {identity.id}")
     data = card_to_pb(card).SerializeToString(deterministic=True)
-    return pb.SignedCard(card=data, public_key=identity.public_key, signature=identity.sign(data))
+    signature = identity.sign(data)
+    return pb.SignedCard(card=data, public_key=identity.public_key, signature=signature, certificates=certificates)
 
 
 def open_card(signed: pb.SignedCard, limits: Limits) -> Card:

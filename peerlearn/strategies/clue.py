@@ -50,10 +50,11 @@ class Clue(Base):
 
     Helpers: `fill` target, as in the paper; controls: zero (the rest of the helper is zero), replace and average (no
     helper: the own model itself gets what came, or the mean of both). `operator` makes one prediction of several
-    models' logits. `retry` replace: when a further call brings help for the same classes, helpers with which the answers
-    of the last `memory` batches were no better than the own model's alone have failed, and leave; add: they stay. At most `pool` helpers live. `discard` dynamic: when the own model is back at its error from
-    before the drift, or, with several helpers, does as well on a helper's classes over `memory` batches (L), but not
-    before a helper is W batches old; static: `lifetime` batches after it was made.
+    models' logits. `retry` replace: when a further call brings help for the same classes, helpers with which the
+    answers of the last `memory` batches were no better than the own model's alone have failed, and leave; add: they
+    stay. At most `pool` helpers live. `discard` dynamic: when the own model is back at its error from before the drift,
+    or, with several helpers, does as well on a helper's classes over `memory` batches (L), but not before a helper is W
+    batches old; static: `lifetime` batches after it was made.
 
     Training: `passes` over each request batch, in optimizer steps on `minibatch` samples (0: on all of it at once).
     Cards tell the class counts of the last `card_window` batches, and go out every `card_every` batches.

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
 from peerlearn.errors import KnowledgeError
-from peerlearn.knowledge import Answer, Outputs, Params, Query, Question, Received
+from peerlearn.knowledge import Answer, Params, Query, Question, Received
 from peerlearn.learning import losses, state
 from peerlearn.learning.errors import Diverged
 from peerlearn.learning.gkt_models import hub_network
@@ -25,19 +24,11 @@ from peerlearn.strategies import answers, gkt_edge, teaching
 from peerlearn.strategies.base import Asked, Base
 from peerlearn.strategies.gkt_edge import Cut, FeatureDtype, LabelDtype
 from peerlearn.strategies.gkt_held import HeldOfHub
-from peerlearn.strategies.gkt_store import DATASET, FeatureStore, Reply, check_brought
+from peerlearn.strategies.gkt_store import DATASET, FeatureStore, Replies, Reply, check_brought
 from peerlearn.strategies.gkt_training import HubTraining, ReplyBy, Shuffle
 from peerlearn.strategies.memory import conditional
 from peerlearn.strategies.options import check_choices, check_least
 from peerlearn.types import Card, Exposure, Span, epochs
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Replies:
-    """What travels with a hub's snapshot: its logits for each edge, by the edge's id."""
-
-    classes: int
-    by_edge: Mapping[str, Reply]
 
 
 @dataclass
@@ -199,17 +190,7 @@ class FedGKT(Base):
             return answers.whole_model(snapshot)
         if query.want != "outputs" or set(query.select) != {"dataset", "fingerprint"}:
             return answers.not_mine(self.name, query)
-        mark = str(query.select["fingerprint"])
-        reply = replies.by_edge.get(asked.consumer.id)
-        if reply is None or reply.fingerprint != mark:  # nothing yet: no ids
-            reply = Reply(mark, torch.empty(0, dtype=torch.int64), torch.empty(0, replies.classes))
-        return Outputs(
-            dataset=DATASET,
-            fingerprint=mark,
-            ids=reply.ids,
-            tensors={"logits": reply.logits},
-            version=snapshot.version,
-        )
+        return replies.on(asked.consumer.id, str(query.select["fingerprint"]), snapshot.version)
 
     # ---- what comes
 

@@ -44,6 +44,23 @@ class Reply:
     logits: Tensor
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Replies:
+    """What travels with a hub's snapshot: its logits for each edge, by the edge's id."""
+
+    classes: int
+    by_edge: Mapping[str, Reply]
+
+    def on(self, edge: str, mark: str, version: int) -> Outputs:
+        """For this edge on its private set of this fingerprint; no samples when there is nothing to say about it."""
+        reply = self.by_edge.get(edge)
+        if reply is None or reply.fingerprint != mark:
+            reply = Reply(mark, torch.empty(0, dtype=torch.int64), torch.empty(0, self.classes))
+        return Outputs(
+            dataset=DATASET, fingerprint=mark, ids=reply.ids, tensors={"logits": reply.logits}, version=version
+        )
+
+
 def mark_of(ids: Tensor, label: Tensor) -> str:
     """Fingerprint of a private set as far as its edge shows it: ids int64 (N,) rising, and their labels (N,)."""
     return fingerprint({"ids": ids, "label": label.long()})

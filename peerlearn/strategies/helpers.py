@@ -163,7 +163,7 @@ def check(learner: Learner, knowledge: Params, top_percent: float) -> None:
 
 def filled(own: Mapping[str, Tensor], came: Mapping[str, Tensor | Sparse], *, zero: bool = False) -> dict[str, Tensor]:
     """Equation (2): a whole state, of what came and, where nothing came, of one's own values or (`zero`) of zeros.
-    Copies, on the CPU."""
+    On the CPU; shares nothing with one's own."""
     whole = {}
     for name, mine in state.copied(own).items():
         theirs = came.get(name, mine)
@@ -171,7 +171,7 @@ def filled(own: Mapping[str, Tensor], came: Mapping[str, Tensor | Sparse], *, ze
             flat = torch.zeros_like(mine).reshape(-1) if zero else mine.reshape(-1)
             flat[theirs.indices] = theirs.values
             theirs = flat.reshape(mine.shape)
-        whole[name] = theirs.clone()
+        whole[name] = theirs
     return whole
 
 
@@ -204,6 +204,7 @@ def _vote(theirs: Tensor | Sparse | None, total: Tensor, votes: Tensor) -> None:
 
 
 def _check_sparse(name: str, came: Tensor | Sparse | None, own: Tensor, k: int) -> None:
+    """All but whether the values are finite: the whole is looked at for that."""
     if not isinstance(came, Sparse):
         how = "is missing" if came is None else "came whole"
         raise KnowledgeError(f"tensor {name!r} {how} where {k} of its {own.numel()} values were asked for")
@@ -218,4 +219,3 @@ def _check_sparse(name: str, came: Tensor | Sparse | None, own: Tensor, k: int) 
     inside = k == 0 or (int(came.indices[0]) >= 0 and int(came.indices[-1]) < own.numel())
     if not inside or not bool((came.indices[1:] > came.indices[:-1]).all()):
         raise KnowledgeError(f"tensor {name!r}: positions must rise and lie within its shape")
-    state.check_finite(name, came.values)

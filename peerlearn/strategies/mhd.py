@@ -53,8 +53,8 @@ class MHD(Base):
     of a provider drawn at random, and the oldest leaves. None: each exchange renews the teachers of all providers.
     `mode` outputs: providers send embedding and logits on the public samples of the coming steps, and never show
     parameters; checkpoint: they send parameters, of one architecture. Both train to the same bits. `half`: float16 on
-    the wire. `public_set`: by name; "": the learner's first. `public_batch` samples a step, in an order that
-    `public_seed`, equal for all peers, decides.
+    the wire, which rounds. `public_set`: by name; "": the learner's first. `public_batch` samples a step, in an order
+    that `public_seed`, equal for all peers, decides.
 
     `warm_up`: epochs on own labels first; before they are over a peer does not teach. Fewer than about eight, or
     classes that are primary for one peer only, make sure and wrong teachers. Then each round is `refresh` steps: joint

@@ -1,6 +1,6 @@
 """Carrying messages between peers. Knows frames and addresses; knows no tensors, no strategies."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,21 +10,55 @@ from peerlearn.wire.frames import Message
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 
+class Credentials(Protocol):
+    """Mutual TLS, as PEM: both ends show a certificate of the same authority, made out to `server_name`.
+
+    Read anew for every connection, by any thread: they may be renewed meanwhile.
+    """
+
+    @property
+    def authority(self) -> bytes: ...
+    @property
+    def certificate(self) -> bytes: ...
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def server_name(self) -> str: ...
+
+
+class Guard(Protocol):
+    """Decides whose certificate counts now, beyond what the connection's TLS has decided when it was made."""
+
+    def check(self, chain: Sequence[bytes], who: str) -> None:
+        """Raises PeerRefused unless this certificate (DER, the first of the chain) is welcome."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, as far as the connection itself tells."""
+
+    host: str
+    """Where it is seen to come from."""
+    certificates: tuple[bytes, ...] = ()
+    """DER, as its end of the connection has shown and proved them, its own first; none without TLS."""
+
+
 class Service(Protocol):
     """What a peer answers to others. Called on the event loop; must not block it.
 
-    `host` is where the caller is seen to come from. Raise PeerRefused to say no: the caller gets reason and sentence.
+    Raise PeerRefused to say no: the caller gets reason and sentence.
     """
 
-    async def introduce(self, introduction: pb.Introduction, host: str) -> pb.Introduction: ...
+    async def introduce(self, introduction: pb.Introduction, caller: Caller) -> pb.Introduction: ...
 
-    def watch(self, request: pb.WatchRequest, host: str) -> AsyncIterator[pb.Notice]: ...
+    def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Notice]: ...
 
-    async def admit(self, header: pb.Header) -> None:
+    async def admit(self, header: pb.Header, caller: Caller) -> None:
         """Decide on a question's first frame, before any bulk flows and before anything is allocated for it."""
         ...
 
-    async def answer(self, question: Message) -> Message: ...
+    async def answer(self, question: Message, caller: Caller) -> Message: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +80,10 @@ class Transport(Protocol):
     Every method raises PeerUnreachable (no connection, or no progress within the stall window), PeerRefused
     (the peer said no) or WireError (it sent something that is not a message); after any of these the transport
     goes on working. Cancelling a call ends it at both sides.
+
+    With a guard, the certificates of an introduction that comes back are those of the connection that it came over;
+    and `certificates`, SHA-256 of each, are whose holder alone may take what is asked or watched, and answer it. A
+    transport without TLS pays no heed to them.
     """
 
     def serving(self, service: Service) -> AbstractAsyncContextManager[Address]:
@@ -54,8 +92,12 @@ class Transport(Protocol):
 
     async def introduce(self, to: Address, introduction: pb.Introduction) -> pb.Introduction: ...
 
-    def watch(self, to: Address, request: pb.WatchRequest) -> AsyncGenerator[pb.Notice, None]:
+    def watch(
+        self, to: Address, request: pb.WatchRequest, *, certificates: Collection[bytes] = ()
+    ) -> AsyncGenerator[pb.Notice, None]:
         """Notices as they come; ends when the peer ends the stream. The caller judges silence."""
         ...
 
-    async def exchange(self, to: Address, question: Message) -> tuple[Message, Traffic]: ...
+    async def exchange(
+        self, to: Address, question: Message, *, certificates: Collection[bytes] = ()
+    ) -> tuple[Message, Traffic]: ...

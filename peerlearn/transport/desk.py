@@ -1,7 +1,7 @@
 """Where calls from others arrive, whatever carried them: bounded, parsed, counted, then given to the peer's service."""
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError, Message
 
 from peerlearn.config import Limits, Timing
 from peerlearn.errors import Corrupt, KnowledgeError, Oversized, PeerRefused, RefusalReason, WireError
-from peerlearn.transport.base import Service
+from peerlearn.transport.base import Caller, Service
 from peerlearn.transport.exchange import Pipe, refusal_frame, refusal_of, reply
 from peerlearn.wire.compress import Link
 from peerlearn.wire.frames import check_protocol, serialize
@@ -17,6 +17,8 @@ from peerlearn.wire.v1 import fabric_pb2 as pb
 
 _ACQUAINTANCE_BYTES = 1024
 _REQUEST_BYTES = 4096
+_CHAIN_BYTES = 32 * 1024
+"""Of certificates and links."""
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
@@ -31,9 +33,10 @@ class Desk:
         self._limits = limits
         self._links = links
         self._exchanges = 0
+        self._held = 0
         self._watches = 0
 
-    async def exchange(self, pipe: Pipe, host: str) -> None:
+    async def exchange(self, pipe: Pipe, caller: Caller) -> None:
         """Raises PeerUnreachable when the consumer stalls."""
         if self._exchanges >= self._limits.exchanges:
             busy = f"{self._limits.exchanges} exchanges are under way: try again later"
@@ -41,24 +44,45 @@ class Desk:
             return
         self._exchanges += 1
         try:
-            link = self._links.to(host)
-            await reply(pipe, self._service, peer=host, timing=self._timing, limits=self._limits, link=link)
+            link = self._links.to(caller.host)
+            with self._holding() as take:
+                await reply(
+                    pipe, self._service, take, caller=caller, timing=self._timing, limits=self._limits, link=link
+                )
         finally:
             self._exchanges -= 1
 
-    async def introduce(self, data: bytes, host: str) -> bytes:
-        with _refusing(host):
-            introduction = read_introduction(data, self._limits)
-            return (await self._service.introduce(introduction, host)).SerializeToString()
+    @contextmanager
+    def _holding(self) -> Iterator[Callable[[int], None]]:
+        """Inside the block, a way to take memory for what a question brings; raises PeerRefused(BUSY) for too much."""
+        mine = 0
 
-    async def watch(self, data: bytes, host: str) -> AsyncGenerator[bytes, None]:
+        def take(nbytes: int) -> None:
+            nonlocal mine
+            if self._held + nbytes > self._limits.held_bytes:
+                busy = f"questions under way bring {self._held} bytes already: try again later"
+                raise PeerRefused("", RefusalReason.BUSY, busy)
+            mine += nbytes
+            self._held += nbytes
+
+        try:
+            yield take
+        finally:
+            self._held -= mine
+
+    async def introduce(self, data: bytes, caller: Caller) -> bytes:
+        with _refusing(caller.host):
+            introduction = read_introduction(data, self._limits)
+            return (await self._service.introduce(introduction, caller)).SerializeToString()
+
+    async def watch(self, data: bytes, caller: Caller) -> AsyncGenerator[bytes, None]:
         if self._watches >= self._limits.watches:
-            raise PeerRefused(host, RefusalReason.BUSY, f"{self._watches} peers watch already: try again later")
+            raise PeerRefused(caller.host, RefusalReason.BUSY, f"{self._watches} peers watch already: try again later")
         self._watches += 1
         try:
-            with _refusing(host):
+            with _refusing(caller.host):
                 request = _read(pb.WatchRequest, data, _REQUEST_BYTES, "a watch request")
-                async with _closing(self._service.watch(request, host)) as notices:
+                async with _closing(self._service.watch(request, caller)) as notices:
                     async for notice in notices:
                         yield notice.SerializeToString()
         finally:
@@ -84,14 +108,18 @@ class Links:
 def read_introduction(data: bytes, limits: Limits) -> pb.Introduction:
     """Raises Oversized, Corrupt or ForeignProtocol."""
     most = limits.card_bytes + limits.acquaintances * _ACQUAINTANCE_BYTES
-    introduction = _read(pb.Introduction, data, most, "an introduction")
+    trust = limits.revocation_bytes + _CHAIN_BYTES
+    introduction = _read(pb.Introduction, data, most + trust, "an introduction")
+    if len(data) - introduction.revocations.ByteSize() - sum(map(len, introduction.card.certificates)) > most:
+        raise Oversized(f"an introduction has {len(data)} bytes, of which at most {most} may be card and peers known")
     check_protocol(introduction.protocol)
     return introduction
 
 
 def read_notice(data: bytes, limits: Limits) -> pb.Notice:
     """Raises Oversized or Corrupt."""
-    return _read(pb.Notice, data, limits.card_bytes + _REQUEST_BYTES, "a notice")
+    most = max(limits.card_bytes, limits.revocation_bytes) + _REQUEST_BYTES + _CHAIN_BYTES
+    return _read(pb.Notice, data, most, "a notice")
 
 
 def _read(kind: type[M], data: bytes, most: int, what: str) -> M:

@@ -4,7 +4,7 @@ consumer: header [await proceed, blocks, trailer]     provider: [proceed] header
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from peerlearn.errors import (
     Truncated,
     WireError,
 )
-from peerlearn.transport.base import Service, Traffic
+from peerlearn.transport.base import Caller, Service, Traffic
 from peerlearn.transport.patience import Patience
 from peerlearn.types import PROTOCOL
 from peerlearn.wire.compress import Link, Packer
@@ -170,12 +170,29 @@ def refusal_of(error: PeerRefused | WireError | KnowledgeError) -> tuple[Refusal
     return reason, str(error)[:DETAIL_CHARS]
 
 
-async def reply(pipe: Pipe, service: Service, *, peer: str, timing: Timing, limits: Limits, link: Link) -> None:
-    """The provider's end. Raises PeerUnreachable when the consumer stalls; refusals travel as frames."""
-    wire = _Counted(pipe, Patience(timing, peer), limits)
+async def reply(
+    pipe: Pipe,
+    service: Service,
+    take: Callable[[int], None],
+    *,
+    caller: Caller,
+    timing: Timing,
+    limits: Limits,
+    link: Link,
+) -> None:
+    """The provider's end. Raises PeerUnreachable when the consumer stalls; refusals travel as frames.
+
+    `take` is told how many bytes a question brings before they are allocated, and may raise PeerRefused.
+    """
+    wire = _Counted(pipe, Patience(timing, caller.host), limits)
+
+    async def admit(header: pb.Header) -> None:
+        await service.admit(header, caller)
+        take(header.body_bytes)
+
     try:
-        question = await _read_question(wire, service, limits)
-        answer = await service.answer(question)
+        question = await _read_question(wire, admit, limits)
+        answer = await service.answer(question, caller)
     except (PeerRefused, WireError, KnowledgeError) as error:
         await wire.refuse(*refusal_of(error))
         return
@@ -186,14 +203,14 @@ async def reply(pipe: Pipe, service: Service, *, peer: str, timing: Timing, limi
     await wire.send_body(frames, packer, link)
 
 
-async def _read_question(wire: _Counted, service: Service, limits: Limits) -> Message:
+async def _read_question(wire: _Counted, admit: Callable[[pb.Header], Awaitable[None]], limits: Limits) -> Message:
     assembler = Assembler(limits)
     frame = await wire.first("no question")
     message = assembler.feed(frame) if frame is not None else None
     header = assembler.header
     if header is None:
         raise Truncated("the question ended before its header")
-    await service.admit(header)
+    await admit(header)
     if message is None:
         wire.patience.begin(header.body_bytes)
         await wire.send(pb.Frame(proceed=pb.Proceed()))

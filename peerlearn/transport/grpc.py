@@ -1,6 +1,6 @@
 """The fabric over gRPC: one server, one cached channel per address, and the fast path for bodies."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -9,13 +9,16 @@ import grpc
 import grpc.aio
 
 from peerlearn.config import Limits, Timing
-from peerlearn.errors import NetworkError
-from peerlearn.transport.base import Service, Traffic
+from peerlearn.errors import NetworkError, PeerRefused, PeerUnreachable, RefusalReason
+from peerlearn.transport.base import Credentials, Guard, Service, Traffic
 from peerlearn.transport.desk import Desk, Links, read_introduction, read_notice
+from peerlearn.transport.door import Door
 from peerlearn.transport.exchange import ask
-from peerlearn.transport.lines import CallPipe, Credentials, Lines, options, translated
+from peerlearn.transport.lines import CallPipe, Lines, options, translated
 from peerlearn.transport.patience import Patience
+from peerlearn.transport.pins import Chain, Pins
 from peerlearn.transport.serve import SERVICE, Calls, Health, enable_reflection
+from peerlearn.transport.tls import check_can_tell, server_credentials, speaks_tls, stranger
 from peerlearn.types import Address
 from peerlearn.wire.frames import Message
 from peerlearn.wire.v1 import fabric_pb2 as pb
@@ -29,8 +32,10 @@ _GRACE = 1.0
 class GrpcTransport:
     """Serves at `listen` (port 0: any free one) and calls others; see `transport.base.Transport`.
 
-    With `credentials` every connection, in both directions, is mutual TLS; without, it is plain. Connections are closed
-    when `serving` ends; one that only calls is closed by `async with`.
+    With `credentials` every connection, in both directions, is mutual TLS; without, it is plain. With a `guard` too it
+    is TLS 1.3, every call of either side is for the guard to allow, and whoever is introduced is pinned: later calls go
+    to the holder of that certificate or nowhere. Connections are closed when `serving` ends; one that only calls is
+    closed by `async with`.
     """
 
     def __init__(
@@ -40,13 +45,20 @@ class GrpcTransport:
         timing: Timing | None = None,
         limits: Limits | None = None,
         credentials: Credentials | None = None,
+        guard: Guard | None = None,
     ) -> None:
+        """Raises ConfigError when this grpc cannot keep a guarded transport to TLS 1.3."""
+        if guard is not None:
+            check_can_tell()
         self._listen = listen
         self._timing = timing or Timing()
         self._limits = limits or Limits()
         self._credentials = credentials
         self._lines = Lines(self._limits, credentials)
         self._links = Links()
+        self._guard = guard
+        self._pins = Pins(self._limits.peers)
+        self._door: Door | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -60,7 +72,9 @@ class GrpcTransport:
     async def serving(self, service: Service) -> AsyncIterator[Address]:
         """Raises NetworkError when the address cannot be listened at."""
         # without so_reuseport two peers on one port are an error that can be told, not traffic that goes astray
-        server = grpc.aio.server(options=[*options(self._limits), ("grpc.so_reuseport", 0)])
+        serving = [("grpc.so_reuseport", 0), ("grpc.max_concurrent_streams", self._limits.streams)]
+        door = self._door = Door(self._guard, self._limits)
+        server = grpc.aio.server(interceptors=(door,), options=[*options(self._limits), *serving])
         calls = Calls(Desk(service, self._timing, self._limits, self._links))
         server.add_generic_rpc_handlers((calls.handler(),))
         health = Health()
@@ -80,27 +94,88 @@ class GrpcTransport:
             if self._credentials is None:
                 port = server.add_insecure_port(str(self._listen))
             else:
-                port = server.add_secure_port(str(self._listen), _server_credentials(self._credentials))
+                port = server.add_secure_port(str(self._listen), server_credentials(self._credentials))
         except RuntimeError as error:
             raise NetworkError(_cannot_listen(self._listen)) from error
         if port == 0:
             raise NetworkError(_cannot_listen(self._listen))
         return port
 
+    def recheck(self) -> None:
+        """The guard has changed its mind: end what goes on, in either direction, with those it no longer lets in."""
+        if self._guard is None:
+            return
+        if self._door is not None:
+            self._door.recheck()
+        for address, refused in self._pins.unwelcome(self._guard):
+            self._lines.cut(address, refused)
+
+    def pin(self, to: Address, chain: Chain) -> None:
+        """The peer there has said, signed, that it will show this certificate from now on."""
+        self._pins.put(to, chain, beside=True)
+
     async def introduce(self, to: Address, introduction: pb.Introduction) -> pb.Introduction:
-        peer = str(to)
-        async with self._lines.to(to) as channel:
-            introduce: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/Introduce")
-            call = introduce(introduction.SerializeToString())
+        """Two groups, or a group and none, are told from silence: PeerRefused(GROUP)."""
+        if self._guard is None:
+            return await self._plainly(to, introduction)
+        if to in self._pins:
             try:
-                data = await Patience(self._timing, peer).first(call, "no introduction")
-            except grpc.aio.AioRpcError as error:
-                raise translated(peer, error) from error
+                return await self._proved(to, introduction, self._guard)
+            except PeerUnreachable:
+                self._pins.drop(to)  # somebody else may be there, or the same peer with a new certificate
+        # First without a card, to learn which certificate is there; then with ours, to its holder and nobody else.
+        look = pb.Introduction(protocol=introduction.protocol, group_tag=introduction.group_tag)
+        async with self._lines.once(to) as channel:
+            try:
+                seen = await self._introduced(channel, to, look)
+            except PeerUnreachable as error:
+                raise _explained(to, error) from error
+        chain = tuple(seen.card.certificates)
+        if not chain:
+            raise PeerRefused(str(to), RefusalReason.IDENTITY, "it does not say which certificate is its own")
+        self._pins.put(to, chain)
+        try:
+            return await self._proved(to, introduction, self._guard)
+        except PeerUnreachable as error:
+            self._pins.drop(to)
+            if "CERTIFICATE_VERIFY_FAILED" in error.detail:
+                said = "the certificate that its card names is not that of its connection"
+                raise PeerRefused(str(to), RefusalReason.IDENTITY, said) from error
+            raise
+
+    async def _plainly(self, to: Address, introduction: pb.Introduction) -> pb.Introduction:
+        try:
+            async with self._lines.fresh(to) as channel:
+                return await self._introduced(channel, to, introduction)
+        except PeerUnreachable as error:
+            if self._credentials is None and "closed" in error.detail and await speaks_tls(to):
+                raise PeerRefused(str(to), RefusalReason.GROUP, "it speaks only TLS: it is of a group") from error
+            raise
+
+    async def _proved(self, to: Address, introduction: pb.Introduction, guard: Guard) -> pb.Introduction:
+        """Over a connection whose other end holds the certificate pinned; that must be the one which comes along."""
+        async with self._lines.fresh(to, self._pins.roots(to)) as channel:
+            answer = await self._introduced(channel, to, introduction)
+            chain = tuple(answer.card.certificates)
+            if not self._pins.holds(to, chain):
+                raise PeerRefused(str(to), RefusalReason.IDENTITY, "its card names a certificate that it has not shown")
+            guard.check(chain, str(to))
+        return answer
+
+    async def _introduced(self, channel: grpc.aio.Channel, to: Address, said: pb.Introduction) -> pb.Introduction:
+        introduce: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/Introduce")
+        call = introduce(said.SerializeToString())
+        try:
+            data = await Patience(self._timing, str(to)).first(call, "no introduction")
+        except grpc.aio.AioRpcError as error:
+            raise translated(str(to), error) from error
         return read_introduction(data, self._limits)
 
-    async def watch(self, to: Address, request: pb.WatchRequest) -> AsyncGenerator[pb.Notice, None]:
+    async def watch(
+        self, to: Address, request: pb.WatchRequest, *, certificates: Collection[bytes] = ()
+    ) -> AsyncGenerator[pb.Notice, None]:
         peer = str(to)
-        async with self._lines.to(to) as channel:
+        async with self._lines.to(to, self._roots(to, certificates)) as channel:
             watch: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(f"/{SERVICE}/Watch")
             call = watch(request.SerializeToString())
             try:
@@ -111,9 +186,11 @@ class GrpcTransport:
             finally:
                 call.cancel()
 
-    async def exchange(self, to: Address, question: Message) -> tuple[Message, Traffic]:
+    async def exchange(
+        self, to: Address, question: Message, *, certificates: Collection[bytes] = ()
+    ) -> tuple[Message, Traffic]:
         peer = str(to)
-        async with self._lines.to(to) as channel:
+        async with self._lines.cuttable(to, self._roots(to, certificates)) as channel:
             exchange: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{SERVICE}/Exchange")
             call = exchange()
             try:
@@ -128,13 +205,13 @@ class GrpcTransport:
             finally:
                 call.cancel()  # does nothing once the call is over
 
+    def _roots(self, to: Address, certificates: Collection[bytes]) -> bytes:
+        return self._pins.roots(to, certificates) if self._guard is not None else b""
 
-def _server_credentials(credentials: Credentials) -> grpc.ServerCredentials:
-    return grpc.ssl_server_credentials(
-        [(credentials.key, credentials.certificate)],
-        root_certificates=credentials.authority,
-        require_client_auth=True,
-    )
+
+def _explained(to: Address, error: PeerUnreachable) -> PeerUnreachable | PeerRefused:
+    said = stranger(error.detail)
+    return PeerRefused(str(to), RefusalReason.GROUP, said) if said is not None else error
 
 
 def _cannot_listen(address: Address) -> str:

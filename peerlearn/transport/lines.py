@@ -1,34 +1,24 @@
 """Connections to other peers: one cached gRPC channel per address, and a fresh one after a failure."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
 import grpc
 import grpc.aio
 
 from peerlearn.config import MIB, Limits
 from peerlearn.errors import Oversized, PeerRefused, PeerUnreachable, WireError
+from peerlearn.transport.base import Credentials
 from peerlearn.transport.exchange import DETAIL_CHARS, reason_of
+from peerlearn.transport.tls import channel_credentials
 from peerlearn.types import Address
 
 _DEFAULT_MESSAGE_BYTES = 4 * MIB  # gRPC's own limit
 _SAID_CHARS = 200
-
-
-class Credentials(Protocol):
-    """Mutual TLS, as PEM: both ends show a certificate of the same authority, made out to `server_name`."""
-
-    @property
-    def authority(self) -> bytes: ...
-    @property
-    def certificate(self) -> bytes: ...
-    @property
-    def key(self) -> bytes: ...
-    @property
-    def server_name(self) -> str: ...
+_TLS = re.compile(r"OPENSSL_internal:(\w+)")
 
 
 def options(limits: Limits) -> list[tuple[str, int | str]]:
@@ -42,16 +32,21 @@ def options(limits: Limits) -> list[tuple[str, int | str]]:
     ]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Line:
     channel: grpc.aio.Channel
+    terms: tuple[bytes, bytes]
+    """What the other end must show, and what ours does."""
     users: int = 0
     broken: bool = False
+    calls: set[asyncio.Timeout] = field(default_factory=set)
+    cut: PeerRefused | None = None
 
 
 class Lines:
     """Channels by address. After PeerUnreachable the next call gets a new one: a peer that returns is reached at once,
-    without gRPC's back-off, and a connection that hangs is not asked twice. The old one ends with its last call."""
+    without gRPC's back-off, and a connection that hangs is not asked twice. So does the next call after the
+    certificates of either side were renewed. The old one ends with its last call."""
 
     def __init__(self, limits: Limits, credentials: Credentials | None) -> None:
         self._credentials = credentials
@@ -63,39 +58,119 @@ class Lines:
         self._lines: dict[Address, _Line] = {}
 
     @asynccontextmanager
-    async def to(self, address: Address) -> AsyncIterator[grpc.aio.Channel]:
-        """A channel for one call, which must be over at the end of the block."""
-        line = self._lines.get(address)
-        if line is None:
-            line = self._lines[address] = _Line(self._open(address))
-        line.users += 1
-        try:
+    async def to(self, address: Address, roots: bytes = b"") -> AsyncIterator[grpc.aio.Channel]:
+        """A channel for one call, which must be over at the end of the block. With TLS the other end must show a
+        certificate of `roots` (PEM), by default of our own authority."""
+        async with self._used(address, await self._line(address, roots)) as line:
             yield line.channel
-        except PeerUnreachable:
-            line.broken = True
-            if self._lines.get(address) is line:
-                del self._lines[address]
-            raise
-        finally:
-            line.users -= 1
-            if line.broken and not line.users:
+
+    @asynccontextmanager
+    async def cuttable(self, address: Address, roots: bytes = b"") -> AsyncIterator[grpc.aio.Channel]:
+        """The same, for a call that must not outlive `cut`; the block is left by the task that entered it."""
+        async with self._used(address, await self._line(address, roots)) as line, _until_cut(line):
+            yield line.channel
+
+    @asynccontextmanager
+    async def fresh(self, address: Address, roots: bytes = b"") -> AsyncIterator[grpc.aio.Channel]:
+        """The same, for an introduction: it shows our certificate of today. Once it has succeeded all later calls go
+        this way; those meanwhile go the old one, by which the other side knows us."""
+        line = self._lines.get(address)
+        if line is None or line.terms != (roots, self._shown):
+            line = self._made(address, roots)
+        try:
+            async with self._used(address, line), _until_cut(line):
+                yield line.channel
+            await self._install(address, line)
+        except BaseException:
+            if self._lines.get(address) is not line and not line.users:
                 await line.channel.close()
+            raise
+
+    @asynccontextmanager
+    async def once(self, address: Address) -> AsyncIterator[grpc.aio.Channel]:
+        """A channel for this one call, to whoever is there, if only it is of our authority."""
+        channel = self._open(address, b"")
+        try:
+            yield channel
+        finally:
+            await channel.close()
+
+    def cut(self, address: Address, why: PeerRefused) -> None:
+        """End the calls to this address with this error, and then the connection."""
+        line = self._lines.get(address)
+        if line is not None:
+            line.cut = why
+            self._leave(address, line)
+            for call in line.calls:
+                call.reschedule(asyncio.get_running_loop().time())
 
     async def close(self) -> None:
         lines, self._lines = self._lines, {}
         for line in lines.values():
             await line.channel.close()
 
-    def _open(self, address: Address) -> grpc.aio.Channel:
+    @asynccontextmanager
+    async def _used(self, address: Address, line: _Line) -> AsyncIterator[_Line]:
+        line.users += 1
+        try:
+            yield line
+        except PeerUnreachable:
+            self._leave(address, line)
+            raise
+        finally:
+            line.users -= 1
+            if line.broken and not line.users:
+                await line.channel.close()
+
+    async def _line(self, address: Address, roots: bytes) -> _Line:
+        line = self._lines.get(address)
+        if line is None or line.terms[0] != roots:
+            line = self._made(address, roots)
+            await self._install(address, line)
+        return line
+
+    async def _install(self, address: Address, line: _Line) -> None:
+        old = self._lines.get(address)
+        if old is line or line.broken:
+            return
+        self._lines[address] = line
+        if old is not None:
+            old.broken = True
+            if not old.users:
+                await old.channel.close()
+
+    def _leave(self, address: Address, line: _Line) -> None:
+        line.broken = True
+        if self._lines.get(address) is line:
+            del self._lines[address]
+
+    def _made(self, address: Address, roots: bytes) -> _Line:
+        return _Line(self._open(address, roots), (roots, self._shown))
+
+    @property
+    def _shown(self) -> bytes:
+        return self._credentials.certificate if self._credentials is not None else b""
+
+    def _open(self, address: Address, roots: bytes) -> grpc.aio.Channel:
         if self._credentials is None:
             return grpc.aio.insecure_channel(str(address), options=self._options)
-        tls = grpc.ssl_channel_credentials(
-            root_certificates=self._credentials.authority,
-            private_key=self._credentials.key,
-            certificate_chain=self._credentials.certificate,
-        )
+        tls = channel_credentials(self._credentials, roots or self._credentials.authority)
         named = ("grpc.ssl_target_name_override", self._credentials.server_name)
         return grpc.aio.secure_channel(str(address), tls, options=[*self._options, named])
+
+
+@asynccontextmanager
+async def _until_cut(line: _Line) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(None) as call:
+            line.calls.add(call)
+            yield
+    except TimeoutError:
+        if line.cut is None or not call.expired():
+            raise
+        raise line.cut from None
+    finally:
+        line.calls.discard(call)
 
 
 def translated(peer: str, error: grpc.aio.AioRpcError) -> PeerUnreachable | PeerRefused | WireError:
@@ -109,7 +184,9 @@ def translated(peer: str, error: grpc.aio.AioRpcError) -> PeerUnreachable | Peer
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return PeerUnreachable(peer, "something answers there that is not a peer of peerlearn")
     if code is grpc.StatusCode.UNAVAILABLE:
-        return PeerUnreachable(peer, f"no connection ({said.rpartition(': ')[2][:_SAID_CHARS]})")  # the innermost cause
+        tls = _TLS.search(said)
+        why = f"TLS: {tls[1]}" if tls is not None else said.rpartition(": ")[2]  # the innermost cause
+        return PeerUnreachable(peer, f"no connection ({why[:_SAID_CHARS]})")
     if code is grpc.StatusCode.UNKNOWN:
         return PeerUnreachable(peer, f"it failed while it answered: {said[:_SAID_CHARS]}")
     return PeerUnreachable(peer, said[:_SAID_CHARS] or code.name.lower())

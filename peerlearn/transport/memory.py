@@ -3,13 +3,13 @@ can be cut. All waiting is asyncio's, so a virtual clock can drive it."""
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from peerlearn.config import Limits, Timing
 from peerlearn.errors import NetworkError, PeerRefused, PeerUnreachable
-from peerlearn.transport.base import Service, Traffic
+from peerlearn.transport.base import Caller, Service, Traffic
 from peerlearn.transport.desk import Desk, Links, read_introduction, read_notice
 from peerlearn.transport.exchange import ask
 from peerlearn.transport.patience import Patience
@@ -18,6 +18,7 @@ from peerlearn.wire.frames import Message
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 HOST = "memory"
+_CALLER = Caller(HOST)
 _ROOM = 8  # frames under way in one direction, as a socket's buffers would hold
 
 
@@ -94,7 +95,7 @@ class MemoryTransport:
 
         async def answer(desk: Desk, pipe: "_MemoryPipe") -> None:
             request = await pipe.read()
-            await pipe.write(await desk.introduce(request or b"", HOST))
+            await pipe.write(await desk.introduce(request or b"", _CALLER))
 
         patience = Patience(self._timing, str(to))
         async with self._call(to, answer, patience) as pipe:
@@ -104,11 +105,13 @@ class MemoryTransport:
             raise PeerUnreachable(str(to), "it left before it introduced itself")
         return read_introduction(reply, self._limits)
 
-    async def watch(self, to: Address, request: pb.WatchRequest) -> AsyncGenerator[pb.Notice, None]:
+    async def watch(
+        self, to: Address, request: pb.WatchRequest, *, certificates: Collection[bytes] = ()
+    ) -> AsyncGenerator[pb.Notice, None]:
         data = request.SerializeToString()
 
         async def answer(desk: Desk, pipe: "_MemoryPipe") -> None:
-            async with aclosing(desk.watch(data, HOST)) as notices:
+            async with aclosing(desk.watch(data, _CALLER)) as notices:
                 async for notice in notices:
                     await pipe.write(notice)
 
@@ -116,9 +119,11 @@ class MemoryTransport:
             while (notice := await pipe.read()) is not None:
                 yield read_notice(notice, self._limits)
 
-    async def exchange(self, to: Address, question: Message) -> tuple[Message, Traffic]:
+    async def exchange(
+        self, to: Address, question: Message, *, certificates: Collection[bytes] = ()
+    ) -> tuple[Message, Traffic]:
         async def answer(desk: Desk, pipe: "_MemoryPipe") -> None:
-            await desk.exchange(pipe, HOST)
+            await desk.exchange(pipe, _CALLER)
 
         async with self._call(to, answer, Patience(self._timing, str(to))) as pipe:
             return await ask(

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
-from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -14,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 from peerlearn.errors import PeerRefused, PeerUnreachable
 from peerlearn.transport.desk import Desk
 from peerlearn.transport.lines import refusal_details
+from peerlearn.transport.tls import caller_of
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Fabric"].full_name
@@ -37,13 +37,13 @@ class Calls:
 
     async def _introduce(self, data: bytes, context: Context) -> bytes:
         try:
-            return await self._desk.introduce(data, _host(context))
+            return await self._desk.introduce(data, caller_of(context))
         except PeerRefused as refused:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, refusal_details(refused))
 
     async def _watch(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
         try:
-            async with aclosing(self._desk.watch(data, _host(context))) as notices:
+            async with aclosing(self._desk.watch(data, caller_of(context))) as notices:
                 async for notice in notices:
                     yield notice
         except PeerRefused as refused:
@@ -51,7 +51,7 @@ class Calls:
 
     async def _exchange(self, _: AsyncIterator[bytes], context: Context) -> None:
         try:
-            await self._desk.exchange(_ContextPipe(context), _host(context))
+            await self._desk.exchange(_ContextPipe(context), caller_of(context))
         except PeerUnreachable as gone:
             await context.abort(grpc.StatusCode.ABORTED, gone.detail)
 
@@ -70,7 +70,7 @@ class _ContextPipe:
         try:
             await self._context.write(data)
         except (grpc.aio.BaseError, asyncio.InvalidStateError) as error:
-            raise PeerUnreachable(_host(self._context), "it left before the answer was through") from error
+            raise PeerUnreachable(caller_of(self._context).host, "it left before the answer was through") from error
 
     async def done(self) -> None:
         """The handler's return ends the answer."""
@@ -93,9 +93,3 @@ class Health:
 def enable_reflection(server: grpc.aio.Server) -> None:
     """Let ordinary tools list and call what is served here."""
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-
-
-def _host(context: Context) -> str:
-    """Where the caller is seen: of "ipv4:192.168.1.20:40404" or "ipv6:[::1]:40404" (quoted) the host alone."""
-    address = unquote(context.peer()).partition(":")[2]
-    return address.rpartition(":")[0].strip("[]") or address

@@ -1,0 +1,107 @@
+"""A method of your own in one file: deep mutual learning (Zhang et al., CVPR 2018), and two peers that use it.
+
+python examples/own_strategy.py
+
+The fabric knows nothing of it. To use it by name too (`peerlearn up ... --strategy mutual`), put the class into a
+package of yours, name it in that package's pyproject.toml, and install the package beside peerlearn:
+
+    [project.entry-points."peerlearn.strategies"]
+    mutual = "my_package.mutual:Mutual"
+"""
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+import peerlearn as pl
+from peerlearn.errors import KnowledgeError
+from peerlearn.knowledge import Answer, Params, Query, Question, Received
+from peerlearn.learning import losses
+from peerlearn.learning.learner import Batch
+from peerlearn.learning.snapshot import Snapshot
+from peerlearn.strategies import answers, teaching
+from peerlearn.strategies.base import Asked, Base
+from peerlearn.strategies.memory import Memory
+from peerlearn.types import Card
+
+
+@dataclass
+class Mutual(Base):
+    """L = CE(p, y) + weight * mean over the others of KL(p_other || p): the paper's loss, with the others' networks as
+    they were when they were last asked."""
+
+    name: ClassVar[str] = "mutual"
+    needs = exposes = frozenset({pl.Exposure.PARAMS_FULL})
+    schedule = pl.Schedule(cycle=(pl.Local(pl.epochs(1)), pl.Exchange(), pl.Transfer(pl.epochs(1))))
+
+    weight: float = 1.0
+    _others: Memory = field(default_factory=Memory, init=False, repr=False)
+
+    def misfit(self, learner: pl.Learner, provider: Card) -> str | None:
+        same = provider.architecture == learner.architecture
+        return None if same else f"{provider.name} has another architecture"
+
+    def ask(self, learner: pl.Learner, provider: Card) -> Question:
+        return Question(Query(want="params"))
+
+    def answer(self, snapshot: Snapshot, asked: Asked) -> Answer:  # beside training: change nothing
+        query = asked.question.query
+        return answers.whole_model(snapshot) if query.want == "params" else answers.not_mine(self.name, query)
+
+    def absorb(self, learner: pl.Learner, received: Sequence[Received]) -> None:  # check all, then keep
+        new = [each for each in received if self._others.is_new(each)]
+        for each in new:
+            if not isinstance(each.knowledge, Params):
+                raise KnowledgeError("outputs came where parameters were asked for")
+            teaching.check_teacher(learner, each.knowledge)
+        for each in new:
+            self._others.keep(each)
+
+    def forget(self, provider: str) -> None:
+        self._others.forget(provider)
+
+    def transfer(self, learner: pl.Learner, span: pl.Span) -> pl.Report:
+        others = [learner.build(teaching.dense(kept.knowledge)) for kept in self._others]
+        if not others:
+            return pl.Report()
+
+        def loss(model: nn.Module, batch: Batch) -> Tensor:
+            logits = model(batch.x)
+            mimicry = [losses.distill_kl(other(batch.x), logits).double() for other in others]
+            return learner.loss(logits, batch.y) + self.weight * torch.stack(mimicry).mean().to(logits.dtype)
+
+        return replace(learner.fit(span, loss=loss), providers=tuple(kept.sender for kept in self._others))
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return self._others.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._others.load_state_dict(state)
+
+
+async def main(rounds: int = 3) -> None:
+    train, test = pl.datasets.load("fashion-mnist-slice")
+    own = [train.subset(rows) for rows in pl.partition.iid(train.y, 8)[:2]]
+    one, two = (pl.Learner(pl.models.Net(seed=i), its, batch_size=32, seed=i) for i, its in enumerate(own))
+    tag = f"mutual-{secrets.token_hex(4)}"
+    async with (
+        pl.Peer(one, strategy=Mutual(), name="amber", group_tag=tag) as amber,
+        pl.Peer(two, strategy=Mutual(), name="birch", group_tag=tag, peers=[amber.address]) as birch,
+    ):
+        await amber.meet(1, timeout=30)
+        await birch.meet(1, timeout=30)
+        async with asyncio.TaskGroup() as running:
+            for peer in (amber, birch):
+                running.create_task(peer.run(rounds))
+        for peer in (amber, birch):
+            right = (await peer.predict(test.x)).argmax(dim=1) == test.y
+            print(f"{peer.name}: {right.float().mean():.1%} after {rounds} rounds with one other", flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

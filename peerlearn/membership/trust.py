@@ -1,0 +1,132 @@
+"""What a member of a group believes of others: whose certificate is whose, and who is shut out."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from peerlearn.directory import Contact, Directory
+from peerlearn.errors import Corrupt, PeerRefused, RefusalReason
+from peerlearn.security.authority import fingerprint_of
+from peerlearn.security.passport import Passport
+from peerlearn.transport.base import Caller
+from peerlearn.types import Address, Card, PeerId
+from peerlearn.wire.v1 import fabric_pb2 as pb
+
+_KEPT = 2
+"""Certificates of one peer: the one in its card, and the one before, on which calls may still be under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bond:
+    """A session of a peer and the certificates that its cards have named, newest first."""
+
+    session: str
+    certificates: tuple[bytes, ...]
+
+
+class Trust:
+    """Binds cards, sessions and connections to one another. `recheck` ends what goes on with those no longer let in;
+    `pin` tells the transport what the peer at an address is going to show."""
+
+    def __init__(
+        self, passport: Passport, *, recheck: Callable[[], None], pin: Callable[[Address, tuple[bytes, ...]], None]
+    ) -> None:
+        self.passport = passport
+        self.group = passport.group.id
+        self._recheck = recheck
+        self._pin = pin
+        self._bonds: dict[PeerId, Bond] = {}
+        self._heard: Callable[[], None] = _nothing
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        """Call it whenever a newer list of revocations has come."""
+        self._heard = heard
+
+    # ---------------------------------------------------------------- what others show
+
+    def bind(self, card: Card, shown: Sequence[bytes], who: str) -> None:
+        """Raises PeerRefused unless this card names the certificate that its connection has shown, and the group has
+        shut out neither."""
+        if not shown or card.certificate_sha256 != fingerprint_of(shown[0]):
+            said = "the card is not that of this connection: it names another certificate"
+            raise PeerRefused(who, RefusalReason.IDENTITY, said)
+        self.passport.check(shown, who)
+        try:
+            self.passport.check_peer(card.id, who)
+        except PeerRefused:
+            self.passport.shut((card.certificate_sha256,))
+            self._recheck()
+            raise
+
+    def announced(self, contact: Contact, signed: pb.SignedCard, card: Card) -> None:
+        """A contact sent its newer card; it may name a new certificate. Raises PeerRefused or Corrupt."""
+        if card.certificate_sha256 in self.certificates_of(card.id):
+            return
+        self.bind(card, signed.certificates, str(contact.address))
+        self._pin(contact.address, tuple(signed.certificates))
+
+    def vouch(self, caller: Caller, peer: PeerId, session: str) -> None:
+        """Raises PeerRefused(IDENTITY) unless the caller's connection is that of this peer in this session."""
+        bond = self._bonds.get(peer)
+        shown = fingerprint_of(caller.certificates[0]) if caller.certificates else b""
+        if bond is None or bond.session != session or shown not in bond.certificates:
+            said = f"this connection is not that of {peer[:12]}: it shows another certificate than its card names"
+            raise PeerRefused(caller.host, RefusalReason.IDENTITY, said)
+
+    def certificates_of(self, peer: PeerId) -> tuple[bytes, ...]:
+        """SHA-256 of what this peer may show; nothing when it is not here."""
+        bond = self._bonds.get(peer)
+        return bond.certificates if bond is not None else ()
+
+    def follow(self, contact: Contact) -> None:
+        """A contact has changed."""
+        if not contact.here:
+            self._bonds.pop(contact.id, None)
+            return
+        named, bond = contact.card.certificate_sha256, self._bonds.get(contact.id)
+        if bond is None or bond.session != contact.session:
+            self._bonds[contact.id] = Bond(contact.session, (named,))
+        elif bond.certificates[0] != named:
+            self._bonds[contact.id] = Bond(contact.session, (named, *bond.certificates)[:_KEPT])
+
+    # ---------------------------------------------------------------- who is shut out
+
+    def learn(self, signed: pb.SignedRevocations, who: str) -> None:
+        """Raises PeerRefused for a list that the group has not signed."""
+        try:
+            newer = self.passport.learn(signed)
+        except Corrupt as exc:
+            raise PeerRefused(who, RefusalReason.IDENTITY, str(exc)) from exc
+        if newer:
+            self._heard()
+
+    def enforce(self, directory: Directory) -> None:
+        """Part with those who are shut out, and end what goes on with them."""
+        for contact in directory.here():
+            if (why := self._why_not(contact)) is not None:
+                directory.goodbye(contact.id, contact.session, why)
+        self._recheck()
+
+    async def keep_up(self, beat: float, renewed: Callable[[], None]) -> None:
+        """For ever, once a beat: notice what has changed on this machine, and certificates that have run out."""
+        while True:
+            await asyncio.sleep(beat)
+            news = self.passport.refresh()
+            if news.renewed:
+                renewed()
+            if news.revoked:
+                self._heard()
+            self._recheck()
+
+    def _why_not(self, contact: Contact) -> str | None:
+        certificates = self.certificates_of(contact.id)
+        if contact.id in self.passport.revocations.peers:
+            self.passport.shut(certificates)
+            return "revoked by the group"
+        if self.passport.revocations.certificates.intersection(certificates):
+            return "its certificate was revoked by the group"
+        return None
+
+
+def _nothing() -> None:
+    return None

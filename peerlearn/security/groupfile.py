@@ -1,0 +1,96 @@
+"""The group file: JSON with certificates and keys in PEM. Read with distrust, although only its owner may write it."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cryptography import x509
+
+from peerlearn.errors import GroupError
+from peerlearn.security import authority
+from peerlearn.security.credential import NAME_CHARS, Credential, Issued
+
+if TYPE_CHECKING:
+    from peerlearn.security.group import Group
+
+FORMAT = 1
+_ID = re.compile(r"[0-9a-f]{32}")
+_AUTHORITIES_MOST = 16
+_ISSUED_MOST = 4096
+
+
+def render(group: "Group") -> bytes:
+    member = group.member
+    content: dict[str, Any] = {
+        "peerlearn": "group key: keep it secret" if group.key is not None else "group member: keep it secret",
+        "format": FORMAT,
+        "name": group.name,
+        "id": group.id,
+        "authorities": [authority.pem(certificate).decode() for certificate in group.authorities],
+        "links": [authority.pem(certificate).decode() for certificate in group.links],
+    }
+    if group.key is not None:
+        content["key"] = authority.key_pem(group.key).decode()
+        content["issued"] = [
+            {"name": each.name, "fingerprint": each.fingerprint.hex(), "until": each.until} for each in group.issued
+        ]
+    if member is not None:
+        chain = (member.certificate, *member.links)
+        content["member"] = {
+            "chain": [authority.pem(certificate).decode() for certificate in chain],
+            "key": authority.key_pem(member.key).decode(),
+        }
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def parse(data: bytes, path: Path) -> dict[str, Any]:
+    """The fields of a Group. Raises GroupError for anything that is not just a group file of this format."""
+    try:
+        content = json.loads(data)
+        if not isinstance(content, dict) or not isinstance(content.get("peerlearn"), str):
+            raise ValueError("it has no field 'peerlearn'")
+        if content.get("format") != FORMAT:
+            raise GroupError(f"{path} is of format {content.get('format')!r}: use a newer release of peerlearn")
+        return _fields(content)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+        why = f"it has no {exc}" if isinstance(exc, KeyError) else str(exc) or type(exc).__name__
+        raise GroupError(
+            f"{path} is not a group file, or is damaged ({why[:120]}): restore it from a copy, or from another member's"
+        ) from exc
+
+
+def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
+    name, id = content["name"], content["id"]
+    if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARS or not name.isprintable():
+        raise ValueError("its name is none")
+    if not isinstance(id, str) or not _ID.fullmatch(id):
+        raise ValueError("its id is not 32 hex digits")
+    authorities, links = _certificates(content["authorities"]), _certificates(content["links"])
+    if not authorities:
+        raise ValueError("it names no authority")
+    fields: dict[str, Any] = {"name": name, "id": id, "authorities": authorities, "links": links}
+    if ("key" in content) == ("member" in content):
+        raise ValueError("it must hold either a key or a member's certificate")
+    if "key" in content:
+        fields["key"] = key = authority.read_key(content["key"].encode())
+        if not authority.belongs(key, authorities[0]):
+            raise ValueError("its key is not that of its authority")
+        entries = content["issued"][:_ISSUED_MOST]
+        fields["issued"] = tuple(
+            Issued(str(each["name"]), bytes.fromhex(each["fingerprint"]), float(each["until"])) for each in entries
+        )
+        return fields
+    member_key = authority.read_key(content["member"]["key"].encode())
+    certificate, *above = _certificates(content["member"]["chain"])
+    if not authority.belongs(member_key, certificate):
+        raise ValueError("its key is not that of its certificate")
+    fields["member"] = Credential(member_key, certificate, tuple(above))
+    return fields
+
+
+def _certificates(texts: Any) -> tuple[x509.Certificate, ...]:
+    if not isinstance(texts, list) or len(texts) > _AUTHORITIES_MOST:
+        raise ValueError("its certificates are not a short list")
+    return tuple(x509.load_pem_x509_certificate(text.encode()) for text in texts)

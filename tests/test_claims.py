@@ -1,0 +1,115 @@
+"""Claims are formulas of a few known pieces: they are judged seed by seed, and everything else in them is refused."""
+
+import math
+
+import pytest
+
+from peerlearn.errors import ConfigError
+from peerlearn.experiments import claims
+from peerlearn.experiments.claims import Claim, judge
+
+
+class Numbers:
+    """Two variants with two metrics; `late` has not been run."""
+
+    VALUES = {"mine": {"shared": (0.8, 0.9), "cost": (2.0, 4.0)}, "other": {"shared": (0.7, 0.85), "cost": (1.0, 1.0)}}
+    ROUNDS = ({1: 0.5, 2: 0.8}, {1: 0.6, 2: 0.9})
+
+    def values(self, variant, metric):
+        if variant == "late":
+            return ()
+        if metric not in self.VALUES[variant]:
+            raise ConfigError(f"no metric {metric}")
+        return self.VALUES[variant][metric]
+
+    def series(self, variant, metric):
+        self.values(variant, metric)
+        return self.ROUNDS if variant == "mine" else ()
+
+
+def verdict(formula):
+    return judge(Claim(id="1", says="", formula=formula), Numbers())
+
+
+@pytest.mark.parametrize(
+    ("formula", "value", "holds"),
+    [
+        ("mean(mine.shared) - mean(other.shared) >= 0.07", 0.075, True),
+        ("mean(mine.shared - other.shared) >= 0.08", 0.075, False),
+        ("min(mine.shared - other.shared) > 0", 0.05, True),
+        ("max(mine.cost / other.cost) <= 4", 4.0, True),
+        ("median(mine.cost) < 3", 3.0, False),
+        ("sd(other.cost) <= 0", 0.0, True),
+        ("abs(mean(other.shared) - mean(mine.shared)) <= 0.08", 0.075, True),
+        ("-mean(mine.cost) * 2 + 1 >= -5", -5.0, True),
+        ("mean(at(mine.shared, 2)) - mean(at(mine.shared, 1)) >= 0.3", 0.3, True),
+        ("mean(best(mine.shared)) >= 0.85", 0.85, True),
+        ("2 * mean(mine.shared)", 1.7, None),
+    ],
+)
+def test_a_formula_is_judged(formula, value, holds):
+    found = verdict(formula)
+    assert found.value == pytest.approx(value)
+    assert found.holds is holds
+
+
+def test_the_bar_may_be_measured_too():
+    found = verdict("mean(mine.shared) >= mean(other.shared)")
+    assert (found.comparison, found.holds) == (">=", True)
+    assert found.bar == pytest.approx(0.775)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    ["mean(late.shared) >= 0", "mean(mine.shared - late.shared) > 0", "mean(at(mine.shared, 7)) >= 0", "1 / 0 >= 0"],
+)
+def test_what_was_not_measured_is_not_judged(formula):
+    found = verdict(formula)
+    assert found.holds is None
+    assert found.value is None or math.isfinite(found.value)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "__import__('os').system('true')",
+        "mine.shared.real",
+        "mean(mine['shared'])",
+        "(lambda: 1)()",
+        "mean(mine.shared, 1)",
+        "at(mine.shared, mine.shared)",
+        "at(1, 2)",
+        "mean(values=mine.shared)",
+        "0 < mean(mine.shared) < 1",
+        "mean(mine.shared) == 1",
+        "mean(mine.shared) ** 2",
+        "'text' >= 1",
+        "True >= 0",
+        "shared >= 1",
+        "[x for x in mine.shared]",
+        "mean(mine.shared >= 1)",
+        "mean(",
+        "1" * 600,
+    ],
+)
+def test_anything_else_is_refused(formula):
+    with pytest.raises(ConfigError, match="claim 1"):
+        Claim(id="1", says="", formula=formula)
+
+
+def test_a_value_per_seed_is_not_a_number():
+    with pytest.raises(ConfigError, match="one value per seed"):
+        verdict("mine.shared >= 0.5")
+
+
+def test_unknown_names_are_errors():
+    claim = Claim(id="1", says="", formula="mean(minne.shared) >= 0")
+    with pytest.raises(ConfigError, match="did you mean 'mine'"):
+        claims.check_names(claim, ["mine", "other"])
+    with pytest.raises(ConfigError, match="no metric"):
+        verdict("mean(mine.shard) >= 0")
+
+
+def test_names_in_formulas_have_no_dashes_or_dots():
+    assert claims.name_in_formulas("shared_at_private_0.90") == "shared_at_private_0_90"
+    claims.check_names(Claim(id="1", says="", formula="mean(q_rest.shared)"), ["q-rest"])
