@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from peerlearn.schedule import Publish as Publish
     from peerlearn.schedule import Schedule as Schedule
     from peerlearn.schedule import Transfer as Transfer
+    from peerlearn.security.group import Group as Group
     from peerlearn.strategies.distillation import Distillation as Distillation
     from peerlearn.strategies.isolated import Isolated as Isolated
     from peerlearn.strategies.pairwise import Pairwise as Pairwise
@@ -43,6 +44,7 @@ _HOMES = {
     "Exchange": "schedule",
     "Exposure": "types",
     "Gate": "orchestrator.gate",
+    "Group": "security.group",
     "Isolated": "strategies.isolated",
     "JsonlSink": "recording",
     "Learner": "learning.learner",
@@ -75,6 +77,7 @@ __all__ = [
     "Exchange",
     "Exposure",
     "Gate",
+    "Group",
     "Isolated",
     "JsonlSink",
     "Learner",

@@ -6,6 +6,11 @@ from peerlearn.errors import ConfigError
 
 MIB = 1 << 20
 
+NO_TLS_1_2 = ("GRPC_SSL_CIPHER_SUITES", "AES128-GCM-SHA256")
+"""An environment variable of gRPC's, read when it is imported: a suite for RSA keys is the only one of TLS 1.2, and no
+certificate of ours fits it; those of TLS 1.3 are not governed by it. For programs of our own; a library leaves its
+host's setting alone."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
@@ -74,16 +79,16 @@ class Limits:
     card_bytes: int = 64 * 1024
     revocation_bytes: int = 64 * 1024
     """Of a group's list: about 1,800 entries."""
-    classes: int = 100_000
-    layers: int = 4096
+    classes: int = 10_000
+    layers: int = 1024
     addresses: int = 16
     acquaintances: int = 256
     """Others named in one introduction."""
-    peers: int = 1024
+    peers: int = 256
     """In the directory, hints included."""
     exchanges: int = 32
     """Served at once; one more is refused as busy."""
-    watches: int = 1024
+    watches: int = 256
     streams: int = 64
     """Calls under way on one connection; more wait."""
     calls: int = 200

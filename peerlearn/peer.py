@@ -252,7 +252,7 @@ class Peer:
         answerer = Answerer(
             self._card, self.strategy, snapshots, compute=answers, acquainted=self._acquainted,
             arrived=self._orchestrator.arrived if "received" in self._schedule.on else None, record=self._record,
-            vouch=self._membership.vouch, showing=showing,
+            vouch=self._membership.vouch, showing=showing, limits=self._limits,
         )  # fmt: skip
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         self.address = await stack.enter_async_context(transport.serving(_Service(self._membership, answerer)))
@@ -302,7 +302,7 @@ class Peer:
         store = Store(self._state, self.learner, self.strategy) if self._state is not None else None
         fetcher = Fetcher(
             self._card, self.strategy.name, transport=transport, company=company,
-            certificates=self._membership.certificates_of, showing=showing,
+            certificates=self._membership.certificates_of, showing=showing, limits=self._limits,
         )  # fmt: skip
         orchestrator = Orchestrator(
             self.learner,

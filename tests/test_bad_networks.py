@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from peerlearn.config import brisk
+from peerlearn.transport.base import Caller
 from peerlearn.transport.grpc import GrpcTransport
 from peerlearn.types import PROTOCOL
 from peerlearn.wire.frames import Message
@@ -19,7 +20,7 @@ __all__ = ["app", "tag"]  # fixtures
 
 
 def test_without_multicast_up_says_so_and_what_to_do(app):
-    """In a network namespace of its own, where not even loopback is up. Skipped, with the reason, where none can be made."""
+    """In a network namespace of its own, where not even loopback is up; skipped, and why, where none can be made."""
     if shutil.which("unshare") is None:
         pytest.skip("there is no `unshare` command here")
     if (tried := subprocess.run(["unshare", "-n", "true"], check=False, capture_output=True, text=True)).returncode:
@@ -36,15 +37,15 @@ def test_without_multicast_up_says_so_and_what_to_do(app):
 class FromTheFuture:
     """A peer that speaks the next major version."""
 
-    async def introduce(self, introduction: pb.Introduction, host: str) -> pb.Introduction:
+    async def introduce(self, introduction: pb.Introduction, caller: Caller) -> pb.Introduction:
         return pb.Introduction(protocol=pb.Protocol(major=PROTOCOL[0] + 1), group_tag=introduction.group_tag)
 
-    async def watch(self, request: pb.WatchRequest, host: str) -> AsyncGenerator[pb.Notice, None]:
+    async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncGenerator[pb.Notice, None]:
         yield pb.Notice()
 
-    async def admit(self, header: pb.Header) -> None: ...
+    async def admit(self, header: pb.Header, caller: Caller) -> None: ...
 
-    async def answer(self, question: Message) -> Message:
+    async def answer(self, question: Message, caller: Caller) -> Message:
         return question
 
 

@@ -1,33 +1,37 @@
 """Claims are formulas of a few known pieces: they are judged seed by seed, and everything else in them is refused."""
 
 import math
+from collections.abc import Mapping
 
 import pytest
 
 from peerlearn.errors import ConfigError
 from peerlearn.experiments import claims
-from peerlearn.experiments.claims import Claim, judge
+from peerlearn.experiments.claims import Claim, Verdict, judge
+
+VALUES = {
+    "mine": {"shared": (0.8, 0.9), "cost": (2.0, 4.0)},
+    "other": {"shared": (0.7, 0.85), "cost": (1.0, 1.0)},
+}
+ROUNDS = ({1: 0.5, 2: 0.8}, {1: 0.6, 2: 0.9})
 
 
 class Numbers:
     """Two variants with two metrics; `late` has not been run."""
 
-    VALUES = {"mine": {"shared": (0.8, 0.9), "cost": (2.0, 4.0)}, "other": {"shared": (0.7, 0.85), "cost": (1.0, 1.0)}}
-    ROUNDS = ({1: 0.5, 2: 0.8}, {1: 0.6, 2: 0.9})
-
-    def values(self, variant, metric):
+    def values(self, variant: str, metric: str) -> tuple[float, ...]:
         if variant == "late":
             return ()
-        if metric not in self.VALUES[variant]:
+        if metric not in VALUES[variant]:
             raise ConfigError(f"no metric {metric}")
-        return self.VALUES[variant][metric]
+        return VALUES[variant][metric]
 
-    def series(self, variant, metric):
+    def series(self, variant: str, metric: str) -> tuple[Mapping[int, float], ...]:
         self.values(variant, metric)
-        return self.ROUNDS if variant == "mine" else ()
+        return ROUNDS if variant == "mine" else ()
 
 
-def verdict(formula):
+def verdict(formula: str) -> Verdict:
     return judge(Claim(id="1", says="", formula=formula), Numbers())
 
 

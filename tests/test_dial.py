@@ -125,7 +125,7 @@ def test_too_little_to_calibrate_by_leaves_the_counts_alone() -> None:
 @pytest.mark.parametrize(
     ("prior", "says"),
     [
-        ("unifrom", "neither 'local' nor 'uniform'"),
+        ("flat", "neither 'local' nor 'uniform'"),
         ({7: 1.0}, "names class 7"),
         ({0: -1.0}, "must be at least 0"),
         ({0: 0.0}, "positive weight"),
@@ -183,4 +183,4 @@ def test_with_all_classes_own_the_offset_does_nothing() -> None:
     curve = Curve(given, y, torch.ones(CLASSES, dtype=torch.bool))
     plain = float((given.argmax(dim=1) == y).double().mean())
     for offset in (-5.0, 0.0, 5.0):
-        assert curve.at(offset) == (pytest.approx(plain), pytest.approx(plain))
+        assert curve.at(offset) == pytest.approx((plain, plain))

@@ -14,7 +14,8 @@ from peerlearn.experiments import build, experiment, fabric, library, report, re
 from peerlearn.experiments import run as running
 from peerlearn.experiments.build import World
 from peerlearn.experiments.run import Job
-from peerlearn.experiments.setup import Topology
+from peerlearn.experiments.topology import Topology
+from peerlearn.experiments.workloads import adaptation
 from peerlearn.learning.data import Dataset
 from peerlearn.learning.datasets import Split
 from tests.tiny import CLASSES, tiny_data
@@ -93,7 +94,7 @@ def blobs(monkeypatch: pytest.MonkeyPatch) -> None:
         test = tiny_data(samples=80, seed=9)
         return Split(tiny_data(samples=240, seed=8), Dataset(test.x, test.y, test.ids, CLASSES, "blobs/test"))
 
-    monkeypatch.setitem(build._LOADERS, "blobs", load)  # type: ignore[arg-type]  # a mapping for readers only
+    monkeypatch.setitem(build._LOADERS, "blobs", load)
     build.load.cache_clear()
 
 
@@ -149,7 +150,7 @@ def finished(out: Path) -> set[str]:
         ("batch_size = 16", "batch_size = 1.5", "training.batch_size: a whole number is expected"),
         ("batch_size = 16", "batch_size = 0", "batch_size must be at least 1"),
         ('kind = "half"', 'kind = "hlaf"', "'hlaf' is not one of full, half.*did you mean 'half'"),
-        ('hub = "target"', 'hub = "targte"', "no peer 'targte'"),
+        ('hub = "target"', 'hub = "tarmac"', "no peer 'tarmac'"),
         ("overlap = 0.1", "overlap = 2", "overlap must be a share"),
         ("groups = [[0, 1], [2], [3]]", "groups = [[0, 1], [2]]", "2 groups of classes for 3 peers"),
         ("map_lr = 1e-2", "map_rl = 1e-2", "no option 'map_rl'.*did you mean 'map_lr'"),
@@ -165,7 +166,7 @@ def finished(out: Path) -> set[str]:
         ('name = "tiny"', 'name = "tiny', "is not TOML"),
         ("rounds = 1", "ruonds = 1", "quick: unknown key 'ruonds'"),
         ("[variants.isolated]", "[variants.isolated]\nwhat = 1", "variants.isolated: unknown key 'what'"),
-        ("says = \"Maps move.\"", "", "claims\\[0\\]: 'says' is missing"),
+        ('says = "Maps move."', "", "claims\\[0\\]: 'says' is missing"),
     ],
 )
 def test_what_cannot_work_is_said_with_its_place(tmp_path: Path, before: str, after: str, says: str) -> None:
@@ -197,19 +198,19 @@ def test_the_digest_is_of_what_decides_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("topology", "links"),
     [
-        (Topology(kind="full"), {"a": "bcd", "b": "acd", "c": "abd", "d": "abc"}),
-        (Topology(kind="half", hub="b"), {"a": "", "b": "acd", "c": "", "d": ""}),
-        (Topology(kind="star", hub="a"), {"a": "bcd", "b": "a", "c": "a", "d": "a"}),
-        (Topology(kind="chain"), {"a": "b", "b": "c", "c": "d", "d": ""}),
-        (Topology(kind="cycle"), {"a": "b", "b": "c", "c": "d", "d": "a"}),
-        (Topology(kind="islands", islands=2), {"a": "b", "b": "a", "c": "d", "d": "c"}),
-        (Topology(kind="none"), {"a": "", "b": "", "c": "", "d": ""}),
-        (Topology(kind="links", links={"c": ("a",)}), {"a": "", "b": "", "c": "a", "d": ""}),
+        (Topology(kind="full"), {"p": "qrs", "q": "prs", "r": "pqs", "s": "pqr"}),
+        (Topology(kind="half", hub="q"), {"p": "", "q": "prs", "r": "", "s": ""}),
+        (Topology(kind="star", hub="p"), {"p": "qrs", "q": "p", "r": "p", "s": "p"}),
+        (Topology(kind="chain"), {"p": "q", "q": "r", "r": "s", "s": ""}),
+        (Topology(kind="cycle"), {"p": "q", "q": "r", "r": "s", "s": "p"}),
+        (Topology(kind="islands", islands=2), {"p": "q", "q": "p", "r": "s", "s": "r"}),
+        (Topology(kind="none"), {"p": "", "q": "", "r": "", "s": ""}),
+        (Topology(kind="links", links={"r": ("p",)}), {"p": "", "q": "", "r": "p", "s": ""}),
     ],
     ids=lambda x: x.kind if isinstance(x, Topology) else "",
 )
 def test_topologies(topology: Topology, links: dict[str, str]) -> None:
-    assert topology.providers(tuple("abcd")) == {peer: tuple(providers) for peer, providers in links.items()}
+    assert topology.providers(tuple("pqrs")) == {peer: tuple(providers) for peer, providers in links.items()}
 
 
 # ---------------------------------------------------------------- runs
@@ -401,6 +402,17 @@ def test_streams_give_errors_per_batch_and_adaptation(tmp_path: Path) -> None:
     assert {("clue", m) for m in ("adaptation", "recovery", "error_after", "error_base")} <= set(found)
     assert found["isolated", "bytes_received"] == 0
     assert [verdict.holds for verdict in report.verdicts(stored)] == [True]
+
+
+def test_adaptation_counts_batches_from_the_change() -> None:
+    error = [0.1] * 10 + [0.6, 0.5, 0.4, 0.19, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
+    found = adaptation(error, 10)
+    assert found["error_base"] == pytest.approx(0.1)
+    assert found["adaptation"] == 6, "the mean of batches 4 to 6 is 0.13"
+    assert found["recovery"] == 8, "the mean of batches 4 to 8 is 0.118"
+    assert found["error_after"] == pytest.approx(sum(error[10:]) / 10)
+    assert adaptation([0.1] * 5 + [0.9] * 7, 5)["recovery"] == 7, "never: the batches that were left"
+    assert adaptation(error, 0) == adaptation(error[:5], 10) == {}
 
 
 HUB = """

@@ -305,9 +305,9 @@ def test_too_much_and_too_large_and_nothing_are_refused() -> None:
 
 
 def test_nothing_is_allocated_for_a_header_alone() -> None:
-    huge = header(floats("w", 500 * MIB // 4))
+    huge = header(floats("w", Limits().body_bytes // 4))
     assembler = Assembler()
     assert assembler.feed(pb.Frame(header=huge)) is None
     assert assembler.header == huge
-    assert assembler.progress == f"after 0 of {500 * MIB} bytes"
+    assert assembler.progress == f"after 0 of {Limits().body_bytes} bytes"
     assert assembler._arena is None

@@ -1,11 +1,11 @@
-"""`peerlearn experiment run | list` and `peerlearn report`: run experiments, go on where they stopped, and table them."""
+"""`peerlearn experiment run | list` and `peerlearn report`: run experiments, go on where they stopped, table them."""
 
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -56,7 +56,7 @@ def run(options: Options, output: Output) -> None:
 
 def listed(output: Output) -> None:
     """The experiments that ship. Raises ConfigError when one of them cannot be read."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for each in library.shipped():
         found = experiments.load(each.path)
         why = next(filter(None, map(build.missing, found.variants.values())), "")

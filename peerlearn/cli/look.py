@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
@@ -27,6 +28,7 @@ class Where:
     seconds: float
     group_tag: str
     peers: tuple[str, ...]
+    group: Path | None = None
 
     def check(self) -> None:
         choices.above(0, self.seconds, "--seconds")
@@ -49,14 +51,15 @@ def show(who: str, where: Where, output: Output) -> None:
 
 
 async def _list(where: Where, output: Output) -> None:
-    async with _looking(where, watch=False) as observer:
+    async with looking(where, watch=False) as observer:
         await asyncio.sleep(where.seconds)
         here, problems = observer.directory.here(), observer.problems
     output.result({"peers": [cards.in_short(contact, here) for contact in here], "problems": list(problems)})
     if here and not output.as_json:
         output.console.print(cards.listing(here, output.console.width))
     elif not here:
-        group = f"of group {where.group_tag!r}" if where.group_tag else "without a group tag"
+        tag = f"of group tag {where.group_tag!r}" if where.group_tag else "without a group tag"
+        group = f"of the group in {where.group}, {tag}," if where.group is not None else f"{tag} and without a group"
         output.say(f"Nobody {group} answered within {where.seconds:g} s; if somebody should: peerlearn doctor")
     for problem in problems:
         output.warn(problem)
@@ -64,7 +67,7 @@ async def _list(where: Where, output: Output) -> None:
 
 async def _watch(where: Where, output: Output) -> None:
     """Until interrupted. On a terminal the table is drawn over; else, and for programs, each change is a line."""
-    async with _looking(where, watch=True) as observer:
+    async with looking(where, watch=True) as observer:
         directory = observer.directory
         if output.live and not output.as_json:
 
@@ -86,7 +89,7 @@ async def _watch(where: Where, output: Output) -> None:
 
 
 async def _find(who: str, where: Where) -> tuple["Contact", list["Contact"]]:
-    async with _looking(where, watch=False) as observer:
+    async with looking(where, watch=False) as observer:
         directory = observer.directory
 
         def known() -> bool:
@@ -113,18 +116,22 @@ async def _until(condition: Callable[[], bool], observer: "Observer", seconds: f
 
 
 @asynccontextmanager
-async def _looking(where: Where, *, watch: bool) -> AsyncIterator["Observer"]:
+async def looking(where: Where, *, watch: bool) -> AsyncIterator["Observer"]:
+    """Inside the block, others are seen. Raises GroupError, and NetworkError when nobody could be."""
     from peerlearn.directory import Directory
     from peerlearn.discovery.mdns import Mdns
     from peerlearn.membership import Observer
-    from peerlearn.transport.grpc import GrpcTransport
+    from peerlearn.membership.joining import connections
+    from peerlearn.security.group import Group
 
     timing, limits = Timing(), Limits()
+    group = Group.load(where.group) if where.group is not None else None
     directory = Directory(PeerId(""), group_tag=where.group_tag, timing=timing, limits=limits)
-    async with GrpcTransport(timing=timing, limits=limits) as transport:
+    transport, trust = connections(group, Address("127.0.0.1", 0), timing=timing, limits=limits)
+    async with transport:
         observer = Observer(
             directory, transport, [Mdns()], timing=timing, limits=limits, group_tag=where.group_tag,
-            peers=[Address.parse(text) for text in where.peers], watch=watch,
+            peers=[Address.parse(text) for text in where.peers], watch=watch, trust=trust,
         )  # fmt: skip
         async with observer.looking():
             yield observer

@@ -9,13 +9,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from peerlearn.cli.boundary import guarded, leave
+from peerlearn.cli.group import app as group_app
+from peerlearn.cli.options import Bounds, Exposures, GroupFile, Json, Static, exposures, group_file, limits
 from peerlearn.cli.output import Output
+from peerlearn.config import NO_TLS_1_2
 from peerlearn.version import __version__
 
 # Read once, when grpc is imported. Its fork handlers may hang a process that forks; and what it has to say about ports
 # and connections our commands say in one sentence: on stderr it would stand between our own lines.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+os.environ.setdefault(*NO_TLS_1_2)
 
 app = typer.Typer(
     name="peerlearn",
@@ -24,13 +28,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 StrategyName = Annotated[str, typer.Option("--strategy", metavar="NAME", help="How to learn from others.")]
 Seconds = Annotated[float, typer.Option("--seconds", help="How long to look.")]
 GroupTag = Annotated[str, typer.Option("--group-tag", metavar="TAG", help="Only peers of the same tag meet.")]
-Static = Annotated[
-    list[str] | None, typer.Option("--peer", metavar="HOST:PORT", help="A peer that mDNS cannot find; repeatable.")
-]
+
+app.add_typer(group_app)
 
 
 @app.callback(invoke_without_command=True)
@@ -70,7 +72,10 @@ def up(
         str | None, typer.Option("--listen", metavar="HOST:PORT", help="Default: loopback, any free port.")
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond loopback, without encryption.")] = False,
+    group: GroupFile = None,
     group_tag: GroupTag = "",
+    expose: Exposures = None,
+    limit: Bounds = None,
     rounds: Annotated[int | None, typer.Option("--rounds", help="Leave after so many; default: until stopped.")] = None,
     state: Annotated[Path | None, typer.Option("--state", metavar="DIR", help="Identity and checkpoints.")] = None,
     events: Annotated[Path | None, typer.Option("--events", metavar="FILE", help="Append events as JSONL.")] = None,
@@ -82,7 +87,8 @@ def up(
     door.up(
         door.Options(
             learner=learner, name=name, strategy=strategy, peers=tuple(peer or ()), listen=listen, insecure=insecure,
-            group_tag=group_tag, rounds=rounds, state=state, events=events,
+            group=group_file(group), group_tag=group_tag, rounds=rounds, state=state, events=events,
+            expose=exposures(expose or ()), limits=limits(limit or ()),
         ),
         Output(as_json=as_json),
     )  # fmt: skip
@@ -92,6 +98,7 @@ def up(
 def ls(
     watch: Annotated[bool, typer.Option("--watch", help="Go on looking until Ctrl-C.")] = False,
     seconds: Seconds = 2.0,
+    group: GroupFile = None,
     group_tag: GroupTag = "",
     peer: Static = None,
     as_json: Json = False,
@@ -99,13 +106,14 @@ def ls(
     """Who is on the LAN, what they know, who learns from whom."""
     from peerlearn.cli import look
 
-    look.ls(look.Where(seconds, group_tag, tuple(peer or ())), Output(as_json=as_json), watch=watch)
+    look.ls(look.Where(seconds, group_tag, tuple(peer or ()), group_file(group)), Output(as_json=as_json), watch=watch)
 
 
 @app.command()
 def show(
     who: Annotated[str, typer.Argument(metavar="PEER", help="Name, or the start of an id.")],
     seconds: Seconds = 2.0,
+    group: GroupFile = None,
     group_tag: GroupTag = "",
     peer: Static = None,
     as_json: Json = False,
@@ -113,7 +121,7 @@ def show(
     """One peer's card in full."""
     from peerlearn.cli import look
 
-    look.show(who, look.Where(seconds, group_tag, tuple(peer or ())), Output(as_json=as_json))
+    look.show(who, look.Where(seconds, group_tag, tuple(peer or ()), group_file(group)), Output(as_json=as_json))
 
 
 experiment = typer.Typer(help="Run the experiments of the papers, and your own, from one TOML file each.")
@@ -160,11 +168,11 @@ def report(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(group: GroupFile = None, as_json: Json = False) -> None:
     """Check what makes discovery on a LAN fail, and print the fix beside each failure."""
     from peerlearn.cli import doctor as door
 
-    raise typer.Exit(door.doctor(Output(as_json=as_json)))
+    raise typer.Exit(door.doctor(Output(as_json=as_json), group_file(group)))
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,10 @@ from peerlearn.cli.follow import follower
 from peerlearn.cli.importing import load_learner
 from peerlearn.cli.output import Output
 from peerlearn.cli.progress import Progress
+from peerlearn.config import Limits
+from peerlearn.errors import ConfigError
 from peerlearn.recording import JsonlSink, Record, Tee
+from peerlearn.security.group import Group
 from peerlearn.types import Address
 
 if TYPE_CHECKING:
@@ -29,16 +32,19 @@ class Options:
     peers: tuple[str, ...]
     listen: str | None
     insecure: bool
+    group: Path | None
     group_tag: str
     rounds: int | None
     state: Path | None
     events: Path | None
+    expose: Mapping[str, list[str]] | None
+    limits: Limits
 
 
 def up(options: Options, output: Output) -> None:
     """What is cheap to check is checked first. Raises whatever stops a peer from starting, a PeerlearnError."""
     _check(options)
-    if options.insecure:
+    if options.insecure and options.group is None:
         output.warn(
             "INSECURE: this peer listens beyond loopback without encryption; whoever reaches its port can read what it "
             "exposes and can teach it. Use it only in a network that you trust."
@@ -62,6 +68,10 @@ def up(options: Options, output: Output) -> None:
 def _check(options: Options) -> None:
     choices.strategy(options.strategy)
     choices.addresses(options.peers)
+    if options.group is not None:
+        if options.insecure:
+            raise ConfigError("a group and --insecure exclude one another: leave one of them out")
+        Group.load(options.group)
     if options.listen is not None:
         Address.parse(options.listen)
     if options.rounds is not None:
@@ -76,6 +86,7 @@ def _peer(learner: "Learner", options: Options, record: Record) -> "Peer":
     return Peer(
         learner, strategy=options.strategy, name=options.name or "", state=options.state, listen=options.listen,
         peers=options.peers, group_tag=options.group_tag, insecure=options.insecure, record=record,
+        group=options.group, expose=options.expose, limits=options.limits,
     )  # fmt: skip
 
 

@@ -170,7 +170,9 @@ def make_model(chosen: Model, classes: int, seed: int) -> nn.Module:
 def _imported(name: str) -> Callable[..., nn.Module]:
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise ConfigError(f"there is no model {name!r}, only {', '.join(MODELS)} or MODULE:CLASS{nearest(name, MODELS)}")
+        raise ConfigError(
+            f"there is no model {name!r}, only {', '.join(MODELS)} or MODULE:CLASS{nearest(name, MODELS)}"
+        )
     try:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as exc:

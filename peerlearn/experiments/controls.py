@@ -1,4 +1,4 @@
-"""Strategies of the harness: models that learn without peers, for scale. The same data, order of batches and measures."""
+"""Strategies of the harness: models that learn without peers, for scale, on the same data by the same measures."""
 
 from contextlib import ExitStack
 from pathlib import Path

@@ -78,12 +78,16 @@ class Exam:
         recall = evaluate.recall(confusion).nan_to_num(0.0)
         curve = self.curve(probabilities)
         on = {f"on_{name}": evaluate.scores(confusion, own).private for name, own in self.others.items()}
-        return on | {
-            "private": scores.private,
-            "remote": scores.remote,
-            "shared": scores.shared,
-            "private_weighted": float((recall * self.weights).sum() / self.weights.sum()),
-        } | {f"shared_at_private_{at:.2f}": curve.shared_at(at) for at in self.at_private}
+        return (
+            on
+            | {
+                "private": scores.private,
+                "remote": scores.remote,
+                "shared": scores.shared,
+                "private_weighted": float((recall * self.weights).sum() / self.weights.sum()),
+            }
+            | {f"shared_at_private_{at:.2f}": curve.shared_at(at) for at in self.at_private}
+        )
 
     def confusion(self, probabilities: Tensor) -> Tensor:
         """int64 (C, C): true class by predicted class."""

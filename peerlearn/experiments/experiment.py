@@ -12,8 +12,8 @@ from typing import Any
 from peerlearn.errors import ConfigError
 from peerlearn.experiments import claims
 from peerlearn.experiments.claims import Claim
-from peerlearn.experiments.reading import check_keys, nearest, read
-from peerlearn.experiments.setup import Setup, at_least
+from peerlearn.experiments.reading import at_least, check_keys, nearest, read
+from peerlearn.experiments.setup import Setup
 from peerlearn.strategies import registry
 
 HARNESS = ("central", "local")

@@ -36,6 +36,8 @@ TIMING = Timing(
 )
 """Peers of one process share its cores: a peer that computes for long must not pass for a dead one."""
 _MEETING = 120.0
+_QUIET = 1.0
+"""Seconds without an event after which a peer that waits for others' knowledge has taken in what there was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,18 +174,16 @@ def _over_grpc(already_open: list[Address]) -> dict[str, Any]:
 
 async def _learn(given: Run, table: list[tuple[Seat, Peer]]) -> None:
     """Every peer does its rounds; those that wait for others' knowledge serve until they have published enough."""
-    progress = _Progress(given)
-    async with asyncio.TaskGroup() as tasks:
-        serving = [
-            tasks.create_task(_serve(given, seat, peer), name=f"{seat.name}:serves")
-            for seat, peer in table
-            if seat.event_driven
-        ]
+    progress, others_done = _Progress(given), asyncio.Event()
+    async with asyncio.TaskGroup() as serving:
+        for seat, peer in table:
+            if seat.event_driven:
+                serving.create_task(_serve(given, seat, peer, others_done), name=f"{seat.name}:serves")
         async with asyncio.TaskGroup() as learning:
             for seat, peer in table:
                 if not seat.event_driven:
                     learning.create_task(_rounds(given, seat, peer, progress), name=f"{seat.name}:rounds")
-        await asyncio.wait(serving) if serving else None
+        others_done.set()
     for seat, peer in table:
         if seat.exam is not None:
             await peer.train(seat.finish)
@@ -199,21 +199,35 @@ async def _rounds(given: Run, seat: Seat, peer: Peer, progress: "_Progress") -> 
         progress.add(peer.rounds_done - before)
 
 
-async def _serve(given: Run, seat: Seat, peer: Peer) -> None:
-    """Until it has published as many versions as it has rounds. Raises PeerUnreachable when they do not come."""
-    enough, goal = asyncio.Event(), given.setup.rounds_of(seat.name)
-    seat.recorder.changed = lambda: enough.set() if seat.recorder.version >= goal else None
-    seat.recorder.changed()
+async def _serve(given: Run, seat: Seat, peer: Peer, others_done: asyncio.Event) -> None:
+    """Until it has published as many versions as it has rounds (0: as many as come). Raises PeerUnreachable when all
+    the others are done, it has nothing left to do, and there are fewer."""
+    goal = given.setup.rounds_of(seat.name)
+    enough = asyncio.Event()
+    seat.recorder.changed = lambda: enough.set() if goal and seat.recorder.version >= goal else None
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(peer.run(None), name=f"{seat.name}:run")
-        try:
-            async with asyncio.timeout(given.setup.pace.patience):
-                await enough.wait()
-        except TimeoutError:
-            raise PeerUnreachable(
-                seat.name, f"published {seat.recorder.version} of {goal} versions within {given.setup.pace.patience:g} s"
-            ) from None
-        running.cancel()
+        ends = [
+            tasks.create_task(enough.wait(), name=f"{seat.name}:versions"),
+            tasks.create_task(_settled(seat, peer, others_done), name=f"{seat.name}:settled"),
+        ]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for task in (running, *ends):
+            task.cancel()
+    if seat.recorder.version < goal:
+        raise PeerUnreachable(
+            seat.name, f"published {seat.recorder.version} of {goal} versions, and all the others are done"
+        )
+
+
+async def _settled(seat: Seat, peer: Peer, others_done: asyncio.Event) -> None:
+    """The others are done, and this peer has had nothing to say for a while and is not computing."""
+    await others_done.wait()
+    said = -1
+    while said != seat.recorder.said:
+        said = seat.recorder.said
+        await asyncio.sleep(_QUIET)
+        await peer.train(lambda: None)
 
 
 class _Progress:

@@ -8,14 +8,14 @@ import numpy as np
 
 from peerlearn.errors import StateError
 from peerlearn.experiments.results import Stored
-from peerlearn.experiments.rows import of_run, series
+from peerlearn.experiments.rows import series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _DPI = 110
-_MOST_MATRICES = 12
+_MOST_MATRICES = 20
 _GRID = np.linspace(0.0, 1.0, 401)
 _LINES = ("-", "--", "-.", ":")
 
@@ -49,7 +49,9 @@ def draw(stored: Stored, folder: Path, prefix: str = "") -> list[tuple[str, Path
 
 def _learning(stored: Stored, figure: "Figure") -> bool:
     """Private, remote and shared accuracy (a stream: the error) per round, mean over seeds."""
-    metrics = [m for m in ("private", "remote", "shared", "error") if any(_mean_series(stored, v, m) for v in stored.runs)]
+    metrics = [
+        m for m in ("private", "remote", "shared", "error") if any(_mean_series(stored, v, m) for v in stored.runs)
+    ]
     if not metrics:
         return False
     figure.set_size_inches(4.6 * len(metrics), 4.2)
@@ -61,12 +63,12 @@ def _learning(stored: Stored, figure: "Figure") -> bool:
         axes.set_xlabel("round")
         axes.set_ylabel("%")
         axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    _legend(figure, axes)
     return True
 
 
 def _curves(stored: Stored, figure: "Figure") -> bool:
-    """Each model's curve of one offset on its own classes, and the point where it stands by itself."""
+    """Each model's curve after the last round, of one offset on its own classes, and where it stands by itself."""
     figure.set_size_inches(7.6, 5.6)
     axes = figure.subplots()
     drawn = False
@@ -79,8 +81,9 @@ def _curves(stored: Stored, figure: "Figure") -> bool:
         drawn = True
         mean = np.mean(curves, axis=0)  # nan where one of them does not reach
         axes.plot(100 * _GRID, 100 * mean, label=variant, **_style(number))
-        points = [of_run(run) for run in runs]
-        x, y = (100 * float(np.mean([p[m] for p in points])) for m in ("private", "shared"))
+        x, y = (
+            100 * float(np.mean([list(series(run, m).values())[-1] for run in runs])) for m in ("private", "shared")
+        )
         axes.plot(x, y, "o", color=_style(number)["color"], markersize=5)
     axes.set_xlabel("private accuracy in %")
     axes.set_ylabel("shared accuracy in %")
@@ -88,7 +91,7 @@ def _curves(stored: Stored, figure: "Figure") -> bool:
     axes.grid(alpha=0.3)
     if drawn:
         axes.set_xlim(50, 100)
-        axes.legend(fontsize=7)
+        _legend(figure, axes)
     return drawn
 
 
@@ -99,7 +102,10 @@ def _on_grid(curve: Mapping[str, Sequence[float | None]]) -> "np.ndarray[tuple[i
     if len(pairs) < 2:
         return None
     private, shared = np.array(pairs).T
-    return np.interp(_GRID, private, shared, left=np.nan, right=np.nan)
+    shared_at: np.ndarray[tuple[int], np.dtype[np.float64]] = np.interp(
+        _GRID, private, shared, left=np.nan, right=np.nan
+    )
+    return shared_at
 
 
 def _confusion(stored: Stored, figure: "Figure") -> bool:
@@ -115,7 +121,7 @@ def _confusion(stored: Stored, figure: "Figure") -> bool:
     chosen = list(sums)[:_MOST_MATRICES]
     if not chosen:
         return False
-    columns = min(4, len(chosen))
+    columns = min(5, len(chosen))
     lines = -(-len(chosen) // columns)
     figure.set_size_inches(3.2 * columns, 3.4 * lines)
     places = figure.subplots(lines, columns, squeeze=False).reshape(-1)
@@ -136,6 +142,11 @@ def _matrix(axes: "Axes", counts: "np.ndarray[Any, Any]", title: str) -> None:
         if share >= 0.05:
             colour = "white" if share > 0.5 else "black"
             axes.text(predicted, true, f"{100 * share:.0f}", ha="center", va="center", fontsize=5, color=colour)
+
+
+def _legend(figure: "Figure", axes: "Axes") -> None:
+    """Beside the picture, where it covers nothing."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
 
 
 def _mean_series(stored: Stored, variant: str, metric: str) -> dict[int, float]:

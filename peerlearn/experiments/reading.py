@@ -43,6 +43,20 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f", did you mean {close[0]!r}?" if close else ""
 
 
+def at_least(least: float, **values: float) -> None:
+    """Raises ConfigError for the first that is less, or not a number."""
+    for name, value in values.items():
+        if not value >= least:
+            raise ConfigError(f"{name} must be at least {least:g}, not {value:g}")
+
+
+def share(**values: float) -> None:
+    """Raises ConfigError for the first that does not lie between 0 and 1."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ConfigError(f"{name} must be a share between 0 and 1, not {value:g}")
+
+
 def value_of(hint: Any, value: object, place: str) -> Any:
     """The value as the hint wants it: lists become tuples, tables dataclasses, whole numbers floats."""
     origin, inner = get_origin(hint), get_args(hint)

@@ -10,7 +10,6 @@ from typing import Any, TextIO
 from peerlearn.errors import StateError
 from peerlearn.recording import Evaluated, Event, Fetched, FetchFailed, JsonlSink, PhaseStarted, Published, Trained
 
-
 _BEFORE = ("private", "remote", "shared")
 """What is kept of the measures between the local and the transfer span of a round."""
 
@@ -61,13 +60,15 @@ class Recorder:
         self.round = 0
         self.version = 0
         self.seconds = 0.0
-        self.failed = 0
+        self.failed = self.said = 0
+        """Exchanges that failed; events in all."""
         self.fetched: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         """Bytes received and sent, headers included, by name of the provider."""
         self.changed: Callable[[], None] = lambda: None
 
     def __call__(self, event: Event) -> None:
         self._sink(event)
+        self.said += 1
         match event:
             case PhaseStarted():
                 self.phase, self.round = event.phase, event.round

@@ -13,7 +13,7 @@ _COSTS = ("bytes_received", "bytes_sent", "seconds", "cpu_seconds")
 _SHARES = ("private", "remote", "shared", "on_", "error", "own_error", "base", "accuracy", "consensus")
 """Metrics whose names begin so are shares, and shown in percent."""
 _UNTOLD = ("bytes_all_peers", "wall_seconds", "failed_exchanges", "version", "seconds_local", "seconds_transfer")
-_EMPTY = "–"
+_EMPTY = "-"
 
 
 def summary(stored: Stored) -> dict[str, Any]:
@@ -95,7 +95,9 @@ def _accuracies(stored: Stored, found: Sequence[Row]) -> str:
     body = []
     for variant in _variants(stored, found):
         cells = [_with_paper(stored, variant, metric, found) for metric in columns]
-        body.append([_named(stored, variant), *cells, str(max((r.n for r in found if r.variant == variant), default=0))])
+        body.append(
+            [_named(stored, variant), *cells, str(max((r.n for r in found if r.variant == variant), default=0))]
+        )
     return _table(["", *titles, "seeds"], body)
 
 

@@ -1,10 +1,10 @@
 """The directory of an experiment: what was to be run, and one folder per finished run, written whole or not at all.
 
-    OUT/experiment.json                     name, head and resolved variants, as of the last call
-    OUT/experiment.toml                     the file itself
-    OUT/VARIANT/seed-N/result.json          what the report reads
-    OUT/VARIANT/seed-N/events-PEER.jsonl    all events of a peer
-    OUT/VARIANT/seed-N/metrics.jsonl        all metrics, as they came
+OUT/experiment.json                     name, head and resolved variants, as of the last call
+OUT/experiment.toml                     the file itself
+OUT/VARIANT/seed-N/result.json          what the report reads
+OUT/VARIANT/seed-N/events-PEER.jsonl    all events of a peer
+OUT/VARIANT/seed-N/metrics.jsonl        all metrics, as they came
 """
 
 import json
@@ -52,7 +52,8 @@ class Folder:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
                 self._check_mine()
-            shutil.copyfile(source, path / SOURCE)
+            if source.resolve() != (path / SOURCE).resolve():
+                shutil.copyfile(source, path / SOURCE)
         except OSError as exc:
             raise StateError(f"cannot use {path} for results: {exc.strerror}; choose another --out") from exc
         self.describe()
@@ -77,7 +78,7 @@ class Folder:
             return False
         if _json(path).get("digest") != self._experiment.digest(variant):
             raise StateError(
-                f"{path.parent} holds a run of another set-up than this file now says: delete it, or choose another --out"
+                f"{path.parent} is of another set-up than the file now says: delete it, or choose another --out"
             )
         return True
 

@@ -1,4 +1,4 @@
-"""From runs to rows: per variant and metric the mean over measured peers and last rounds, then mean and sd over seeds."""
+"""From runs to rows: per variant and metric the mean over measured peers and last rounds, then over seeds."""
 
 import math
 import statistics

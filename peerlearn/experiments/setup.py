@@ -9,20 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from peerlearn.errors import ConfigError
+from peerlearn.experiments.reading import at_least, share
+from peerlearn.experiments.topology import Topology
 from peerlearn.learning.partition_skew import primary_classes
-
-
-def at_least(least: float, **values: float) -> None:
-    """Raises ConfigError for the first that is less, or not a number."""
-    for name, value in values.items():
-        if not value >= least:
-            raise ConfigError(f"{name} must be at least {least:g}, not {value:g}")
-
-
-def _share(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise ConfigError(f"{name} must be a share between 0 and 1, not {value:g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +30,7 @@ class Data:
 
     def __post_init__(self) -> None:
         at_least(0, train_per_class=self.train_per_class, test_per_class=self.test_per_class, public=self.public)
-        _share(common_share=self.common_share)
+        share(common_share=self.common_share)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +51,7 @@ class Partition:
     def __post_init__(self) -> None:
         if bool(self.groups) != (self.kind == "by-classes"):
             raise ConfigError("groups, a list of classes for each peer, go with kind by-classes, and with no other")
-        _share(overlap=self.overlap)
+        share(overlap=self.overlap)
         at_least(0, skew=self.skew)
         if not self.alpha > 0:
             raise ConfigError(f"alpha must be positive, not {self.alpha:g}")
@@ -109,7 +98,7 @@ class Training:
     def __post_init__(self) -> None:
         at_least(1, batch_size=self.batch_size)
         at_least(0, momentum=self.momentum, weight_decay=self.weight_decay)
-        _share(held_out=self.held_out, tolerance=self.tolerance, label_noise=self.label_noise)
+        share(held_out=self.held_out, tolerance=self.tolerance, label_noise=self.label_noise)
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"lr must be positive, not {self.lr:g}")
 
@@ -128,53 +117,6 @@ class StrategyChoice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Topology:
-    """`[topology]`: who learns from whom. `full`: all from all. `half`: `hub` from all the others. `star`: `hub` from
-    all, all from `hub`. `chain`: each from the next, the last from nobody. `cycle`: the same, the last from the first.
-    `islands`: full inside each of so many groups. `none`. `links`: as listed, by peer; a peer not listed from nobody.
-    """
-
-    kind: Literal["full", "half", "star", "chain", "cycle", "islands", "none", "links"] = "full"
-    hub: str = ""
-    islands: int = 2
-    links: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        at_least(1, islands=self.islands)
-        if bool(self.hub) != (self.kind in ("half", "star")):
-            raise ConfigError(f"kind {self.kind}: a hub is named for half and star, and for no other")
-        if bool(self.links) != (self.kind == "links"):
-            raise ConfigError(f"kind {self.kind}: links are listed for links, and for no other")
-
-    def providers(self, peers: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-        """Names of the providers of each peer."""
-        for name in {self.hub, *self.links, *(p for ps in self.links.values() for p in ps)} - {"", *peers}:
-            raise ConfigError(f"topology: there is no peer {name!r}, only {', '.join(peers)}")
-        return {peer: self._of(number, peer, peers) for number, peer in enumerate(peers)}
-
-    def _of(self, number: int, peer: str, peers: tuple[str, ...]) -> tuple[str, ...]:
-        others = tuple(other for other in peers if other != peer)
-        match self.kind:
-            case "full":
-                return others
-            case "half":
-                return others if peer == self.hub else ()
-            case "star":
-                return others if peer == self.hub else (self.hub,)
-            case "chain":
-                return peers[number + 1 : number + 2]
-            case "cycle":
-                return (peers[(number + 1) % len(peers)],) if others else ()
-            case "islands":
-                island = number * self.islands // len(peers)
-                return tuple(p for n, p in enumerate(peers) if n * self.islands // len(peers) == island and p != peer)
-            case "links":
-                return self.links.get(peer, ())
-            case "none":
-                return ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Pacing:
     """`[pace]`. `patience`: seconds that a live peer may take for a round before the others go on without it."""
 
@@ -187,7 +129,8 @@ class Peers:
     """`[peers]`: their names, or a `count` of them (p0, p1, ...). `measured`: whose accuracies are tabled; none: all.
     `models`: a table as `[model]` by name of peer, for those that differ. `blank`: those that hold no
     samples (a hub that learns from what others bring). `label_noise`: by name of peer, instead of the training's.
-    `rounds`: by name of peer; where a schedule has no cycle, the versions that are published before it is done."""
+    `rounds`: by name of peer; where a schedule has no cycle, the versions that are published before it is done, or 0
+    for as many as come before the others are done."""
 
     names: tuple[str, ...] = ()
     count: int = 0
@@ -206,7 +149,7 @@ class Peers:
         for name in mentioned:
             if name not in self.all:
                 raise ConfigError(f"there is no peer {name!r}, only {', '.join(self.all)}")
-        _share(**{f"label_noise.{name}": noise for name, noise in self.label_noise.items()})
+        share(**{f"label_noise.{name}": noise for name, noise in self.label_noise.items()})
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -228,7 +171,7 @@ class Measure:
 
     def __post_init__(self) -> None:
         at_least(1, every=self.every, last=self.last)
-        _share(**{f"at_private[{n}]": share for n, share in enumerate(self.at_private)})
+        share(**{f"at_private[{n}]": share for n, share in enumerate(self.at_private)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,7 +251,9 @@ class Setup:
         self.topology.providers(peers)
         holders = len(peers) - len(self.peers.blank)
         if self.partition.groups and len(self.partition.groups) != holders:
-            raise ConfigError(f"partition: {len(self.partition.groups)} groups of classes for {holders} peers with data")
+            raise ConfigError(
+                f"partition: {len(self.partition.groups)} groups of classes for {holders} peers with data"
+            )
         for name in self.strategy.per_peer:
             if name not in peers:
                 raise ConfigError(f"strategy.per_peer: there is no peer {name!r}, only {', '.join(peers)}")

@@ -78,7 +78,7 @@ def adaptation(error: Sequence[float], change: int) -> Mapping[str, float]:
     `error_after`: of all, 40 at most. Base: the mean error of the 10 batches before. Empty without a change.
     """
     later = list(error[change:])
-    if not 0 < change or not later:
+    if change <= 0 or not later:
         return {}
     base = _mean(error[max(0, change - _BASE) : change])
     return {

@@ -81,7 +81,9 @@ class Dial:
         """What to add to log-probabilities, float64 (C,); None: nothing."""
         if isinstance(prior, str):
             if prior not in ("local", "uniform"):
-                raise ConfigError(f"prior {prior!r} is neither 'local' nor 'uniform', nor weights by class, nor a number")
+                raise ConfigError(
+                    f"prior {prior!r} is neither 'local' nor 'uniform', nor weights by class, nor a number"
+                )
             return None if prior == "local" else -self.strength * self.log_prior
         if isinstance(prior, Mapping):
             return _log_weights(prior, len(self.counts)) - self.strength * self.log_prior

@@ -3,12 +3,12 @@
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 from peerlearn.config import Limits, Timing
 from peerlearn.directory import Change, Directory
 from peerlearn.discovery.base import Announcement, Discovery, Hint
-from peerlearn.errors import NetworkError, PeerRefused
+from peerlearn.errors import NetworkError, PeerRefused, TransferError, WireError
 from peerlearn.membership.following import Follower
 from peerlearn.membership.greeting import Greeter
 from peerlearn.membership.meeting import Meeter
@@ -43,11 +43,15 @@ class Company:
         follow: bool,
         trust: Trust | None = None,
     ) -> None:
+        self._directory = directory
+        self._timing = timing
         self._greeter = greeter
         self._problems = problems
         # Seeded by the session: no two peers try in step, and a run under a virtual clock can be repeated.
-        rng = random.Random(me.session)
-        meeter = Meeter(transport, directory, greeter, timing=timing, is_me=is_me, heard=self._heard, refused=refused)
+        rng = self._rng = random.Random(me.session)
+        meeter = self._meeter = Meeter(
+            transport, directory, greeter, timing=timing, is_me=is_me, heard=self._heard, refused=refused
+        )
         self.seeker = Seeker(
             directory,
             meeter,
@@ -78,6 +82,17 @@ class Company:
         self.seeker.heed(change)
         if self._follow:
             self._follower.heed(change)
+
+    async def mingle(self) -> None:
+        """For ever: introduce ourselves anew to one of those here, drawn by lot, now and then. Introductions that
+        crossed, or were lost with a part of the network, are made up for: whom one knows all come to know."""
+        while True:
+            await asyncio.sleep(self._timing.retry_most * self._rng.uniform(0.5, 1.0))
+            alive = self._directory.alive()
+            if alive:
+                contact = self._rng.choice(alive)
+                with suppress(TransferError, WireError):
+                    await self._meeter.meet([contact.address], expect=contact.id)
 
     def renew(self) -> None:
         """Our certificate is another one now."""

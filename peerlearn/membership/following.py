@@ -69,7 +69,8 @@ class Follower:
 
     def renew(self) -> None:
         """We show another certificate now: introduce ourselves with it, and watch under it."""
-        for peer, (_, watch) in tuple(self._watches.items()):
+        watches, self._watches = self._watches, {}
+        for peer, (_, watch) in watches.items():
             self._renewing.add(peer)
             watch.reschedule(now())
 
@@ -109,8 +110,7 @@ class Follower:
             await self._listen(contact)
             why = "it ended the watch"
         except TimeoutError:
-            if contact.id in self._renewing and contact.id not in self._watches:
-                self._renewing.discard(contact.id)
+            if contact.id in self._renewing:
                 return
             why = "silent, or under another session"
         except PeerRefused as exc:
@@ -126,6 +126,7 @@ class Follower:
     async def _listen(self, contact: Contact) -> None:
         """Until the watch ends; TimeoutError when the directory has judged meanwhile."""
         reassured = now()
+        self._renewing.discard(contact.id)
         try:
             async with asyncio.timeout(None) as silence:
                 self._watches[contact.id] = (contact.session, silence)
@@ -152,9 +153,11 @@ class Follower:
             card = open_card(notice.card, self._limits)
             if (card.id, card.session) != (contact.id, contact.session):
                 raise Corrupt(f"{contact.address} now speaks for {card.name} ({card.id[:12]}), another peer or session")
-            if self._trust is not None:
-                self._trust.announced(contact, notice.card, card)
-            self._directory.card_changed(card)
+            if self._trust is None or card.certificate_sha256 in self._trust.certificates_of(contact.id):
+                self._directory.card_changed(card)
+            else:
+                # It says that it has another certificate now: believed when a new connection has shown it.
+                self._tasks.start(self._reassure(contact), name=f"rebind:{contact.id[:12]}")
         elif kind == "version":
             self._directory.noticed_version(contact.id, contact.session, notice.version)
         elif kind == "revocations" and self._trust is not None:

@@ -16,4 +16,4 @@ def connections(
         return GrpcTransport(listen, timing=timing, limits=limits), None
     passport = Passport(group, limits=limits)
     transport = GrpcTransport(listen, timing=timing, limits=limits, credentials=passport, guard=passport)
-    return transport, Trust(passport, recheck=transport.recheck, pin=transport.pin)
+    return transport, Trust(passport, recheck=transport.recheck)

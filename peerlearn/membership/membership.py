@@ -138,6 +138,7 @@ class Membership:
                 if self._trust is not None:
                     self._trust.listen(self._revoked)
                     tasks.start(self._trust.keep_up(self._timing.beat, self._renewed), name="membership:trust")
+                tasks.start(company.mingle(), name="membership:mingle")
                 tasks.start(beat_on(self.directory, self._watchers, self._timing), name="membership:beats")
                 async with AsyncExitStack() as stack:
                     ways = (*self._discoveries, Static(self._peers))

@@ -9,7 +9,7 @@ from peerlearn.errors import Corrupt, PeerRefused, RefusalReason
 from peerlearn.security.authority import fingerprint_of
 from peerlearn.security.passport import Passport
 from peerlearn.transport.base import Caller
-from peerlearn.types import Address, Card, PeerId
+from peerlearn.types import Card, PeerId
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 _KEPT = 2
@@ -25,16 +25,12 @@ class Bond:
 
 
 class Trust:
-    """Binds cards, sessions and connections to one another. `recheck` ends what goes on with those no longer let in;
-    `pin` tells the transport what the peer at an address is going to show."""
+    """Binds cards, sessions and connections to one another. `recheck` ends what goes on with those no longer let in."""
 
-    def __init__(
-        self, passport: Passport, *, recheck: Callable[[], None], pin: Callable[[Address, tuple[bytes, ...]], None]
-    ) -> None:
+    def __init__(self, passport: Passport, *, recheck: Callable[[], None]) -> None:
         self.passport = passport
         self.group = passport.group.id
         self._recheck = recheck
-        self._pin = pin
         self._bonds: dict[PeerId, Bond] = {}
         self._heard: Callable[[], None] = _nothing
 
@@ -57,13 +53,6 @@ class Trust:
             self.passport.shut((card.certificate_sha256,))
             self._recheck()
             raise
-
-    def announced(self, contact: Contact, signed: pb.SignedCard, card: Card) -> None:
-        """A contact sent its newer card; it may name a new certificate. Raises PeerRefused or Corrupt."""
-        if card.certificate_sha256 in self.certificates_of(card.id):
-            return
-        self.bind(card, signed.certificates, str(contact.address))
-        self._pin(contact.address, tuple(signed.certificates))
 
     def vouch(self, caller: Caller, peer: PeerId, session: str) -> None:
         """Raises PeerRefused(IDENTITY) unless the caller's connection is that of this peer in this session."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from peerlearn.clock import now
+from peerlearn.config import Limits
 from peerlearn.directory import Contact
 from peerlearn.errors import KnowledgeError, PeerRefused, PeerUnreachable
 from peerlearn.knowledge import NotModified, Question, Received, Refusal
@@ -42,6 +43,7 @@ class Fetcher:
         company: Company,
         certificates: Callable[[PeerId], Collection[bytes]],
         showing: Showing,
+        limits: Limits,
     ) -> None:
         self._me = me
         self._strategy = strategy
@@ -49,6 +51,7 @@ class Fetcher:
         self._company = company
         self._certificates = certificates
         self._showing = showing
+        self._limits = limits
 
     async def fetch(self, provider: PeerId, question: Question, *, patience: float) -> Fetch:
         """Raises PeerUnreachable, PeerRefused, WireError or KnowledgeError; each costs at most one stall window.
@@ -62,14 +65,19 @@ class Fetcher:
         if question.brings is not None:
             self._showing.check_answer(question.brings, question.query, contact.card)
         message = await asyncio.to_thread(
-            encode_question, question, sender=self._me.id, session=self._me.session, strategy=self._strategy
+            encode_question,
+            question,
+            sender=self._me.id,
+            session=self._me.session,
+            strategy=self._strategy,
+            limits=self._limits,
         )
         reply, traffic = await self._transport.exchange(
             contact.address, message, certificates=self._certificates(provider)
         )
         if reply.header.sender != provider:
             raise KnowledgeError(f"{contact.card.name} answered in the name of {reply.header.sender[:12]!r}")
-        answer = decode_answer(reply)
+        answer = decode_answer(reply, limits=self._limits)
         if isinstance(answer, Refusal):
             raise PeerRefused(contact.card.name, answer.reason, answer.detail)
         if isinstance(answer, NotModified):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from peerlearn.clock import now
+from peerlearn.config import Limits
 from peerlearn.errors import KnowledgeError, PeerRefused, RefusalReason, WireError
 from peerlearn.knowledge import Answer, NotModified, Question, Received, Refusal
 from peerlearn.learning.snapshot import Snapshot
@@ -41,6 +42,7 @@ class Answerer:
         record: Record,
         vouch: Callable[[Caller, PeerId, str], None],
         showing: Showing,
+        limits: Limits,
     ) -> None:
         self._me = me
         self._strategy = strategy
@@ -51,6 +53,7 @@ class Answerer:
         self._record = record
         self._vouch = vouch
         self._showing = showing
+        self._limits = limits
         self._leaving = False
 
     def leave(self) -> None:
@@ -100,7 +103,7 @@ class Answerer:
 
     def _read(self, consumer: Card, message: Message) -> Question:
         try:
-            return decode_question(message)
+            return decode_question(message, limits=self._limits)
         except (WireError, KnowledgeError) as exc:
             raise self._refusal(consumer.name, RefusalReason.LIMITS, str(exc)) from exc
 

@@ -67,16 +67,16 @@ def measured(
 
 
 def turned(strategy: Strategy, learner: Learner, x: Tensor, prior: Prior, dial: Dial | None) -> Tensor:
-    """What a user gets under these class frequencies, (B, C); without a dial, by the class counts alone."""
+    """What a user gets under these class frequencies, (B, C); without a dial, by the class counts of the card."""
     if prior == "local":
         return strategy.predict(learner, x)
-    fitted = dial if dial is not None else Dial.of(learner.describe().histogram)
+    fitted = dial if dial is not None else Dial.of(strategy.histogram(learner))
     return fitted.turned(strategy.predict(learner, x), prior)
 
 
 def calibrated(strategy: Strategy, learner: Learner) -> Dial:
-    """A dial by the class counts and what the method predicts for held-out samples."""
-    dial, held = Dial.of(learner.describe().histogram), learner.held_out
+    """A dial by the class counts of the card and what the method predicts for held-out samples."""
+    dial, held = Dial.of(strategy.histogram(learner)), learner.held_out
     return dial if held is None else dial.calibrated(strategy.predict(learner, held.x), held.y)
 
 

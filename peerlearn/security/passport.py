@@ -51,7 +51,7 @@ class Passport:
         self._stamps = self._look()
         self._revocations = revocation.load(self._list_path, group) if self._list_path is not None else Revocations()
         self._hold(group.credential())
-        self._judged: OrderedDict[bytes, float | None] = OrderedDict()
+        self._judged: OrderedDict[bytes, float] = OrderedDict()
         self._shut: OrderedDict[bytes, None] = OrderedDict()
         self._not_before = 0.0
         if self.fingerprint in self._revocations.certificates:
@@ -115,10 +115,12 @@ class Passport:
                 self._shut.popitem(last=False)
 
     def _until(self, fingerprint: bytes, chain: Sequence[bytes]) -> float | None:
+        """Only what is good is remembered: a chain that lacks a link is no reason to refuse the whole one."""
         known = self._judged.get(fingerprint)
         if known is None:
             known = self._group.until(chain, time.time())
-            self._judged[fingerprint] = known
+            if known is not None:
+                self._judged[fingerprint] = known
             if len(self._judged) > _REMEMBERED:
                 self._judged.popitem(last=False)
         return known
@@ -138,7 +140,7 @@ class Passport:
         heard = revocation.open_revocations(signed, self._group, self._limits)
         if heard.serial <= self._revocations.serial:
             return False
-        self._revocations = heard
+        self._adopt(heard)
         if self._list_path is not None:
             try:
                 revocation.save(heard, self._list_path)
@@ -146,6 +148,11 @@ class Passport:
             except GroupError as exc:
                 log.warning("revocations are known until this peer stops, and then forgotten: %s", exc)
         return True
+
+    def _adopt(self, heard: Revocations) -> None:
+        self._revocations = heard
+        if self.fingerprint in heard.certificates:
+            log.error("the group has revoked this peer's certificate: nobody of it will speak to this peer any more")
 
     def refresh(self) -> News:
         """Once a beat: look at the files again, and renew what this peer shows before it expires."""
@@ -189,7 +196,7 @@ class Passport:
         kept = revocation.load(list_path, group)
         newer = kept.serial > self._revocations.serial
         if newer:
-            self._revocations = kept
+            self._adopt(kept)
         rotated = (group.authorities, group.links) != (before.authorities, before.links)
         reissued = group.member is not None and group.member.fingerprint != self.fingerprint
         self._group = group

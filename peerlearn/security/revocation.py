@@ -40,7 +40,7 @@ class Revocations:
         made = replace(
             self,
             # Rises with time too, so that of two lists made from copies of a group file the later one counts.
-            serial=max(self.serial + 1, int(time.time())),
+            serial=max(self.serial + 1, int(1000 * time.time())),
             certificates=self.certificates | set(certificates),
             peers=self.peers | set(peers),
         )
@@ -106,6 +106,8 @@ def _sign(made: Revocations, group: Group) -> pb.SignedRevocations:
     content = pb.Revocations(
         group=group.id, serial=made.serial, certificates=sorted(made.certificates), peers=sorted(made.peers)
     ).SerializeToString(deterministic=True)
+    if len(content) > Limits().revocation_bytes:
+        raise GroupError("the list of revocations is full: others would not take it; make a new group instead")
     links = [authority.der(link) for link in group.links]
     return pb.SignedRevocations(list=content, signature=group.signer.sign(content, ECDSA(SHA256())), links=links)
 

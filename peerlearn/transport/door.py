@@ -39,7 +39,7 @@ class Door(grpc.aio.ServerInterceptor):
     def recheck(self) -> None:
         """End the calls of those whom the guard no longer lets in."""
         for end, caller in tuple(self._inside.items()):
-            if self._refusal(caller) is not None:
+            if end.when() is None and self._refusal(caller) is not None:
                 end.reschedule(now())
 
     async def intercept_service(

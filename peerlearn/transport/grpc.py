@@ -1,7 +1,7 @@
 """The fabric over gRPC: one server, one cached channel per address, and the fast path for bodies."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -18,7 +18,7 @@ from peerlearn.transport.lines import CallPipe, Lines, options, translated
 from peerlearn.transport.patience import Patience
 from peerlearn.transport.pins import Chain, Pins
 from peerlearn.transport.serve import SERVICE, Calls, Health, enable_reflection
-from peerlearn.transport.tls import check_can_tell, server_credentials, speaks_tls, stranger
+from peerlearn.transport.tls import check_can_tell, der_to_pem, server_credentials, speaks_tls, stranger
 from peerlearn.types import Address
 from peerlearn.wire.frames import Message
 from peerlearn.wire.v1 import fabric_pb2 as pb
@@ -110,38 +110,50 @@ class GrpcTransport:
         for address, refused in self._pins.unwelcome(self._guard):
             self._lines.cut(address, refused)
 
-    def pin(self, to: Address, chain: Chain) -> None:
-        """The peer there has said, signed, that it will show this certificate from now on."""
-        self._pins.put(to, chain, beside=True)
-
     async def introduce(self, to: Address, introduction: pb.Introduction) -> pb.Introduction:
         """Two groups, or a group and none, are told from silence: PeerRefused(GROUP)."""
-        if self._guard is None:
+        guard = self._guard
+        if guard is None:
             return await self._plainly(to, introduction)
         if to in self._pins:
-            try:
-                return await self._proved(to, introduction, self._guard)
-            except PeerUnreachable:
-                self._pins.drop(to)  # somebody else may be there, or the same peer with a new certificate
-        # First without a card, to learn which certificate is there; then with ours, to its holder and nobody else.
+            with suppress(PeerUnreachable):  # or somebody else is there, or the same peer with a new certificate
+                async with self._lines.fresh(to, self._pins.roots(to)) as channel:
+                    answer = await self._introduced(channel, to, introduction)
+                if self._pins.holds(to, answer.card.certificates):
+                    guard.check(answer.card.certificates, str(to))
+                    return answer
+        chain = await self._shown_at(to, introduction)
+        answer = await self._proved(to, introduction, chain)
+        guard.check(chain, str(to))
+        self._pins.put(to, chain)
+        return answer
+
+    async def _shown_at(self, to: Address, introduction: pb.Introduction) -> Chain:
+        """The certificate that is said to be there, asked for without showing our card."""
         look = pb.Introduction(protocol=introduction.protocol, group_tag=introduction.group_tag)
         async with self._lines.once(to) as channel:
             try:
                 seen = await self._introduced(channel, to, look)
             except PeerUnreachable as error:
                 raise _explained(to, error) from error
-        chain = tuple(seen.card.certificates)
-        if not chain:
+        if not seen.card.certificates:
             raise PeerRefused(str(to), RefusalReason.IDENTITY, "it does not say which certificate is its own")
-        self._pins.put(to, chain)
+        return tuple(seen.card.certificates)
+
+    async def _proved(self, to: Address, introduction: pb.Introduction, chain: Chain) -> pb.Introduction:
+        """What the holder of this certificate answers to our card, and nobody else gets to see."""
         try:
-            return await self._proved(to, introduction, self._guard)
+            async with self._lines.fresh(to, der_to_pem(chain[0])) as channel:
+                answer = await self._introduced(channel, to, introduction)
+                if tuple(answer.card.certificates[:1]) != chain[:1]:
+                    said = "its card names a certificate that it has not shown"
+                    raise PeerRefused(str(to), RefusalReason.IDENTITY, said)
         except PeerUnreachable as error:
-            self._pins.drop(to)
             if "CERTIFICATE_VERIFY_FAILED" in error.detail:
                 said = "the certificate that its card names is not that of its connection"
                 raise PeerRefused(str(to), RefusalReason.IDENTITY, said) from error
             raise
+        return answer
 
     async def _plainly(self, to: Address, introduction: pb.Introduction) -> pb.Introduction:
         try:
@@ -151,16 +163,6 @@ class GrpcTransport:
             if self._credentials is None and "closed" in error.detail and await speaks_tls(to):
                 raise PeerRefused(str(to), RefusalReason.GROUP, "it speaks only TLS: it is of a group") from error
             raise
-
-    async def _proved(self, to: Address, introduction: pb.Introduction, guard: Guard) -> pb.Introduction:
-        """Over a connection whose other end holds the certificate pinned; that must be the one which comes along."""
-        async with self._lines.fresh(to, self._pins.roots(to)) as channel:
-            answer = await self._introduced(channel, to, introduction)
-            chain = tuple(answer.card.certificates)
-            if not self._pins.holds(to, chain):
-                raise PeerRefused(str(to), RefusalReason.IDENTITY, "its card names a certificate that it has not shown")
-            guard.check(chain, str(to))
-        return answer
 
     async def _introduced(self, channel: grpc.aio.Channel, to: Address, said: pb.Introduction) -> pb.Introduction:
         introduce: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/Introduce")

@@ -56,6 +56,7 @@ class Lines:
             ("grpc.enable_http_proxy", 0),  # peers are on the LAN, whatever the environment says
         ]
         self._lines: dict[Address, _Line] = {}
+        self._idle: list[grpc.aio.Channel] = []
 
     @asynccontextmanager
     async def to(self, address: Address, roots: bytes = b"") -> AsyncIterator[grpc.aio.Channel]:
@@ -74,13 +75,14 @@ class Lines:
     async def fresh(self, address: Address, roots: bytes = b"") -> AsyncIterator[grpc.aio.Channel]:
         """The same, for an introduction: it shows our certificate of today. Once it has succeeded all later calls go
         this way; those meanwhile go the old one, by which the other side knows us."""
+        await self._hang_up()
         line = self._lines.get(address)
         if line is None or line.terms != (roots, self._shown):
             line = self._made(address, roots)
         try:
             async with self._used(address, line), _until_cut(line):
                 yield line.channel
-            await self._install(address, line)
+            self._install(address, line)
         except BaseException:
             if self._lines.get(address) is not line and not line.users:
                 await line.channel.close()
@@ -102,12 +104,17 @@ class Lines:
             line.cut = why
             self._leave(address, line)
             for call in line.calls:
-                call.reschedule(asyncio.get_running_loop().time())
+                if call.when() is None:
+                    call.reschedule(asyncio.get_running_loop().time())
 
     async def close(self) -> None:
         lines, self._lines = self._lines, {}
-        for line in lines.values():
-            await line.channel.close()
+        self._idle += [line.channel for line in lines.values()]
+        await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        while self._idle:
+            await self._idle.pop().close()
 
     @asynccontextmanager
     async def _used(self, address: Address, line: _Line) -> AsyncIterator[_Line]:
@@ -126,10 +133,11 @@ class Lines:
         line = self._lines.get(address)
         if line is None or line.terms[0] != roots:
             line = self._made(address, roots)
-            await self._install(address, line)
+            self._install(address, line)
+            await self._hang_up()
         return line
 
-    async def _install(self, address: Address, line: _Line) -> None:
+    def _install(self, address: Address, line: _Line) -> None:
         old = self._lines.get(address)
         if old is line or line.broken:
             return
@@ -137,7 +145,7 @@ class Lines:
         if old is not None:
             old.broken = True
             if not old.users:
-                await old.channel.close()
+                self._idle.append(old.channel)
 
     def _leave(self, address: Address, line: _Line) -> None:
         line.broken = True

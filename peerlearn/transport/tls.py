@@ -11,40 +11,37 @@ from urllib.parse import unquote
 import grpc
 import grpc.aio
 
+from peerlearn.config import NO_TLS_1_2
 from peerlearn.errors import ConfigError
 from peerlearn.transport.base import Caller, Credentials
 from peerlearn.types import Address
 
 _PROBE_WAIT = 1.0
 _END = b"-----END CERTIFICATE-----"
-_SUITES = "GRPC_SSL_CIPHER_SUITES"
-_NONE_OF_1_2 = "AES128-GCM-SHA256"
 _TELLS_VERSION = (1, 85)
 
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def forbid_older_tls() -> None:
-    """For programs of our own, before grpc is imported: leave TLS 1.2 no cipher suite that fits our certificates (the
-    one named is for RSA; those of TLS 1.3 are not governed by this). A library leaves its host's setting alone."""
-    os.environ.setdefault(_SUITES, _NONE_OF_1_2)
-
-
 def check_can_tell() -> None:
     """Raises ConfigError when this grpc could neither refuse TLS 1.2 nor notice it."""
     release = tuple(int(part) for part in grpc.__version__.split(".")[:2])
-    if release < _TELLS_VERSION and os.environ.get(_SUITES) != _NONE_OF_1_2:
+    if release < _TELLS_VERSION and not _cannot_be_older():
         raise ConfigError(
             f"grpcio {grpc.__version__} does not tell which TLS a connection speaks, and a group takes only 1.3: "
-            f"pip install 'grpcio>=1.85', or start the program with {_SUITES}={_NONE_OF_1_2}"
+            f"pip install 'grpcio>=1.85', or start the program with {NO_TLS_1_2[0]}={NO_TLS_1_2[1]}"
         )
 
 
 def is_tls13(context: Context) -> bool:
     """Whether the caller's connection is; where this grpc does not tell, `check_can_tell` has made sure."""
     told = context.auth_context().get("ssl_tls_version")
-    return list(told) == [b"TLSv1.3"] if told is not None else os.environ.get(_SUITES) == _NONE_OF_1_2
+    return list(told) == [b"TLSv1.3"] if told is not None else _cannot_be_older()
+
+
+def _cannot_be_older() -> bool:
+    return os.environ.get(NO_TLS_1_2[0]) == NO_TLS_1_2[1]
 
 
 def server_credentials(credentials: Credentials) -> grpc.ServerCredentials:

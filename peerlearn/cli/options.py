@@ -1,0 +1,83 @@
+"""Options that several commands have, and how their texts become values. Light: `--help` imports no more than this."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from peerlearn.cli.choices import nearest
+from peerlearn.config import Limits
+from peerlearn.errors import ConfigError
+
+GROUP_VARIABLE = "PEERLEARN_GROUP"
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+GroupFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--group",
+        metavar="FILE",
+        envvar=GROUP_VARIABLE,
+        help="The group file: only its members meet, by mutual TLS (peerlearn group new).",
+    ),
+]
+Static = Annotated[
+    list[str] | None, typer.Option("--peer", metavar="HOST:PORT", help="A peer that mDNS cannot find; repeatable.")
+]
+Exposures = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--expose",
+        metavar="[PEER=]WHAT",
+        help="What may be shown, to all or to one peer (its name or id); repeatable. Default: what the strategy needs.",
+    ),
+]
+Bounds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit", metavar="NAME=VALUE", help="A bound on what others may send, as body_bytes=512MiB; repeatable."
+    ),
+]
+
+_UNITS = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_VALUE = re.compile(r"(\d{1,15})\s*([KMG]i?B)?", re.IGNORECASE)
+
+
+def group_file(given: Path | None) -> Path | None:
+    """The file given by option or environment. Raises ConfigError when the variable is there and empty: a script that
+    lost the name must not start a peer without its group."""
+    if given is None and os.environ.get(GROUP_VARIABLE) is not None:
+        raise ConfigError(f"{GROUP_VARIABLE} is set, but empty: set it to the group file, or unset it")
+    return given
+
+
+def limits(texts: Iterable[str]) -> Limits:
+    """Of `name=value`, where a value may have a unit: 512MiB. Raises ConfigError naming the nearest."""
+    known = {f.name for f in fields(Limits)}
+    values: dict[str, int] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        match = _VALUE.fullmatch(value.strip())
+        if name not in known:
+            names = ", ".join(sorted(known))
+            raise ConfigError(f"there is no limit {name!r}{nearest(name, known)}; limits are: {names}")
+        if not equals or match is None:
+            raise ConfigError(f"--limit {text!r}: write {name}=VALUE, a whole number, for bytes also as 64MiB")
+        values[name] = int(match[1]) * _UNITS[(match[2] or "").lower()]
+    return Limits(**values)
+
+
+def exposures(texts: Iterable[str]) -> Mapping[str, list[str]] | None:
+    """Of `what,what` for everybody and `peer=what,what` for one; None when nothing was said."""
+    said: dict[str, list[str]] = {}
+    for text in texts:
+        who, equals, what = text.rpartition("=")
+        if equals and not who:
+            raise ConfigError(f"--expose {text!r}: write PEER=WHAT, or just WHAT for everybody")
+        items = [item.strip() for item in what.split(",") if item.strip()]
+        said.setdefault(who or "*", []).extend(items)
+    return said or None
