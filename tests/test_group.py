@@ -521,6 +521,19 @@ def run(*arguments: str, cwd: Path, code: int = 0, **env: str) -> dict[str, Any]
     return said
 
 
+@pytest.mark.parametrize("command", ["new", "show", "issue", "revoke", "rotate"])
+def test_help_is_light_and_every_command_speaks_json(command: str) -> None:
+    probe = (
+        "import sys; from peerlearn.cli.main import main; code = main(sys.argv[1:]); "
+        "sys.exit(code or any(m in sys.modules for m in ('torch', 'grpc', 'zeroconf', 'cryptography')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe, "group", command, "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--json" in done.stdout
+
+
 def test_the_life_of_a_group_by_commands(tmp_path: Path) -> None:
     made = run("group", "new", "lab", cwd=tmp_path)
     path = tmp_path / "lab.group"

@@ -223,7 +223,7 @@ async def _asks_health(to: Address, certificate: Path, newest: ssl.TLSVersion) -
 
     headers = {
         b":method": b"POST", b":scheme": b"https", b":path": b"/grpc.health.v1.Health/Check", b":authority": b"x",
-        b"TE".lower(): b"trailers", b"content-type": b"application/grpc",
+        bytes.fromhex("7465"): b"trailers", b"content-type": b"application/grpc",
     }  # fmt: skip
     block = b"".join(literal(name, value) for name, value in headers.items())
     writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
