@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +41,7 @@ from peerlearn.security.group import Group
 from peerlearn.security.identity import Identity
 from peerlearn.strategies import registry
 from peerlearn.strategies.base import Strategy
+from peerlearn.tasks import sole_cause
 from peerlearn.transport.base import Caller, Transport
 from peerlearn.types import Address, Card, Exposure, PeerId
 from peerlearn.wire.v1 import fabric_pb2 as pb
@@ -220,10 +221,10 @@ class Peer:
         try:
             return await self._stack.__aexit__(exc_type, exc, tb)
         except BaseExceptionGroup as group:
-            only = _only_cause(group)
-            if only is exc:  # the caller's own exception: hand it back as it came
+            cause = sole_cause(group, besides=PeerStopped)
+            if cause is exc:  # the caller's own exception: hand it back as it came
                 return False
-            raise (only or group) from None
+            raise cause from None
 
     async def _open(self, stack: AsyncExitStack) -> None:
         """Top to bottom; left bottom to top: goodbye first, the identity's lock last."""
@@ -379,18 +380,3 @@ class _Company:
         self.alive = directory.alive
         self.get = directory.get
         self.news = news.wait
-
-
-def _only_cause(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
-    """The one exception inside, however deep, besides those that only say that the peer has stopped; else None."""
-    leaves = list(_leaves(group))
-    causes = [leaf for leaf in leaves if not isinstance(leaf, PeerStopped)] or leaves[:1]
-    return causes[0] if len(causes) == 1 else None
-
-
-def _leaves(exc: BaseException) -> Iterator[BaseException]:
-    if isinstance(exc, BaseExceptionGroup):
-        for inner in exc.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield exc

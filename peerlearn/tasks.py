@@ -1,7 +1,7 @@
 """Tasks that live as long as a block: ended with it, and its exception comes out as it went in."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -39,13 +39,24 @@ async def background() -> AsyncIterator[Background]:
             finally:
                 tasks.cancel()
     except BaseExceptionGroup as caught:
-        raise _sole(caught) from None
+        raise sole_cause(caught) from None
 
 
-def _sole(caught: BaseExceptionGroup[BaseException]) -> BaseException:
-    cause: BaseException = caught
-    while isinstance(cause, BaseExceptionGroup):
-        if len(cause.exceptions) != 1:
-            return caught
-        cause = cause.exceptions[0]
-    return cause
+def sole_cause(
+    caught: BaseExceptionGroup[BaseException], *, besides: type[BaseException] | tuple[type[BaseException], ...] = ()
+) -> BaseException:
+    """The one exception inside, however deep; the group itself when there are several.
+
+    `besides`: those that only follow from another do not count, as long as there is another.
+    """
+    leaves = list(_leaves(caught))
+    causes = [leaf for leaf in leaves if not isinstance(leaf, besides)] or leaves[:1]
+    return causes[0] if len(causes) == 1 else caught
+
+
+def _leaves(exc: BaseException) -> Iterator[BaseException]:
+    if isinstance(exc, BaseExceptionGroup):
+        for inner in exc.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield exc

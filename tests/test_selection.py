@@ -100,3 +100,26 @@ def test_gate_keeps_what_falls_little_and_rolls_back_what_falls_far() -> None:
     assert not gate.judge(0.80, float("nan")).kept
     assert gate.judge(float("nan"), 0.5).kept  # nothing held out: nothing to judge by
     assert Gate(metric="off").judge(0.8, 0.1).kept
+
+
+def test_being_busy_is_no_failure_and_does_not_lengthen_a_later_pause() -> None:
+    watch, b = Watch(), card("b")
+    aside = AsideList(watch, first=2.0, most=60.0)
+    for _ in range(5):
+        aside.put(b, PeerRefused("b", RefusalReason.BUSY, "32 exchanges"))
+    aside.put(b, PeerUnreachable("b", "no progress"))
+    assert "again in 2.0 s" in (aside.why(b) or "")
+
+
+def test_a_lot_is_drawn_by_name_so_that_a_run_can_be_repeated_with_other_keys() -> None:
+    def named(keys: str) -> list[Card]:
+        return [Card(id=PeerId(k * 32), name=n, session="s") for k, n in zip(keys, ("fir", "oak", "yew"), strict=True)]
+
+    def drawn(keys: str, lot: str) -> str:
+        (chosen,) = choose(ME, named(keys), aside={}, most=1, lot=lot).providers
+        return next(c.name for c in named(keys) if c.id == chosen)
+
+    lots = [str(n) for n in range(20)]
+    first = [drawn("bcd", lot) for lot in lots]
+    assert first == [drawn("dbc", lot) for lot in lots]
+    assert set(first) == {"fir", "oak", "yew"}

@@ -34,11 +34,13 @@ class AsideList:
 
     def put(self, provider: Card, error: Exception) -> None:
         before = self._aside.get(provider.id)
-        failures = 1 + (before.failures if before and before.session == provider.session else 0)
-        for_good = isinstance(error, PeerRefused) and error.reason not in _PASSING
-        pause = min(self._first * 2 ** (failures - 1), self._most)
-        if isinstance(error, PeerRefused) and error.reason in _PASSING:
-            pause = 0.0
+        failures = before.failures if before and before.session == provider.session else 0
+        refused = error.reason if isinstance(error, PeerRefused) else None
+        pause = 0.0
+        if refused not in _PASSING:
+            failures += 1
+            pause = min(self._first * 2 ** (failures - 1), self._most)
+        for_good = refused is not None and refused not in _PASSING
         self._aside[provider.id] = _Aside(
             str(error), self._now() + pause, failures, provider.session, provider.serial if for_good else None
         )

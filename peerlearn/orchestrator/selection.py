@@ -82,18 +82,22 @@ def _ranked(me: Card, fit: Sequence[Card], preferred: Sequence[str] | None, lot:
         wanted = [PeerId(peer) for peer in preferred if peer in ids]
         return [(peer, f"choice {rank} of the strategy") for rank, peer in enumerate(wanted, 1)]
     if lot:
-        drawn = sorted(ids, key=lambda peer: hashlib.sha256(f"{lot}:{peer}".encode()).digest())
-        return [(peer, "by lot") for peer in drawn]
+        return [(card.id, "by lot") for card in _drawn(fit, lot)]
     merits = {card.id: merit(me, card) for card in fit}
     best = sorted(ids, key=lambda peer: (-merits[peer].score, peer))
     return [(peer, _in_words(merits[peer])) for peer in best]
 
 
 def _paired(me: Card, fit: Sequence[Card], pairs: str) -> list[tuple[PeerId, str]]:
-    """The one partner, or nobody: all, in the order of a draw, two by two. By name, so that a run can be repeated."""
-    drawn = sorted([me, *fit], key=lambda c: (hashlib.sha256(f"{pairs}:{c.name}".encode()).digest(), c.id))
+    """The one partner, or nobody: all, in the order of a draw, two by two."""
+    drawn = _drawn([me, *fit], pairs)
     partner = drawn.index(me) ^ 1
     return [(drawn[partner].id, "drawn as a pair")] if partner < len(drawn) else []
+
+
+def _drawn(cards: Sequence[Card], lot: str) -> list[Card]:
+    """In an order that the text `lot` decides: by name, so that a run can be repeated with other keys."""
+    return sorted(cards, key=lambda card: (hashlib.sha256(f"{lot}:{card.name}".encode()).digest(), card.id))
 
 
 def _in_words(merit: Merit) -> str:

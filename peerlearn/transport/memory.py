@@ -9,6 +9,7 @@ from typing import Any
 
 from peerlearn.config import Limits, Timing
 from peerlearn.errors import NetworkError, PeerRefused, PeerUnreachable
+from peerlearn.tasks import sole_cause
 from peerlearn.transport.base import Caller, Service, Traffic
 from peerlearn.transport.desk import Desk, Links, read_introduction, read_notice
 from peerlearn.transport.exchange import ask
@@ -86,9 +87,7 @@ class MemoryTransport:
                     del served[self._address]
                     server.leave()
         except BaseExceptionGroup as group:
-            if len(group.exceptions) > 1:
-                raise
-            raise group.exceptions[0] from None  # the caller's exception comes out as it went in
+            raise sole_cause(group) from None  # the caller's exception comes out as it went in
 
     async def introduce(self, to: Address, introduction: pb.Introduction) -> pb.Introduction:
         data = introduction.SerializeToString()
