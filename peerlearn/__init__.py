@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from peerlearn.strategies.distillation import Distillation as Distillation
     from peerlearn.strategies.isolated import Isolated as Isolated
     from peerlearn.strategies.pairwise import Pairwise as Pairwise
+    from peerlearn.transport.allocator import tune_allocator as tune_allocator
     from peerlearn.types import Exposure as Exposure
     from peerlearn.types import Span as Span
     from peerlearn.types import epochs as epochs
@@ -62,6 +63,7 @@ _HOMES = {
     "Transfer": "schedule",
     "epochs": "types",
     "steps": "types",
+    "tune_allocator": "transport.allocator",
 }
 _ROOMS = {
     "datasets": "learning.datasets",
@@ -100,6 +102,7 @@ __all__ = [
     "partition",
     "steps",
     "strategies",
+    "tune_allocator",
 ]
 
 

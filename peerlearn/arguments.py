@@ -26,6 +26,13 @@ def name_of(name: str) -> str:
     return name or f"peer-{secrets.token_hex(3)}"
 
 
+def positive(seconds: float, what: str) -> float:
+    """Raises ConfigError."""
+    if not seconds > 0:
+        raise ConfigError(f"{what} must be a positive number of seconds, not {seconds}")
+    return seconds
+
+
 def listen_address(listen: Address | str | None, *, insecure: bool, group: bool = False) -> Address:
     """Loopback unless told otherwise; beyond loopback only with a group, or with `insecure`. Fails closed with
     ConfigError."""
@@ -93,14 +100,22 @@ def links(learn_from: Iterable[str] | None) -> Callable[[Card], bool]:
 
 
 def first_card(
-    learner: Learner, strategy: Strategy, *, id: PeerId, name: str, group_tag: str, exposes: frozenset[Exposure]
+    learner: Learner,
+    strategy: Strategy,
+    *,
+    id: PeerId,
+    name: str,
+    group_tag: str,
+    exposes: frozenset[Exposure],
+    session: str = "",
 ) -> Card:
-    """The card of a peer that has just started; class counts only when they are exposed."""
+    """The card of a peer that has just started; class counts only when they are exposed. `session`: random unless
+    given."""
     facts = learner.describe()
     return Card(
         id=id,
         name=name,
-        session=secrets.token_hex(8),
+        session=session or secrets.token_hex(8),
         group_tag=group_tag,
         software=f"peerlearn {__version__}",
         task=facts.task,

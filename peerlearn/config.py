@@ -68,12 +68,19 @@ class Limits:
     """Of one message's tensors, before compression."""
     held_bytes: int = 512 * MIB
     """Of all that questions bring at once; one more is refused as busy."""
+    reuse_bytes: int = 256 * MIB
+    """Of answers, kept so that what has not changed need not come again; and of what consumers hold, for top-k."""
+    resumable_bytes: int = 256 * MIB
+    """Of answers that broke off, kept for a minute to go on: by the one who sent them, and by the one who asked."""
     tensors: int = 4096
     dims: int = 8
     name_chars: int = 256
     header_bytes: int = 2 * MIB
     block_bytes: int = 2 * MIB
     """Of one block of a body, as it was before compression."""
+    look_ahead_bytes: int = 8 * MIB
+    """Taken from the network, by each connection, before it can be used. 64 KiB holds less memory and is slower, much
+    slower where answers take long to travel."""
     select_bytes: int = 64 * 1024
     select_depth: int = 16
     card_bytes: int = 64 * 1024
@@ -88,6 +95,10 @@ class Limits:
     """In the directory, hints included."""
     exchanges: int = 32
     """Served at once; one more is refused as busy."""
+    exchanges_per_peer: int = 16
+    """Of these with one certificate; without TLS with one machine, and on this machine over one connection."""
+    in_flight_bytes: int = 64 * MIB
+    """Of blocks of answers that were made and that the network has not taken yet; more wait."""
     watches: int = 256
     streams: int = 64
     """Calls under way on one connection; more wait."""

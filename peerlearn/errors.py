@@ -8,6 +8,7 @@
   + PeerStopped             1  the peer's block was left, or a step failed, while somebody waited for it
   + StateError              6  a state or run directory that cannot be read or written
   + GroupError             10  a group file that is missing, unreadable, open to others, expired, or not one
+  + InvariantBroken        11  a simulation came upon something that must never happen
   + TransferError              an exchange with one peer failed; learning goes on
     - PeerUnreachable       7    no connection, or no progress within the stall window
     - PeerRefused           8    the other side said no, and why (`reason`)
@@ -16,6 +17,7 @@
     - Truncated                  the stream ended before the message did
     - Corrupt                    checksum, compression or structure is wrong
     - ForeignProtocol            another major version
+    - Changed                    it builds on knowledge that is held here, and which is not what it says
   + KnowledgeError          9  a sound message that does not fit this learner
 """
 
@@ -66,6 +68,12 @@ class GroupError(PeerlearnError):
     """A group file cannot be used: missing, unreadable, open to others, expired, damaged, or without what is needed."""
 
     exit_code = 10
+
+
+class InvariantBroken(PeerlearnError):
+    """A simulation came upon something that must never happen: a bug of the fabric, and the command that replays it."""
+
+    exit_code = 11
 
 
 class RefusalReason(StrEnum):
@@ -143,6 +151,10 @@ class Corrupt(WireError):
 
 class ForeignProtocol(WireError):
     """The peer speaks another major version of the protocol."""
+
+
+class Changed(WireError):
+    """An answer builds on knowledge that is held here, and which is not, or not any more, what the provider says."""
 
 
 class KnowledgeError(PeerlearnError):

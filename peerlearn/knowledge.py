@@ -71,17 +71,20 @@ class Query:
     have_session: str = ""
     at: int | None = None
     """Exactly this version (lockstep); None: the latest."""
-    cast: Literal["", "bfloat16", "float16", "int8"] = ""
+    cast: str = ""
+    """What may be lost on the way: see `casts.check_cast`. Nothing, unless it is said here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """What I want from a provider, and what I bring it. `after`: not before it has published this version or a later
-    one; the asker waits for that, the provider never does."""
+    one; the asker waits for that, the provider never does. `complaint`: why I do not use what it has given, a line of
+    text for its owner."""
 
     query: Query
     brings: Knowledge | None = None
     after: int | None = None
+    complaint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,10 @@ from typing import Literal, ParamSpec, Self, TypeVar
 from torch import Tensor
 
 from peerlearn import arguments
+from peerlearn.casts import check_cast
+from peerlearn.clock import now
 from peerlearn.config import Limits, Timing
-from peerlearn.directory import Contact, Directory
+from peerlearn.directory import Change, Contact, Directory
 from peerlearn.discovery.base import Discovery
 from peerlearn.discovery.mdns import Mdns
 from peerlearn.errors import ConfigError, PeerStopped, PeerUnreachable
@@ -24,6 +26,7 @@ from peerlearn.membership import Membership
 from peerlearn.membership.joining import connections
 from peerlearn.membership.trust import Trust
 from peerlearn.orchestrator import training
+from peerlearn.orchestrator.complaints import Complaints
 from peerlearn.orchestrator.compute import Compute, OwnThread
 from peerlearn.orchestrator.exchange import Exchanges
 from peerlearn.orchestrator.exposure import Showing
@@ -32,10 +35,11 @@ from peerlearn.orchestrator.gate import Gate
 from peerlearn.orchestrator.loop import Measure, Orchestrator
 from peerlearn.orchestrator.news import Pulse
 from peerlearn.orchestrator.pace import Barrier, Pace
+from peerlearn.orchestrator.saving import SAVE_EVERY, Saving
 from peerlearn.orchestrator.serve import Answerer
 from peerlearn.orchestrator.snapshots import Snapshots
 from peerlearn.orchestrator.store import Store
-from peerlearn.recording import Record, Started, Stopped, discard
+from peerlearn.recording import Complaint, Record, Started, Stopped, discard
 from peerlearn.schedule import Schedule
 from peerlearn.security.group import Group
 from peerlearn.security.identity import Identity
@@ -66,6 +70,7 @@ class Peer:
         strategy: Strategy | str = "distillation",
         name: str = "",
         state: Path | str | None = None,
+        save_every: float = SAVE_EVERY,
         listen: Address | str | None = None,
         peers: Iterable[Address | str] = (),
         group_tag: str = "",
@@ -74,6 +79,7 @@ class Peer:
         expose: arguments.Expose | None = None,
         learn_from: Iterable[str] | None = None,
         most_providers: int | None = None,
+        cast: str = "",
         schedule: Schedule | None = None,
         pace: Pace | Literal["free", "lockstep"] = "free",
         gate: Gate | None = None,
@@ -83,12 +89,17 @@ class Peer:
         transport: Transport | None = None,
         discovery: Sequence[Discovery] | None = None,
         compute: Callable[[str], Compute] | None = None,
+        store: Callable[[Learner, Strategy], Store] | None = None,
+        session: str = "",
         timing: Timing | None = None,
         limits: Limits | None = None,
     ) -> None:
         """
         strategy: a method of learning from others, or its name.
-        state: directory that keeps identity and checkpoints; what is there is resumed. None: nothing is kept.
+        state: directory that keeps identity and checkpoints; what is there is resumed, to the same bits as if nothing
+            had happened, given the same inputs. None: nothing is kept.
+        save_every: seconds of a long local span that a crash may cost; snapshots, and spans of more than a second,
+            are saved when they end.
         listen: HOST:PORT; default a free port on loopback, or on all interfaces with `group` or `insecure`.
         peers: addresses of others, HOST:PORT, beside those that mDNS finds.
         group_tag: only peers with the same tag take notice of each other.
@@ -98,16 +109,20 @@ class Peer:
             peer: its id or name, "*" for all others.
         learn_from: names or ids of the providers wanted (links); None: everybody that fits.
         most_providers: how many of them to ask at most in one exchange, the most promising first.
+        cast: what may be lost on the way to this peer, for a slow network: "" nothing, "bfloat16", "float16", "int8",
+            or "topk:0.01": of what is held of a provider, that share is brought up to date at each exchange, what has
+            changed most. A strategy that asks for a cast itself gets its own.
         schedule, pace, gate: override the strategy's default schedule, free pace, and the default gate.
         measure: metrics to record after each span, from a function of inputs to probabilities.
         record: where events go.
-        identity, transport, discovery, compute (given "learner" or
-            "answers"), timing, limits: for tests, simulation and special networks.
+        identity, transport, discovery, compute (given "learner" or "answers"), store (in place of `state`), session
+            (random unless given), timing, limits: for tests, simulation and special networks.
         """
         self.learner = learner
         self.strategy = registry.make(strategy)
         self.name = arguments.name_of(name)
         self._state = Path(state) if state is not None else None
+        self._save_every = arguments.positive(save_every, "save_every")
         self._timing, self._limits = timing or Timing(), limits or Limits()
         self._group = arguments.group_of(group)
         self._listen = arguments.listen_address(listen, insecure=insecure, group=self._group is not None)
@@ -119,6 +134,7 @@ class Peer:
         self._allowance = arguments.allowance(self.strategy, expose)
         self._links = arguments.links(learn_from)
         self._most = most_providers
+        self._cast = check_cast(cast)
         self._schedule = schedule or self.strategy.schedule
         self._pace = pace if isinstance(pace, Pace) else Pace(mode=pace)
         self._gate = gate or Gate()
@@ -128,6 +144,8 @@ class Peer:
         self._transport = transport
         self._discovery = discovery
         self._make_compute = compute or self._own_thread
+        self._make_store = store or self._own_store
+        self._session = session
         self.strategy.check(learner)
         self._opened = self._joined = False
         self._dial: Dial | None = None
@@ -201,6 +219,16 @@ class Peer:
         return tuple(self._membership.problems)
 
     @property
+    def put_aside(self) -> dict[PeerId, str]:
+        """Those whose knowledge this peer does not use, each with the reason: it did harm, or made no sense."""
+        return self._orchestrator.put_aside()
+
+    @property
+    def complaints(self) -> tuple[Complaint, ...]:
+        """What others say against this peer's knowledge: the last word of each who has put it aside."""
+        return self._complaints.latest
+
+    @property
     def rounds_done(self) -> int:
         return self._orchestrator.round
 
@@ -238,6 +266,7 @@ class Peer:
             name=self.name,
             group_tag=self._group_tag,
             exposes=self._allowance.anybody,
+            session=self._session,
         )
         self._news = Pulse()
         self._directory = Directory(identity.id, group_tag=self._group_tag, timing=self._timing, limits=self._limits)
@@ -250,20 +279,23 @@ class Peer:
         snapshots = Snapshots(keep=self._pace.kept_versions)
         showing = self._showing()
         self._orchestrator = await self._orchestrated(transport, snapshots, showing)
+        self._complaints = Complaints(self._record, now)
         answerer = Answerer(
             self._card, self.strategy, snapshots, compute=answers, acquainted=self._acquainted,
-            arrived=self._orchestrator.arrived if "received" in self._schedule.on else None, record=self._record,
+            arrived=self._orchestrator.arrived if "received" in self._schedule.on else None,
+            barred=self._orchestrator.barred, complaints=self._complaints, record=self._record,
             vouch=self._membership.vouch, showing=showing, limits=self._limits,
         )  # fmt: skip
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         self.address = await stack.enter_async_context(transport.serving(_Service(self._membership, answerer)))
-        loop = tasks.create_task(self._orchestrator.run(), name=f"{self.name}:orchestrator")
-        stack.callback(loop.cancel)
+        tasks.create_task(self._orchestrator.run(), name=f"{self.name}:orchestrator")
+        stack.push_async_callback(self._orchestrator.leave)
         await stack.enter_async_context(
             self._membership.running(self.address, replace(self._card, version=self._orchestrator.version))
         )
         self._joined = True
         stack.callback(answerer.leave)
+        stack.callback(self._orchestrator.stop)  # it saves while goodbyes are said
         self._say_started(stack)
 
     def _own_identity(self) -> Identity:
@@ -281,6 +313,9 @@ class Peer:
         if room == "learner":
             return OwnThread(name, interrupt=self.learner.interrupt, go_on=self.learner.go_on)
         return OwnThread(name)
+
+    def _own_store(self, learner: Learner, strategy: Strategy) -> Store | None:
+        return Store(self._state, learner, strategy) if self._state is not None else None
 
     def _connections(self) -> tuple[Transport, Trust | None]:
         if self._transport is not None:
@@ -300,10 +335,11 @@ class Peer:
 
     async def _orchestrated(self, transport: Transport, snapshots: Snapshots, showing: Showing) -> Orchestrator:
         company = _Company(self._directory, self._news)
-        store = Store(self._state, self.learner, self.strategy) if self._state is not None else None
+        store = self._make_store(self.learner, self.strategy)
         fetcher = Fetcher(
             self._card, self.strategy.name, transport=transport, company=company,
             certificates=self._membership.certificates_of, showing=showing, limits=self._limits,
+            cast=self._cast, absence=self._pace.absence,
         )  # fmt: skip
         orchestrator = Orchestrator(
             self.learner,
@@ -321,14 +357,11 @@ class Peer:
             gate=self._gate,
             record=self._record,
             measure=self._measure,
-            save=store.save if store is not None else None,
+            saving=Saving(store, compute=self._compute, record=self._record, every=self._save_every),
             published=self._show_version,
             round_ended=self._show_teachers,
         )  # fmt: skip
-        kept = await self._compute.run(store.resume) if store is not None else None
-        if kept is not None:
-            orchestrator.resume(kept)
-        await orchestrator.publish_first()
+        await orchestrator.start()
         return orchestrator
 
     def _acquainted(self, peer: PeerId) -> Card | None:
@@ -380,3 +413,15 @@ class _Company:
         self.alive = directory.alive
         self.get = directory.get
         self.news = news.wait
+        self._directory = directory
+        self._left: set[PeerId] = set()
+        directory.listen(self._hear)
+
+    def left(self, peer: PeerId) -> bool:
+        return peer in self._left
+
+    def _hear(self, change: Change) -> None:
+        if change.what == "left":
+            self._left = {contact.id for contact in self._directory if contact.id in self._left} | {change.contact.id}
+        elif change.of_life:
+            self._left.discard(change.contact.id)

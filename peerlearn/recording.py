@@ -117,6 +117,27 @@ class Gated(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PutAside(Event):
+    """This provider's knowledge keeps doing harm, or makes no sense: it is not used until the provider has published
+    version `until`, or begins another session. Its owner has been told why, if it could be reached."""
+
+    kind = "put-aside"
+    round: int
+    provider: str
+    why: str
+    until: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complaint(Event):
+    """Another peer has put this one aside, and says why: its words, cut and without control characters."""
+
+    kind = "complaint"
+    by: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated(Event):
     kind = "evaluated"
     round: int
@@ -156,6 +177,25 @@ class Saved(Event):
     round: int
     path: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveFailed(Event):
+    """Nothing was kept; learning and the attempts go on. Said once, until a save succeeds or fails otherwise."""
+
+    kind = "save-failed"
+    round: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed(Event):
+    """A saved run goes on. `why`: what was wrong with a checkpoint that had to be passed over, or nothing."""
+
+    kind = "resumed"
+    round: int
+    version: int
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

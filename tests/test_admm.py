@@ -207,7 +207,9 @@ def test_weights_from_far_out_cost_the_edges_and_not_the_peer() -> None:
     snapshot(me[1], me[2], 1)
     plain = tiny_learner(1)
     plain.load_state_dict(me[1].state_dict())
-    me[2].absorb(me[1], [replace(answer, knowledge=replace(answer.knowledge, tensors=far))])
+    with pytest.raises(KnowledgeError, match="times as large"):
+        me[2].absorb(me[1], [replace(answer, knowledge=replace(answer.knowledge, tensors=far))])
+    me[2]._inbox.put(answer, far)  # as if it had come by small steps
     me[2].transfer(me[1], steps(0))
     report = me[2].local(me[1], epochs(1))
     plain.fit(epochs(1))

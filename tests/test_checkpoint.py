@@ -1,9 +1,12 @@
 """State on disk: exact round trips, and a crash at any point leaves the old or the new."""
 
 import contextlib
+import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,6 +95,69 @@ def test_a_crash_at_any_point_leaves_the_old_or_the_new(tmp_path: Path, monkeypa
     checkpoint.save(tmp_path, {"round": 3})
     assert checkpoint.load(tmp_path) == {"round": 3}
     assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+@pytest.mark.parametrize("lost", [0.0, 0.5])
+@pytest.mark.parametrize("n", range(8))
+def test_a_power_cut_at_any_point_leaves_the_old_or_the_new_and_the_one_before(
+    tmp_path: Path, monkeypatch, n: int, lost: float
+) -> None:
+    """After the cut, of every file that was not synced only a share is there: nothing, or half."""
+    checkpoint.save(tmp_path, {"round": 1}, former="previous")
+    checkpoint.save(tmp_path, {"round": 2}, former="previous")
+    synced = {path.stat().st_ino for path in tmp_path.iterdir()}
+    calls = 0
+
+    def until_the_cut(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > n:
+                raise Crash
+            return real(*args, **more)
+
+        return call
+
+    def fsync(handle: int) -> None:
+        os.fsync(handle)
+        synced.add(os.fstat(handle).st_ino)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", until_the_cut(Path.unlink))
+        patch.setattr(Path, "replace", until_the_cut(Path.replace))
+        patch.setattr(checkpoint, "os", _Os(link=until_the_cut(os.link), fsync=until_the_cut(fsync)))
+        with contextlib.suppress(Crash):
+            checkpoint.save(tmp_path, {"round": 3}, former="previous")
+    for path in tmp_path.iterdir():
+        if path.stat().st_ino not in synced:
+            os.truncate(path, int(path.stat().st_size * lost))
+    now, before = (checkpoint.load(tmp_path, name=name)["round"] for name in ("state", "previous"))
+    assert (now, before) in ((2, 1), (2, 2), (3, 2))
+    checkpoint.save(tmp_path, {"round": 4}, former="previous")
+    assert checkpoint.load(tmp_path) == {"round": 4}
+    assert checkpoint.load(tmp_path, name="previous") == {"round": now}
+
+
+class _Os:
+    """The module os with some calls of our own."""
+
+    def __init__(self, **own: object) -> None:
+        self.__dict__ |= vars(os) | own
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_the_one_before_is_kept_also_where_the_file_system_has_no_links(
+    tmp_path: Path, monkeypatch, linked: bool
+) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not linked:
+        monkeypatch.setattr(os, "link", no_links)
+    for round_ in range(4):
+        checkpoint.save(tmp_path, {"round": round_}, former="previous")
+    assert checkpoint.load(tmp_path) == {"round": 3}
+    assert checkpoint.load(tmp_path, name="previous") == {"round": 2}
 
 
 def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:

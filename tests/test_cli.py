@@ -33,7 +33,7 @@ from peerlearn.types import Address, Card, Exposure, PeerId
 
 ROOT = Path(__file__).parents[1]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-COMMANDS = ("demo", "up", "ls", "show", "doctor", "version")
+COMMANDS = ("demo", "up", "resume", "ls", "show", "doctor", "version")
 
 APP = """
     import torch

@@ -152,11 +152,28 @@ def test_one_that_only_calls_us_is_here_but_cannot_be_asked() -> None:
 def test_time_that_we_slept_is_nobodys_silence() -> None:
     made, _ = directory()
     made.confirm(card(), AT, 0.0, reached=True)
-    made.excuse(20.0)
+    made.excuse(20.0, 21.0)
     made.tick(21.0)
     assert status(made) is Status.ALIVE
     made.tick(24.0)
     assert status(made) is Status.SUSPECT
+
+
+def test_who_was_heard_of_since_we_woke_gets_no_excuse_for_the_time_to_come() -> None:
+    made, _ = directory()
+    made.confirm(card(), AT, 0.0, reached=True)
+    made.beat(card().id, card().session, 21.0)
+    made.excuse(20.0, 21.0)
+    made.tick(21.0 + TIMING.suspect_after)
+    assert status(made) is Status.SUSPECT
+
+
+def test_one_that_started_anew_while_we_slept_is_taken_at_once() -> None:
+    made, _ = directory()
+    made.confirm(card(), AT, 0.0, reached=True)
+    made.excuse(20.0, 21.0)
+    made.confirm(card(session="s2"), ELSEWHERE, 21.0, reached=True)
+    assert [(c.session, c.address) for c in made.alive()] == [("s2", ELSEWHERE)]
 
 
 def test_iteration_is_in_id_order_whoever_came_first() -> None:

@@ -1,6 +1,8 @@
 """An experiment is one file: read strictly, run over either transport to the same bits, resumed, and reported."""
 
 import asyncio
+import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 
 from peerlearn.cli.main import main
 from peerlearn.errors import ConfigError, StateError
-from peerlearn.experiments import build, experiment, fabric, library, report, results, rows
+from peerlearn.experiments import build, experiment, fabric, library, report, results, rows, weather
 from peerlearn.experiments import run as running
 from peerlearn.experiments.build import World
 from peerlearn.experiments.run import Job
@@ -157,6 +159,13 @@ def finished(out: Path) -> set[str]:
         ("map_lr = 1e-2", "map_lr = -1", "map_lr must be positive"),
         ('name = "pairwise"', 'name = "piarwise"', "did you mean 'pairwise'"),
         ("passes = 2", "passes = 0", "whole passes"),
+        (
+            '"isolated" }',
+            '"isolated" }\nfaults = { loss = 2 }',
+            "isolated.faults: loss must be a share between 0 and 1",
+        ),
+        ('"isolated" }', '"isolated" }\nfaults = { los = 0.1 }', "unknown key 'los', did you mean 'loss'"),
+        ("passes = 2 } }", "passes = 2 } }\nfaults = { loss = 0.1 }", "central uses no network"),
         ('measured = ["target"]', 'measured = ["tarmac"]', "no peer 'tarmac'"),
         ("min(pairwise.map_moved) > 0", "min(piarwise.map_moved) > 0", "no variant 'piarwise'"),
         ("pairwise = { private = 0.5 }", "pairvise = { private = 0.5 }", "no variant 'pairvise'"),
@@ -213,6 +222,15 @@ def test_topologies(topology: Topology, links: dict[str, str]) -> None:
     assert topology.providers(tuple("pqrs")) == {peer: tuple(providers) for peer, providers in links.items()}
 
 
+def test_what_has_no_faults_is_the_same_run_as_before_there_were_any(tmp_path: Path) -> None:
+    calm = experiment.load(written(tmp_path))
+    decisive = {k: v for k, v in calm.resolved("pairwise").items() if k not in ("says", "control", "faults")}
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    assert digest.startswith(calm.digest("pairwise"))
+    text = TINY.replace('"isolated" }', '"isolated" }\nfaults = { loss = 0.1 }')
+    assert experiment.load(written(tmp_path, text)).digest("isolated") != calm.digest("isolated")
+
+
 # ---------------------------------------------------------------- runs
 
 
@@ -232,7 +250,49 @@ def test_memory_and_grpc_give_the_same_bits(tmp_path: Path) -> None:
     assert states(path, "memory") == states(path, "grpc")
 
 
-def states(path: Path, transport: fabric.Kind) -> dict[str, list[float]]:
+BAD = "{ delay = 0.1, jitter = 0.1, loss = 0.05, duplication = 0.03, reordering = 0.03, corruption = 0.05 }"
+
+
+def in_bad_weather(folder: Path, faults: str, *, rounds: int) -> Path:
+    return written(folder, TINY.replace("map_lr = 1e-2 } }", f"map_lr = 1e-2 }} }}\nfaults = {faults}").replace(
+        "rounds = 1\n", f"rounds = {rounds}\n"
+    ))  # fmt: skip
+
+
+def failures(out: Path) -> float:
+    totals = json.loads((out / "pairwise" / "seed-0" / "result.json").read_text())["peers"]["target"]["totals"]
+    return float(totals["failed_exchanges"])
+
+
+def test_a_seed_decides_every_fault_and_every_bit_over_memory(tmp_path: Path) -> None:
+    path = in_bad_weather(tmp_path, BAD, rounds=8)
+    for out in ("one", "two"):
+        run(path, tmp_path / out, quick=True)
+    assert failures(tmp_path / "one") > 0
+    metrics = [(tmp_path / out / "pairwise" / "seed-0" / "metrics.jsonl").read_text() for out in ("one", "two")]
+    assert metrics[0] == metrics[1]
+    said = report.markdown(results.stored(tmp_path / "one"))
+    assert "exchanges failed by faults that the seed decides" in said
+    assert "not repeatable" not in said
+
+
+def test_a_slow_network_changes_nothing_in_lockstep(tmp_path: Path) -> None:
+    run(written(tmp_path), tmp_path / "calm", quick=True)
+    path = in_bad_weather(tmp_path, "{ delay = 0.5, jitter = 0.5, bandwidth = 1e4 }", rounds=1)
+    run(path, tmp_path / "slow", quick=True)
+    assert failures(tmp_path / "slow") == 0
+    assert series(tmp_path / "calm", "pairwise") == series(tmp_path / "slow", "pairwise")
+
+
+def test_the_same_faults_befall_real_grpc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = dataclasses.replace(weather.TIMING, base=1.0, stall=1.0)
+    monkeypatch.setattr(weather, "TIMING", quick)
+    path = in_bad_weather(tmp_path, "{ delay = 0.01, corruption = 0.3 }", rounds=3)
+    run(path, tmp_path / "out", quick=True, transport="grpc")
+    assert failures(tmp_path / "out") > 0
+
+
+def states(path: Path, transport: weather.Kind) -> dict[str, list[float]]:
     """Of all peers after a run of its own: every weight."""
     loaded = experiment.load(path, quick=True)
     setup = loaded.variants["pairwise"]

@@ -287,7 +287,7 @@ def test_7_10_6_without_the_upward_term_the_hub_does_not_read_the_edges_logits()
     for distil in ("down", "none"):
         assert trained(distil, 0.0) == trained(distil, 3.0)
     for distil in ("both", "up"):
-        assert trained(distil, 0.0) != trained(distil, 3.0)
+        assert trained(distil, 0.0) != trained(distil, 0.5)
 
 
 @pytest.mark.parametrize(("features", "labels"), [("float32", "uint8"), ("float16", "int64")])
@@ -515,7 +515,7 @@ def test_features_as_float16_come_close_and_never_overflow() -> None:
 
 def test_misaligned_logits_teach_something_else() -> None:
     """Ids are honoured: the same logits under permuted ids make another model."""
-    logits = F.one_hot(tiny_data(samples=48, seed=1).y, CLASSES).float() * 8
+    logits = F.one_hot(tiny_data(samples=48, seed=1).y, CLASSES).float() * 2  # surer ones are refused as shuffled
     ends = []
     for shift in (0, 1):
         edge = an_edge(alpha=5.0)

@@ -9,6 +9,7 @@ from peerlearn.config import MIB, Limits
 from peerlearn.errors import Corrupt, ForeignProtocol, Oversized, Truncated, WireError
 from peerlearn.wire.compress import Link, Packer
 from peerlearn.wire.frames import Assembler, Block, Frame, Message, blocks, check_header, parse, serialize
+from peerlearn.wire.seal import sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 LOOPBACK = Link(loopback=True)
@@ -236,7 +237,15 @@ def test_a_newer_minor_and_unknown_fields_are_welcome() -> None:
     newer = header()
     newer.protocol.minor = 9
     check_header(newer, Limits())
-    assert received([serialize(pb.Frame(header=newer)) + b"\x98\x06\x07"]) is not None
+    unknown = pb.Frame(header=newer).SerializeToString() + b"\x98\x06\x07"
+    assert received([sealed(unknown)]) is not None
+
+
+def test_a_header_of_version_1_0_has_no_checksum_and_nothing_that_is_not_known() -> None:
+    plain = pb.Frame(header=header()).SerializeToString()
+    assert received([plain]) is not None
+    with pytest.raises(Corrupt, match="checksum"):
+        received([plain + b"\x98\x06\x07"])
 
 
 # ---------------------------------------------------------------- streams

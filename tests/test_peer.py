@@ -325,7 +325,8 @@ async def test_a_state_directory_that_does_not_fit_is_refused_with_the_way_out(t
     with pytest.raises(StateError, match=r"architecture|another model"):
         async with village.peer("amber", learner([0, 1], 1, hidden=20), strategy="isolated", state=tmp_path):
             pass
-    (tmp_path / "checkpoint" / "state.safetensors").write_bytes(b"not a checkpoint")
+    for name in ("state", "previous"):
+        (tmp_path / "checkpoint" / f"{name}.safetensors").write_bytes(b"not a checkpoint")
     with pytest.raises(StateError):
         async with village.peer("amber", learner([0, 1], 1), strategy="isolated", state=tmp_path):
             pass

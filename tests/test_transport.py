@@ -142,10 +142,10 @@ async def test_another_protocol_is_refused_with_both_versions(make: Make) -> Non
     a, b = make(), make()
     foreign = pb.Protocol(major=2, minor=5)
     async with a.serving(Service()) as at, b.serving(Service()):
-        with pytest.raises(PeerRefused, match=r"2\.5.*1\.0") as caught:
+        with pytest.raises(PeerRefused, match=r"2\.5.*1\.1") as caught:
             await b.introduce(at, pb.Introduction(protocol=foreign))
         assert caught.value.reason is RefusalReason.PROTOCOL
-        with pytest.raises(PeerRefused, match=r"2\.5.*1\.0") as caught:
+        with pytest.raises(PeerRefused, match=r"2\.5.*1\.1") as caught:
             await b.exchange(at, Message(pb.Header(protocol=foreign)))
         assert caught.value.reason is RefusalReason.PROTOCOL
 
@@ -630,7 +630,7 @@ async def test_ordinary_stubs_made_from_the_proto_can_ask() -> None:
         call = exchange()
         first, *rest = [pb.Frame.FromString(data) for data in FRAMES]
         await call.write(first)
-        assert await call.read() == pb.Frame(proceed=pb.Proceed())
+        assert await call.read() == pb.Frame(proceed=pb.Proceed(protocol=PROTO))
         for frame in rest:
             await call.write(frame)
         await call.done_writing()

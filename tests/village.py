@@ -15,6 +15,7 @@ from peerlearn.discovery.lobby import Lobby
 from peerlearn.learning.learner import Learner
 from peerlearn.peer import Peer
 from peerlearn.recording import MemorySink
+from peerlearn.transport.faults import NONE, Faults
 from peerlearn.transport.memory import MemoryNetwork
 
 CENTERS = torch.eye(4) * 3
@@ -46,10 +47,18 @@ def learner(classes: list[int], seed: int, *, hidden: int = 12, amount: int = 24
 class Village:
     """Peers that share a network and a group tag; `events[name]` holds what each has said."""
 
-    def __init__(self, kind: Literal["memory", "grpc"] = "memory", timing: Timing | None = None) -> None:
+    def __init__(
+        self,
+        kind: Literal["memory", "grpc"] = "memory",
+        timing: Timing | None = None,
+        *,
+        faults: Faults = NONE,
+        seed: int = 0,
+    ) -> None:
+        """`faults` and the seed that they come from are of the network in memory."""
         self.kind = kind
         self.timing = timing or brisk()
-        self.network = MemoryNetwork()
+        self.network = MemoryNetwork(faults=faults, seed=seed)
         self.lobby = Lobby()
         self.tag = secrets.token_hex(4)
         self.events: dict[str, MemorySink] = {}

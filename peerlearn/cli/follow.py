@@ -41,7 +41,7 @@ class _Teller:
         if (line := self._line(seen)) is not None:
             self._output.say(line)
 
-    def _line(self, event: Mapping[str, Any]) -> str | None:
+    def _line(self, event: Mapping[str, Any]) -> str | None:  # noqa: C901 (a table, not a tangle)
         match event:
             case {"kind": "started"}:
                 return (
@@ -55,6 +55,14 @@ class _Teller:
                 return f"cannot learn from {event['provider']}: {event['why']}"
             case {"kind": "gated", "kept": False}:
                 return f"transfer rolled back: {event['why']}"
+            case {"kind": "save-failed", "why": why}:
+                return f"nothing saved: {why}; learning goes on"
+            case {"kind": "resumed"}:
+                return f"goes on from round {event['round']}" + (f": {event['why']}" if event["why"] else "")
+            case {"kind": "put-aside"}:
+                return f"put aside {event['provider']} until its version {event['until']}: {event['why']}"
+            case {"kind": "complaint"}:
+                return f"{event['by']} does not use what this peer teaches: {event['why']}"
             case {"kind": "refused"}:
                 return f"refused {event['consumer'][:12]}: {event['detail']}"
             case {"kind": "published", "version": version} if version > 0 and self._is_time():

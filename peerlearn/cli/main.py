@@ -76,8 +76,14 @@ def up(
     group_tag: GroupTag = "",
     expose: Exposures = None,
     limit: Bounds = None,
+    cast: Annotated[
+        str, typer.Option("--cast", help="Lossy, for slow networks: bfloat16, float16, int8, topk:0.01.")
+    ] = "",
     rounds: Annotated[int | None, typer.Option("--rounds", help="Leave after so many; default: until stopped.")] = None,
     state: Annotated[Path | None, typer.Option("--state", metavar="DIR", help="Identity and checkpoints.")] = None,
+    save_every: Annotated[
+        float, typer.Option("--save-every", metavar="SECONDS", help="Of a long span, what a crash may cost.")
+    ] = 30.0,
     events: Annotated[Path | None, typer.Option("--events", metavar="FILE", help="Append events as JSONL.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -88,10 +94,31 @@ def up(
         door.Options(
             learner=learner, name=name, strategy=strategy, peers=tuple(peer or ()), listen=listen, insecure=insecure,
             group=group_file(group), group_tag=group_tag, rounds=rounds, state=state, events=events,
-            expose=exposures(expose or ()), limits=limits(limit or ()),
+            expose=exposures(expose or ()), limits=limits(limit or ()), save_every=save_every, cast=cast,
         ),
         Output(as_json=as_json),
     )  # fmt: skip
+
+
+@app.command()
+def resume(
+    state: Annotated[Path, typer.Argument(metavar="DIR", help="What was given to `peerlearn up --state`.")],
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", help="Leave after so many more; default: as many as were to be done.")
+    ] = None,
+    listen: Annotated[
+        str | None, typer.Option("--listen", metavar="HOST:PORT", help="Another address than before.")
+    ] = None,
+    peer: Static = None,
+    group: GroupFile = None,
+    events: Annotated[Path | None, typer.Option("--events", metavar="FILE", help="Another file than before.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Go on with a peer that was stopped, or killed: as it was started, from where it stood, to the same bits."""
+    from peerlearn.cli import resume as door
+
+    changes = door.Changes(rounds=rounds, listen=listen, peers=peer, group=group_file(group), events=events)
+    door.resume(state, changes, Output(as_json=as_json))
 
 
 @app.command()
@@ -165,6 +192,47 @@ def report(
     from peerlearn.cli import experiment as door
 
     door.tell(folders, out, Output(as_json=as_json))
+
+
+@app.command()
+def bench(
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="NAME", help="A figure, or a group of them. Repeatable.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions, smaller payloads: two minutes.")] = False,
+    names: Annotated[bool, typer.Option("--list", help="Name the figures and leave.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Also where the time of one exchange goes.")] = False,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Put the tables into this file too.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """How fast knowledge moves here, beside raw TCP, bare gRPC and generated messages of the same run."""
+    from peerlearn.cli import bench as door
+
+    if names:
+        door.listed(Output(as_json=as_json))
+    else:
+        door.bench(door.Options(tuple(only or ()), quick, profile, markdown), Output(as_json=as_json))
+
+
+@app.command()
+def simulate(
+    peers: Annotated[int, typer.Option("--peers", help="How many there are.")] = 50,
+    hours: Annotated[float, typer.Option("--hours", help="Of virtual time.")] = 24.0,
+    faults: Annotated[str, typer.Option("--faults", help="none, calm (comings and goings), or storm.")] = "storm",
+    seed: Annotated[int, typer.Option("--seed", help="All that happens comes from it.")] = 0,
+    seeds: Annotated[str | None, typer.Option("--seeds", metavar="A..B", help="One run each, up to a failure.")] = None,
+    beat: Annotated[
+        float | None, typer.Option("--beat", metavar="SECONDS", help="Between beats; default: 144 in the whole run.")
+    ] = None,
+    strategy: StrategyName = "distillation",
+    as_json: Json = False,
+) -> None:
+    """Whole peers under a virtual clock, driven from one seed: a day of churn in seconds, the same to the bit."""
+    from peerlearn.cli import simulate as door
+
+    door.run(door.Options(peers, hours, faults, seed, seeds, beat, strategy), Output(as_json=as_json))
 
 
 @app.command()

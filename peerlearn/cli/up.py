@@ -3,19 +3,21 @@
 import asyncio
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peerlearn.cli import choices
+from peerlearn.casts import check_cast
+from peerlearn.cli import choices, kept
+from peerlearn.cli.events import events_file
 from peerlearn.cli.follow import follower
 from peerlearn.cli.importing import load_learner
 from peerlearn.cli.output import Output
 from peerlearn.cli.progress import Progress
 from peerlearn.config import Limits
 from peerlearn.errors import ConfigError
-from peerlearn.recording import JsonlSink, Record, Tee
+from peerlearn.recording import Record, Tee
 from peerlearn.security.group import Group
 from peerlearn.types import Address
 
@@ -39,6 +41,12 @@ class Options:
     events: Path | None
     expose: Mapping[str, list[str]] | None
     limits: Limits
+    save_every: float
+    cast: str
+    goal: int | None = None
+    """Rounds in all, of a run that is resumed; `rounds` counts from where it stands."""
+    resumed: bool = False
+    """How to start is kept already, and stays."""
 
 
 def up(options: Options, output: Output) -> None:
@@ -53,9 +61,9 @@ def up(options: Options, output: Output) -> None:
     row = Progress(rounds=options.rounds)
     with ExitStack() as stack:
         follow = stack.enter_context(follower(output, row))
-        events = () if options.events is None else (stack.enter_context(closing(JsonlSink.open(options.events))),)
+        events = () if options.events is None else (stack.enter_context(events_file(options.events, output.warn)),)
         peer = _peer(learner, options, Tee(follow, *events))
-        why = asyncio.run(_serve(peer, options.rounds))
+        why = asyncio.run(_serve(peer, options, row))
     output.say(f"{peer.name} left after {row.round} rounds: {why}")
     output.result(
         {
@@ -76,6 +84,8 @@ def _check(options: Options) -> None:
         Address.parse(options.listen)
     if options.rounds is not None:
         choices.at_least(1, options.rounds, "--rounds")
+    choices.above(0, options.save_every, "--save-every")
+    check_cast(options.cast)
 
 
 def _peer(learner: "Learner", options: Options, record: Record) -> "Peer":
@@ -86,16 +96,50 @@ def _peer(learner: "Learner", options: Options, record: Record) -> "Peer":
     return Peer(
         learner, strategy=options.strategy, name=options.name or "", state=options.state, listen=options.listen,
         peers=options.peers, group_tag=options.group_tag, insecure=options.insecure, record=record,
-        group=options.group, expose=options.expose, limits=options.limits,
+        group=options.group, expose=options.expose, limits=options.limits, save_every=options.save_every,
+        cast=options.cast,
     )  # fmt: skip
 
 
-async def _serve(peer: "Peer", rounds: int | None) -> str:
+def _how(peer: "Peer", options: Options, *, done: int) -> kept.Kept:
+    """To start this peer again, from wherever."""
+    usual = Limits()
+    return kept.Kept(
+        directory=str(Path.cwd()), learner=options.learner, name=peer.name, strategy=options.strategy,
+        goal=None if options.rounds is None else done + options.rounds, peers=options.peers,
+        listen=options.listen, insecure=options.insecure, group=_absolute(options.group), group_tag=options.group_tag,
+        events=_absolute(options.events), save_every=options.save_every, cast=options.cast,
+        expose=None if options.expose is None else {who: list(what) for who, what in options.expose.items()},
+        limits={
+            each.name: getattr(options.limits, each.name)
+            for each in fields(Limits)
+            if getattr(options.limits, each.name) != getattr(usual, each.name)
+        },
+    )  # fmt: skip
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.absolute())
+
+
+def _rounds(peer: "Peer", options: Options, row: Progress) -> int | None:
+    """How many are to be done."""
+    if options.goal is None:
+        return options.rounds
+    row.rounds = options.goal
+    return max(0, options.goal - peer.rounds_done)
+
+
+async def _serve(peer: "Peer", options: Options, row: Progress) -> str:
     """Learn and teach until the rounds are done or somebody stops us; why it ended. A second signal ends it at once."""
     stopped = asyncio.Event()
+    if options.state is not None and kept.fresh(options.state):  # what is killed from here on can be resumed
+        kept.keep(options.state, _how(peer, options, done=0))
     with _on_signals(stopped.set):
         async with peer, asyncio.TaskGroup() as group:
-            learning = group.create_task(peer.run(rounds), name="up")
+            if options.state is not None and not options.resumed:
+                kept.keep(options.state, _how(peer, options, done=peer.rounds_done))
+            learning = group.create_task(peer.run(_rounds(peer, options, row)), name="up")
             stopping = group.create_task(stopped.wait(), name="signals")
             await asyncio.wait((learning, stopping), return_when=asyncio.FIRST_COMPLETED)
             learning.cancel()

@@ -24,13 +24,15 @@ class Contact:
     """Where it answered; where it said it could be found, as long as `reached` is false."""
     status: Status
     last_beat: float
-    """Of the last sign of life, in seconds on the clock that the directory is given."""
+    """Of the last sign of life, in seconds on the clock that the directory is given; later than it was when we
+    ourselves slept, by `excused` seconds."""
     since: float
     """When this session of it was confirmed."""
     version: int
     """Of its latest snapshot."""
     reached: bool
     """Whether we have got through to it. A peer behind a firewall reaches us and cannot be reached."""
+    excused: float = 0.0
 
     @property
     def id(self) -> PeerId:

@@ -108,7 +108,7 @@ class Directory:
         contact = self._in_session(peer, session)
         if contact is None:
             return
-        revived = replace(contact, status=Status.ALIVE, last_beat=max(now, contact.last_beat))
+        revived = replace(contact, status=Status.ALIVE, last_beat=max(now, contact.last_beat), excused=0.0)
         if contact.alive:
             self._contacts[peer] = revived
         else:
@@ -139,11 +139,14 @@ class Directory:
         if contact is not None and contact.alive:
             self._put(replace(contact, status=Status.SUSPECT), "suspect", why)
 
-    def excuse(self, seconds: float) -> None:
-        """We ourselves slept: what others said meanwhile lies unread, so nobody is to blame for that time."""
-        self._contacts = {
-            peer: replace(contact, last_beat=contact.last_beat + seconds) for peer, contact in self._contacts.items()
-        }
+    def excuse(self, seconds: float, now: float) -> None:
+        """We ourselves slept: what others said meanwhile lies unread, so nobody is to blame for that time. Who was
+        heard of since then needs no excuse, and must not be thought to live on for as long as we slept."""
+        for peer, contact in self._contacts.items():
+            excused = max(0.0, min(seconds, now - contact.last_beat))
+            self._contacts[peer] = replace(
+                contact, last_beat=contact.last_beat + excused, excused=contact.excused + excused
+            )
 
     def tick(self, now: float) -> None:
         """Judge silence: suspect after `suspect_after`, gone after `gone_after` without a beat."""
@@ -179,7 +182,9 @@ class Directory:
             self._forget_longest_gone(card)
 
     def _heard_lately(self, contact: Contact, now: float) -> bool:
-        return contact.alive and now - contact.last_beat < self._timing.suspect_after
+        # While we slept it may well have started anew: an excuse is no sign of life.
+        silent = now - contact.last_beat + contact.excused
+        return contact.alive and silent < self._timing.suspect_after
 
     def _forget_longest_gone(self, card: Card) -> None:
         gone = [contact for contact in self if not contact.here]
@@ -202,6 +207,7 @@ class Directory:
             address=address if reached or not known.reached else known.address,
             status=Status.ALIVE,
             last_beat=max(now, known.last_beat),
+            excused=0.0,
             version=max(known.version, card.version),
             reached=reached or known.reached,
         )

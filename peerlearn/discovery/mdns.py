@@ -4,24 +4,15 @@ import asyncio
 import ipaddress
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
 from zeroconf import IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from peerlearn.discovery.base import Announcement, Hint, Listener
-from peerlearn.discovery.interfaces import (
-    ANY_V6,
-    LOOPBACK,
-    Interface,
-    interfaces,
-    is_any,
-    is_loopback,
-    nearest_first,
-    own_hosts,
-)
-from peerlearn.errors import NetworkError
+from peerlearn.discovery.interfaces import ANY_V6, LOOPBACK, interfaces, is_loopback, nearest_first, own_hosts
+from peerlearn.discovery.networks import Networks, is_ip
 from peerlearn.tasks import Background, background
 from peerlearn.types import Address
 
@@ -32,52 +23,66 @@ _PREFIX = re.compile(r"[0-9a-f]{12}")
 _RESOLVE_MS = 3000
 _RESOLVING_MOST = 64  # at once; a flood of invented names costs no more than that
 _ADDRESSES_MOST = 16
-_FIX = "check that an interface is up and takes multicast (peerlearn doctor), or name the others with --peer HOST:PORT"
 
 
 class Mdns:
     """Announces on, and listens to, the networks that belong to the host that the peer listens on.
 
-    Loopback stays on loopback; one address: the interface that has it; 0.0.0.0 or ::, the default: all interfaces.
-    Entering raises NetworkError when no interface can do multicast.
+    Loopback stays on loopback; one address: the interface that has it; 0.0.0.0 or ::, the default: all interfaces, and
+    those that appear later: every `look` seconds it is seen which are there. Entering raises NetworkError when no
+    interface can do multicast.
     """
 
-    def __init__(self, listening: str = ANY_V6) -> None:
+    def __init__(self, listening: str = ANY_V6, *, look: float = 3.0) -> None:
         self._listening = listening
+        self._look = look
 
     @asynccontextmanager
     async def announcing(self, me: Announcement, listener: Listener) -> AsyncIterator[None]:
         """An announcement without a port only listens: others are hinted to us, and we to nobody."""
-        zeroconf = _open(self._listening)
+        networks = Networks(self._listening)
+        zeroconf = await networks.open()
         try:
-            await _check_open(zeroconf.zeroconf, self._listening)
             async with background() as tasks:
                 hearing = _Hearing(zeroconf.zeroconf, me, listener, tasks)
-                mine = self._record(me) if me.port else None
-                if mine is not None:
-                    hearing.ignore(mine.name)
+                name = f"{me.id_prefix}-{secrets.token_hex(4)}" if me.port else ""
+                if name:
+                    hearing.ignore(f"{name}.{SERVICE}")
                     # Its name is unique by its random part: no need to probe for conflicts for a second.
-                    sending = await zeroconf.async_register_service(mine, cooperating_responders=True)
+                    sending = await zeroconf.async_register_service(self._record(name, me), cooperating_responders=True)
                     tasks.start(_finish(sending), name="mdns:announce")
-                browser = AsyncServiceBrowser(zeroconf.zeroconf, SERVICE, handlers=[hearing.changed])
+                hearing.begin()
+                tasks.start(self._roam(zeroconf, networks, hearing, name, me), name="mdns:interfaces")
                 try:
                     yield
                 finally:
-                    await browser.async_cancel()
                     tasks.cancel()
-                    if mine is not None:
-                        await (await zeroconf.async_unregister_service(mine))
+                    await hearing.end()
+                    if name:
+                        await (await zeroconf.async_unregister_service(self._record(name, me)))
         finally:
             await zeroconf.async_close()
 
-    def _record(self, me: Announcement) -> AsyncServiceInfo:
-        name = f"{me.id_prefix}-{secrets.token_hex(4)}"
+    async def _roam(
+        self, zeroconf: AsyncZeroconf, networks: Networks, hearing: "_Hearing", name: str, me: Announcement
+    ) -> None:
+        """For ever: where an interface has come, gone or changed its address, announce anew and ask anew who is there.
+        Other peers' records are kept: whether these are alive is not for mDNS to say."""
+        while True:
+            await asyncio.sleep(self._look)
+            if await networks.follow(zeroconf):
+                if name:
+                    await (await zeroconf.async_update_service(self._record(name, me)))
+                await hearing.end()
+                hearing.begin()
+
+    def _record(self, name: str, me: Announcement) -> AsyncServiceInfo:
         hosts = [LOOPBACK] if is_loopback(self._listening) else own_hosts(self._listening)
         return AsyncServiceInfo(
             SERVICE,
             f"{name}.{SERVICE}",
             server=f"{name}.local.",
-            parsed_addresses=[host.partition("%")[0] for host in hosts if _is_ip(host)][:_ADDRESSES_MOST],
+            parsed_addresses=[host.partition("%")[0] for host in hosts if is_ip(host)][:_ADDRESSES_MOST],
             port=me.port,
             properties={"v": str(me.protocol_major), "id": me.id_prefix, "g": me.group_hash},
         )
@@ -94,6 +99,16 @@ class _Hearing:
         self._own: set[str] = set()
         self._hinted: set[str] = set()
         self._resolving: dict[str, asyncio.Task[None]] = {}
+        self._browser: AsyncServiceBrowser | None = None
+
+    def begin(self) -> None:
+        """Ask all interfaces who is there, and listen."""
+        self._browser = AsyncServiceBrowser(self._zeroconf, SERVICE, handlers=[self.changed])
+
+    async def end(self) -> None:
+        browser, self._browser = self._browser, None
+        if browser is not None:
+            await browser.async_cancel()
 
     def ignore(self, name: str) -> None:
         self._own.add(name)
@@ -144,55 +159,7 @@ async def _finish(sending: Awaitable[None]) -> None:
     await sending
 
 
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True
-
-
 def _callable(host: str) -> bool:
     ip = ipaddress.ip_address(host.partition("%")[0])
     needs_scope = ip.version == 6 and ip.is_link_local
     return not (ip.is_unspecified or ip.is_multicast) and (not needs_scope or "%" in host)
-
-
-def _open(listening: str) -> AsyncZeroconf:
-    chosen = _chosen(listening, interfaces())
-    if not chosen:
-        raise NetworkError(f"no interface for mDNS at {listening}: {_FIX}")
-    try:
-        zeroconf = AsyncZeroconf(interfaces=chosen)
-    except (OSError, RuntimeError) as exc:
-        v4 = [choice for choice in chosen if isinstance(choice, str) and ":" not in choice]
-        if not v4 or v4 == chosen:
-            raise NetworkError(f"mDNS cannot be used on {listening} ({exc}): {_FIX}") from exc
-        zeroconf = _open_v4(v4, listening)
-    return zeroconf
-
-
-async def _check_open(zeroconf: Zeroconf, listening: str) -> None:
-    # Zeroconf passes over every interface that refuses multicast, and goes on deaf when none is left.
-    await zeroconf.async_wait_for_start()
-    if not zeroconf.engine.senders:
-        raise NetworkError(f"no interface at {listening} does multicast: {_FIX}")
-
-
-def _open_v4(chosen: Sequence[str], listening: str) -> AsyncZeroconf:
-    # IPv6 may be listed and yet switched off; what is left is tried before giving up.
-    try:
-        return AsyncZeroconf(interfaces=list(chosen), ip_version=IPVersion.V4Only)
-    except (OSError, RuntimeError) as exc:
-        raise NetworkError(f"mDNS cannot be used on {listening} ({exc}): {_FIX}") from exc
-
-
-def _chosen(listening: str, mine: Sequence[Interface]) -> list[str | int]:
-    """What zeroconf is to use: IPv4 addresses, and for IPv6 the index of the interface."""
-    if is_loopback(listening):
-        return [LOOPBACK]
-    some = [i for i in mine if is_any(listening) or i.address == listening.partition("%")[0]]
-    some = some or [i for i in mine if not _is_ip(listening)]
-    v4: list[str | int] = [i.address for i in some if i.ip.version == 4]
-    v6: list[str | int] = sorted({i.index for i in some if i.ip.version == 6 and not i.ip.is_loopback})
-    return v4 + (v6 if listening == ANY_V6 or ":" in listening else [])

@@ -72,6 +72,8 @@ class Experiment:
     def digest(self, variant: str) -> str:
         """Of what decides a run: two runs with the same digest and seed are the same run."""
         decisive = {key: value for key, value in self.resolved(variant).items() if key not in ("says", "control")}
+        if decisive["faults"] is None:  # runs from before there were any are still the same runs
+            del decisive["faults"]
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -137,6 +139,8 @@ def _check_strategy(setup: Setup, place: str) -> None:
         passes = setup.strategy.options.get("passes", 1)
         if isinstance(passes, bool) or not isinstance(passes, int) or passes < 1 or setup.stream is not None:
             raise ConfigError(f"{place}.strategy: {setup.strategy.name} takes whole passes, and learns from no stream")
+        if setup.faults is not None:
+            raise ConfigError(f"{place}.faults: {setup.strategy.name} uses no network that could have any")
         return
     for peer in setup.peers.all:
         try:

@@ -5,18 +5,19 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 from peerlearn.config import Timing
 from peerlearn.discovery.base import Discovery
 from peerlearn.discovery.lobby import Lobby
 from peerlearn.errors import PeerUnreachable
-from peerlearn.experiments import build, measures, workloads
+from peerlearn.experiments import build, measures, weather, workloads
 from peerlearn.experiments.build import World
 from peerlearn.experiments.clocks import CpuSeconds, Metered
 from peerlearn.experiments.exam import Exam, rounded
 from peerlearn.experiments.recorder import Recorder, Series
 from peerlearn.experiments.setup import Setup
+from peerlearn.experiments.weather import Kind
 from peerlearn.learning.learner import Learner
 from peerlearn.orchestrator.compute import Compute, OwnThread
 from peerlearn.orchestrator.gate import Gate
@@ -26,10 +27,9 @@ from peerlearn.schedule import Transfer
 from peerlearn.security.identity import Identity
 from peerlearn.strategies import registry
 from peerlearn.strategies.base import Strategy
+from peerlearn.transport.faults import NONE
 from peerlearn.transport.memory import MemoryNetwork
 from peerlearn.types import Address
-
-Kind = Literal["memory", "grpc"]
 
 TIMING = Timing(
     suspect_after=60.0, gone_after=300.0, base=60.0, stall=60.0, floor_rate=1024, retry_first=0.05, retry_most=1.0
@@ -115,11 +115,15 @@ def _seat(given: Run, name: str, stream: TextIO) -> Seat:
 @asynccontextmanager
 async def _gathered(given: Run, kind: Kind, seats: list[Seat]) -> AsyncIterator[list[Peer]]:
     """All of them open, and each has met all the others."""
-    network, lobby = MemoryNetwork(), Lobby()
+    network, lobby = MemoryNetwork(faults=given.setup.faults or NONE, seed=given.seed), Lobby()
     peers: list[Peer] = []
     async with AsyncExitStack() as stack:
         for seat in seats:
-            where = _over_memory(network, lobby) if kind == "memory" else _over_grpc([p.address for p in peers])
+            where = _settings(given, kind, seat)
+            if kind == "memory":
+                where |= _over_memory(network, lobby, where["timing"])
+            else:
+                where |= _over_grpc([p.address for p in peers])
             peers.append(await stack.enter_async_context(_peer(given, seat, where)))
         for peer in peers:
             await peer.meet(len(peers) - 1, timeout=_MEETING)
@@ -149,18 +153,23 @@ def _peer(given: Run, seat: Seat, where: Mapping[str, Any]) -> Peer:
         measure=measure if seat.exam is not None and transfers else None,
         record=recorder,
         identity=Identity.of_seed(f"{given.identity}/{seat.name}"),
-        compute=lambda room: _compute(room, seat),
-        timing=TIMING,
         **where,
     )
 
 
-def _compute(room: str, seat: Seat) -> Compute:
-    return Metered(seat.learner, seat.cpu) if room == "learner" else OwnThread(f"{seat.name}:{room}")
+def _settings(given: Run, kind: Kind, seat: Seat) -> dict[str, Any]:
+    faults = given.setup.faults
+    learning = weather.Unhurried if weather.virtual(faults, kind) else Metered
+
+    def compute(room: str) -> Compute:
+        return learning(seat.learner, seat.cpu) if room == "learner" else OwnThread(f"{seat.name}:{room}")
+
+    bad = weather.settings(faults, kind, seed=given.seed, peer=seat.name)
+    return {"timing": TIMING, "compute": compute, **bad}
 
 
-def _over_memory(network: MemoryNetwork, lobby: Lobby) -> dict[str, Any]:
-    transport = network.transport(timing=TIMING)
+def _over_memory(network: MemoryNetwork, lobby: Lobby, timing: Timing) -> dict[str, Any]:
+    transport = network.transport(timing=timing)
     doors: list[Discovery] = [lobby.door(transport.address)]
     return {"transport": transport, "discovery": doors}
 

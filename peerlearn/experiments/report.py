@@ -81,10 +81,14 @@ def _setting(stored: Stored) -> str:
         f"Mean ± standard deviation over seeds, of the last {one['config']['measure']['last']} measured rounds, at "
         f"{peers}; over {' and '.join(transports)}; {versions}."
     )
-    failed = sum(p["totals"]["failed_exchanges"] for rs in stored.runs.values() for r in rs.values()
-                 for p in r["peers"].values())  # fmt: skip
-    if failed:
-        text += f" {failed:.0f} exchanges failed, so runs are not repeatable to the bit."
+    failed = {drawn: 0.0 for drawn in (True, False)}
+    for run in (run for of_seeds in stored.runs.values() for run in of_seeds.values()):
+        drawn = run["config"].get("faults") is not None and run["transport"] == "memory"
+        failed[drawn] += sum(peer["totals"]["failed_exchanges"] for peer in run["peers"].values())
+    if failed[True]:
+        text += f" {failed[True]:.0f} exchanges failed by faults that the seed decides."
+    if failed[False]:
+        text += f" {failed[False]:.0f} exchanges failed, so runs are not repeatable to the bit."
     return text + (f" Not finished: {', '.join(lacking)}." if lacking else "")
 
 

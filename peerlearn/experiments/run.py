@@ -1,6 +1,5 @@
 """Runs an experiment: every variant with every seed, those that are finished already left out."""
 
-import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +9,12 @@ from typing import Protocol
 
 import torch
 
-from peerlearn.experiments import build, controls, fabric
+from peerlearn.experiments import build, controls, fabric, weather
 from peerlearn.experiments.experiment import HARNESS, Experiment
-from peerlearn.experiments.fabric import Kind, Run, Seat
+from peerlearn.experiments.fabric import Run, Seat
 from peerlearn.experiments.recorder import write_json
 from peerlearn.experiments.results import RESULT, Folder, result
+from peerlearn.experiments.weather import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,8 @@ def _run(experiment: Experiment, job: Job, here: Path, transport: Kind, watcher:
     )
     if setup.strategy.name in HARNESS:
         return controls.run(given)
-    return asyncio.run(fabric.run(given, transport))
+    with weather.runner(setup.faults, transport) as runner:
+        return runner.run(fabric.run(given, transport))
 
 
 @contextmanager

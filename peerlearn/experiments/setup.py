@@ -12,6 +12,7 @@ from peerlearn.errors import ConfigError
 from peerlearn.experiments.reading import at_least, share
 from peerlearn.experiments.topology import Topology
 from peerlearn.learning.partition_skew import primary_classes
+from peerlearn.transport.faults import Faults
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +230,7 @@ class Streams:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
     """One variant, resolved. `rounds`: of every peer, unless `peers.rounds` says otherwise. `says`: what this variant
-    is, for the table; `control`: it is there to explain a gain away."""
+    is, for the table; `control`: it is there to explain a gain away. `faults`: of every link between two peers."""
 
     says: str = ""
     control: bool = False
@@ -244,6 +245,7 @@ class Setup:
     pace: Pacing = field(default_factory=Pacing)
     measure: Measure = field(default_factory=Measure)
     stream: Streams | None = None
+    faults: Faults | None = None
 
     def __post_init__(self) -> None:
         at_least(1, rounds=self.rounds)

@@ -4,6 +4,7 @@ A tree is made of dicts (keys: strings or ints), lists, tuples, strings, numbers
 tensors are stored by number; the rest is JSON in the file's metadata, with `{"$tensor": n}` where a tensor stood.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -21,14 +22,15 @@ from peerlearn.errors import StateError
 _FORMAT = "peerlearn state 1"
 
 
-def save(directory: Path | str, tree: Mapping[str, Any], *, name: str = "state") -> Path:
+def save(directory: Path | str, tree: Mapping[str, Any], *, name: str = "state", former: str = "") -> Path:
     """Write `directory/name.safetensors`, made if missing; returns its path. Raises StateError.
 
     The new file takes the old one's place in one step after it has reached the disk: a crash at any point leaves
-    the old or the new, whole.
+    the old or the new, whole. The old one is kept by the name `former`, if given. A failure leaves the old, and gives
+    the room of the new back.
     """
     directory = Path(directory)
-    target = directory / f"{name}.safetensors"
+    target = _path(directory, name)
     partial = directory / f".{name}.partial"
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_flat(tree, tensors))
@@ -39,9 +41,13 @@ def save(directory: Path | str, tree: Mapping[str, Any], *, name: str = "state")
             file.write(to_bytes(tensors, metadata))
             file.flush()
             os.fsync(file.fileno())
+        if former and target.exists():
+            _keep(target, _path(directory, former))
         partial.replace(target)
         _sync(directory)
     except OSError as exc:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise StateError(
             f"cannot write {target}: {exc.strerror or exc}; free space or choose another directory"
         ) from exc
@@ -50,7 +56,7 @@ def save(directory: Path | str, tree: Mapping[str, Any], *, name: str = "state")
 
 def load(directory: Path | str, *, name: str = "state") -> dict[str, Any]:
     """The tree as it was saved, tensors on the CPU. Raises StateError: missing, foreign, truncated or altered."""
-    path = Path(directory) / f"{name}.safetensors"
+    path = _path(directory, name)
     if not path.is_file():
         raise StateError(f"there is no {path.name} in {path.parent}: nothing was saved there, or the path is wrong")
     try:
@@ -68,6 +74,45 @@ def load(directory: Path | str, *, name: str = "state") -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise StateError(f"{path} holds a {type(tree).__name__} where a state tree should be")
     return tree
+
+
+def exists(directory: Path | str, *, name: str = "state") -> bool:
+    """Whether there is something by this name, sound or not."""
+    return os.path.lexists(_path(directory, name))
+
+
+def remove(directory: Path | str, *, name: str = "state") -> None:
+    """It need not be there. Raises StateError."""
+    path = _path(directory, name)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as exc:
+        raise StateError(f"cannot remove {path}: {exc.strerror or exc}") from exc
+
+
+def rename(directory: Path | str, name: str, other: str) -> None:
+    """Whatever had the other name is gone. Raises StateError."""
+    path = _path(directory, name)
+    try:
+        path.replace(_path(directory, other))
+    except OSError as exc:
+        raise StateError(f"cannot rename {path}: {exc.strerror or exc}") from exc
+
+
+def _path(directory: Path | str, name: str) -> Path:
+    return Path(directory) / f"{name}.safetensors"
+
+
+def _keep(target: Path, former: Path) -> None:
+    """A second name for what is about to be replaced, without a moment in which it has none; where the file system has
+    no links it has one name, the other, until the new file is in its place."""
+    draft = former.with_name(f".{former.stem}.partial")
+    try:
+        draft.unlink(missing_ok=True)
+        os.link(target, draft)
+        draft.replace(former)
+    except OSError:
+        target.replace(former)
 
 
 def _flat(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -82,6 +82,8 @@ class Learner:
         self._start = state.fingerprint(self.state)
         self._steps = 0
         self._stop = threading.Event()
+        self.between: Callable[[], None] | None = None
+        """Called between two steps of training, on the learner's thread: whoever saves on the way of a long span."""
         self._facts: Facts | None = None
 
     # ---- what it is
@@ -147,6 +149,12 @@ class Learner:
         if self._stop.is_set():
             self._stop.clear()
             raise Interrupted
+        if self.between is not None:
+            self.between()
+
+    def count(self, span: Span) -> int:
+        """Batches in a span."""
+        return self._order.count(span)
 
     def preview(self, span: Span) -> tuple[Batch, Batch]:
         """The first and the last batch of a span that is yet to come; nothing moves."""

@@ -18,7 +18,7 @@ async def beat_on(directory: Directory, watchers: Watchers | None, timing: Timin
         late = now() - (start + count * timing.beat)
         if late > timing.beat:
             # The loop itself was held up (a debugger, a suspended machine): nobody else is to blame for that time.
-            directory.excuse(late)
+            directory.excuse(late, now())
             start += late
             if late > timing.suspect_after:
                 log.warning(

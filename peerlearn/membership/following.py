@@ -76,10 +76,10 @@ class Follower:
 
     async def _follow(self, peer: PeerId) -> None:
         waits = pauses(self._timing, self._rng)
-        adrift = False
+        adrift = tried = False
         while (contact := self._directory.get(peer)) is not None:
             if adrift or not contact.reached:
-                adrift = not await self._meet(contact)
+                adrift = tried = not await self._meet(contact, doubtful=tried)
                 if adrift:
                     await asyncio.sleep(next(waits))
                 continue
@@ -93,9 +93,9 @@ class Follower:
         # No await since it was last looked up: whoever confirms it from here on starts to follow it anew.
         self._followed.discard(peer)
 
-    async def _meet(self, contact: Contact) -> bool:
+    async def _meet(self, contact: Contact, *, doubtful: bool = False) -> bool:
         try:
-            card = await self._meeter.meet(self._addresses_of(contact), expect=contact.id)
+            card = await self._meeter.meet(self._addresses_of(contact), expect=contact.id, doubtful=doubtful)
         except (TransferError, WireError) as exc:
             if isinstance(exc, PeerRefused) and exc.reason is RefusalReason.LEAVING:
                 self._directory.goodbye(contact.id, contact.session, exc.said)
@@ -158,8 +158,9 @@ class Follower:
             else:
                 # It says that it has another certificate now: believed when a new connection has shown it.
                 self._tasks.start(self._reassure(contact), name=f"rebind:{contact.id[:12]}")
-        elif kind == "version":
-            self._directory.noticed_version(contact.id, contact.session, notice.version)
+        elif kind in ("version", "beat"):
+            version = notice.version if kind == "version" else notice.beat.version
+            self._directory.noticed_version(contact.id, contact.session, version)
         elif kind == "revocations" and self._trust is not None:
             self._trust.learn(notice.revocations, str(contact.address))
         # A notice of a kind that a newer minor version invented is a sign of life too.

@@ -1,20 +1,22 @@
 """What a peer says when it introduces itself, and what it believes of what others say."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from peerlearn.config import Limits
-from peerlearn.directory import Directory
+from peerlearn.directory import Change, Directory
 from peerlearn.discovery.base import Announcement, Hint
 from peerlearn.discovery.interfaces import callable_from_afar
 from peerlearn.errors import Corrupt, PeerRefused, RefusalReason
 from peerlearn.membership.trust import Trust
 from peerlearn.security import open_card
 from peerlearn.security.group import hash_of
-from peerlearn.types import PROTOCOL, Address, Card
+from peerlearn.types import PROTOCOL, Address, Card, PeerId
 from peerlearn.wire.cards import address_from_pb, address_to_pb, is_peer_id
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 _SHORT_ID = 12
+_HOSTS = 64  # for which the list of acquaintances is kept
 EXCHANGE = "exchange"
 
 
@@ -42,6 +44,16 @@ class Greeter:
         self._limits = limits
         self._card = card
         self._trust = trust
+        self._acquaintances: dict[str, list[pb.Acquaintance]] = {}
+        directory.listen(self._heed)
+
+    def _heed(self, change: Change) -> None:
+        if change.what != "version":
+            self._acquaintances.clear()
+
+    def shown(self) -> bytes:
+        """Which card we would show now, as its signature; nothing when we only look around."""
+        return self._card().signature if self._card is not None else b""
 
     def greet(self, host: str) -> pb.Introduction:
         """Our half of an introduction to somebody at this host."""
@@ -81,9 +93,11 @@ class Greeter:
         return card
 
     def others(self, introduction: pb.Introduction, host: str) -> list[Hint]:
-        """Hints to those whom the sender knows; what makes no sense, or none from here, is passed over."""
+        """Hints to those whom only the sender knows; what makes no sense, or none from here, is passed over."""
         hints = []
         for known in introduction.known[: self._limits.acquaintances]:
+            if self._directory.get(PeerId(known.id)) is not None:
+                continue
             try:
                 addresses = [address_from_pb(address) for address in known.addresses[: self._limits.addresses]]
             except Corrupt:
@@ -94,12 +108,22 @@ class Greeter:
         return hints
 
     def _known(self, host: str) -> list[pb.Acquaintance]:
-        known = []
+        """The same for all who introduce themselves from one host, until the directory changes."""
+        if host in self._acquaintances:
+            return self._acquaintances[host]
+        if len(self._acquaintances) >= _HOSTS:
+            self._acquaintances.clear()
+        known = self._acquaintances[host] = []
         for contact in self._directory.alive()[: self._limits.acquaintances]:
-            addresses = callable_from_afar(dict.fromkeys((contact.address, *contact.card.addresses)), host)
-            # A scope names an interface of this machine and means nothing on another.
-            abroad: list[Address] = [address for address in addresses if "%" not in address.host]
-            if abroad:
-                listed = [address_to_pb(address) for address in abroad[: self._limits.addresses]]
+            listed = _abroad(contact.address, contact.card.addresses, host, self._limits.addresses)
+            if listed:
                 known.append(pb.Acquaintance(id=contact.id, addresses=listed))
         return known
+
+
+@lru_cache(maxsize=1024)  # the same few hundred, for everybody who introduces itself
+def _abroad(found: Address, said: tuple[Address, ...], host: str, most: int) -> tuple[pb.Address, ...]:
+    """The addresses of a contact that mean something to somebody at `host`."""
+    addresses = callable_from_afar(dict.fromkeys((found, *said)), host)
+    # A scope names an interface of this machine and means nothing on another.
+    return tuple(address_to_pb(address) for address in addresses if "%" not in address.host)[:most]

@@ -21,6 +21,10 @@ from peerlearn.wire.v1 import fabric_pb2 as pb
 STAGGER = 0.25
 """Seconds before the next address is tried while the one before has neither answered nor failed (RFC 8305, 5)."""
 
+_AT_ONCE = 4
+"""Introductions, and as many doubtful ones. Many peers that start together would otherwise begin everything and finish
+nothing in time."""
+
 Heard = Callable[[Card, pb.Introduction, Address], None]
 
 
@@ -35,6 +39,8 @@ def pauses(timing: Timing, rng: random.Random) -> Iterator[float]:
 @dataclass
 class _Race:
     expect: str
+    doubtful: bool
+    unless_met: bool
     running: int = 0
     winner: Card | None = None
     oneself: bool = False
@@ -71,14 +77,20 @@ class Meeter:
         self._is_me = is_me
         self._heard = heard
         self._refused = refused
+        self._rooms = {doubtful: asyncio.Semaphore(_AT_ONCE) for doubtful in (False, True)}
+        self._under_way: dict[tuple[Address, bytes, bool], asyncio.Future[Card | TransferError | WireError | None]] = {}
 
-    async def meet(self, addresses: Sequence[Address], *, expect: str = "") -> Card | None:
+    async def meet(
+        self, addresses: Sequence[Address], *, expect: str = "", doubtful: bool = False, unless_met: bool = False
+    ) -> Card | None:
         """The card of the first to answer whose id begins with `expect`; None when only we ourselves answer.
 
+        Addresses that are `doubtful` (hearsay, or tried in vain before) wait in a line of their own, so that dead ones
+        do not hold up the living. `unless_met`: whoever has been met meanwhile need not be met again.
         Others that answer are confirmed all the same. Raises PeerRefused, WireError or PeerUnreachable: a refusal
         before silence, since somebody who refuses is at least there.
         """
-        race = _Race(expect)
+        race = _Race(expect, doubtful, unless_met)
         async with background() as tries:
             for address in addresses:
                 self._start(address, race, tries)
@@ -97,7 +109,7 @@ class Meeter:
 
     async def _try(self, address: Address, race: _Race) -> None:
         try:
-            card = await self._introduce(address)
+            card = await self._introduce_once(address, race)
             if card is None:
                 race.oneself = True
             elif card.id.startswith(race.expect):
@@ -109,6 +121,29 @@ class Meeter:
         finally:
             race.running -= 1
             race.news.set()
+
+    async def _introduce_once(self, address: Address, race: _Race) -> Card | None:
+        """Somebody is often met on several accounts at once (a hint, a caller, an acquaintance): one introduction of
+        one card is enough, and what comes of it holds for all. When it is cancelled, one of the others makes its own.
+        """
+        sure, place = ((address, self._greeter.shown(), doubt) for doubt in (False, race.doubtful))
+        while (under_way := self._under_way.get(sure) or self._under_way.get(place)) is not None:
+            await asyncio.wait([under_way])
+            if not under_way.cancelled():
+                return _outcome(under_way.result())
+        mine = self._under_way[place] = asyncio.get_running_loop().create_future()
+        try:
+            async with self._rooms[race.doubtful]:
+                met = self._directory.expected(race.expect) if race.unless_met else None
+                card = met.card if met is not None and met.alive and met.reached else await self._introduce(address)
+            mine.set_result(card)
+            return card
+        except (TransferError, WireError) as exc:
+            mine.set_result(exc)
+            raise
+        finally:
+            mine.cancel()  # does nothing once there is a result
+            del self._under_way[place]
 
     async def _introduce(self, address: Address) -> Card | None:
         try:
@@ -127,6 +162,12 @@ class Meeter:
         self._directory.confirm(card, address, now(), reached=True)
         self._heard(card, answer, address)
         return card
+
+
+def _outcome(outcome: Card | TransferError | WireError | None) -> Card | None:
+    if isinstance(outcome, (TransferError, WireError)):
+        raise outcome
+    return outcome
 
 
 async def _news(race: _Race, within: float | None) -> None:

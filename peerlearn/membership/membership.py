@@ -1,5 +1,6 @@
 """Taking part: answers introductions and watches, seeks and follows others, beats, and says goodbye."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -9,7 +10,7 @@ from peerlearn.clock import now
 from peerlearn.config import Limits, Timing
 from peerlearn.directory import Change, Directory
 from peerlearn.discovery.base import Discovery, Hint
-from peerlearn.discovery.interfaces import callable_from_afar, own_hosts
+from peerlearn.discovery.interfaces import callable_from_afar, is_any, own_hosts
 from peerlearn.discovery.static import Static
 from peerlearn.errors import ConfigError, IdentityError, PeerRefused, RefusalReason, WireError
 from peerlearn.membership.beats import beat_on
@@ -28,6 +29,7 @@ from peerlearn.wire.cards import card_from_pb, card_to_pb
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 _GOODBYE = 0.5  # seconds that leaving waits for watchers to hear it
+_LOOK = 3.0  # seconds between two looks at the addresses of this machine
 
 
 class Membership:
@@ -63,7 +65,7 @@ class Membership:
         self._problems = Problems(record)
         self._say = recorder(record)
         self._turn = Turn()
-        self._watchers = Watchers(limits.watches)
+        self._watchers = Watchers(limits.watches, lambda: self._version)
         self._greeter = Greeter(directory, group_tag=group_tag, limits=limits, card=self._current, trust=trust)
         self._card = Card(id=identity.id, name=identity.id[:12], session=secrets.token_hex(16))
         self._address = Address("", 0)
@@ -71,7 +73,7 @@ class Membership:
         self._version = 0
         self._open: tuple[Background, Company] | None = None
         self._began = 0.0
-        self._doubted: float | None = None
+        self._doubted: dict[str, float] = {}
         self._leaving = False
 
     # ---------------------------------------------------------------- for the rest of the peer
@@ -140,6 +142,8 @@ class Membership:
                     tasks.start(self._trust.keep_up(self._timing.beat, self._renewed), name="membership:trust")
                 tasks.start(company.mingle(), name="membership:mingle")
                 tasks.start(beat_on(self.directory, self._watchers, self._timing), name="membership:beats")
+                if is_any(address.host):
+                    tasks.start(self._keep_addresses(), name="membership:addresses")
                 async with AsyncExitStack() as stack:
                     ways = (*self._discoveries, Static(self._peers))
                     me = announcement(self._identity.id, self._group_tag, address.port, group=self._group)
@@ -150,6 +154,13 @@ class Membership:
                 await self._watchers.goodbye("leaving", within=_GOODBYE)
                 unlisten()
                 self._open = None
+
+    async def _keep_addresses(self) -> None:
+        """For ever: the card names the addresses that this machine has now, whatever interfaces come and go."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            if self._addresses() != self._card.addresses:
+                self.update(self._card)
 
     def _company(self, tasks: Background) -> Company:
         return Company(
@@ -295,13 +306,14 @@ class Membership:
         raise PeerRefused(self._card.name, RefusalReason.IDENTITY, detail)
 
     def _refused(self, exc: PeerRefused) -> None:
-        """Somebody says that our id is alive elsewhere. After a restart that is true for a while, of our former self;
-        and once we have been here for long, nobody's word alone makes us go."""
-        if exc.reason is not RefusalReason.IDENTITY:
+        """Somebody says that our id is alive elsewhere. After a restart that is true for a while, of our former self,
+        and one who slept meanwhile learns of it later than others: only who goes on saying so is believed. And once we
+        have been here for long, nobody's word alone makes us go."""
+        young = now() - self._began <= self._timing.gone_after + self._timing.suspect_after
+        if exc.reason is not RefusalReason.IDENTITY or not young:
             return
-        since = self._doubted = self._doubted if self._doubted is not None else now()
-        persists = now() - since > self._timing.suspect_after + 2 * self._timing.beat
-        if persists and now() - self._began <= self._timing.gone_after + self._timing.suspect_after:
+        since = self._doubted.setdefault(exc.peer, now())
+        if now() - since > self._timing.suspect_after + 2 * self._timing.beat:
             raise self._taken(f"refused by {exc.peer}: {exc.said}")
 
     def _taken(self, why: str) -> IdentityError:
@@ -313,16 +325,19 @@ class Membership:
     # ---------------------------------------------------------------- our card
 
     def _stamped(self, card: Card) -> Card:
-        hosts = own_hosts(self._address.host) if self._address.port else []
         return replace(
             card,
             serial=self._card.serial + 1,
             group_tag=self._group_tag,
             protocol=PROTOCOL,
-            addresses=tuple(Address(host, self._address.port) for host in hosts)[: self._limits.addresses],
+            addresses=self._addresses(),
             version=self._version,
             certificate_sha256=self._trust.passport.fingerprint if self._trust is not None else b"",
         )
+
+    def _addresses(self) -> tuple[Address, ...]:
+        hosts = own_hosts(self._address.host) if self._address.port else []
+        return tuple(Address(host, self._address.port) for host in hosts)[: self._limits.addresses]
 
     def _current(self) -> pb.SignedCard:
         """Signed when somebody wants to see it, and again only when it has changed."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from peerlearn.errors import PeerRefused, RefusalReason
 from peerlearn.wire.v1 import fabric_pb2 as pb
@@ -39,11 +39,12 @@ class Mailbox:
 
 
 class Watchers:
-    """All who watch us, at most `most` at once."""
+    """All who watch us, at most `most`. Every beat says our `version` again, for those who missed its notice."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, version: Callable[[], int] = lambda: 0) -> None:
         self._most = most
-        self._boxes: set[Mailbox] = set()
+        self._version = version
+        self._boxes: dict[Mailbox, None] = {}  # in the order of coming, so that a simulation can be repeated
         self._counts: Counter[str] = Counter()
         self._empty = asyncio.Event()
 
@@ -51,12 +52,12 @@ class Watchers:
         if len(self._boxes) >= self._most:
             raise PeerRefused(watcher, RefusalReason.BUSY, f"{self._most} peers watch already")
         box = Mailbox(watcher)
-        self._boxes.add(box)
+        self._boxes[box] = None
         self._counts[watcher] += 1
         return box
 
     def leave(self, box: Mailbox) -> None:
-        self._boxes.remove(box)
+        del self._boxes[box]
         self._counts[box.watcher] -= 1
         if not self._counts[box.watcher]:
             del self._counts[box.watcher]
@@ -67,7 +68,7 @@ class Watchers:
         return watcher in self._counts
 
     def beat(self, count: int) -> None:
-        self._tell("beat", pb.Notice(beat=pb.Beat(count=count)))
+        self._tell("beat", pb.Notice(beat=pb.Beat(count=count, version=self._version())))
 
     def version(self, version: int) -> None:
         self._tell("version", pb.Notice(version=version))

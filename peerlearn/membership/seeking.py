@@ -112,7 +112,10 @@ class Seeker:
             peer = contact.id if contact is not None else None
             if peer is None:
                 try:
-                    card = await self._meeter.meet(lead.addresses, expect=lead.id_prefix)
+                    doubtful = bool(said) or lead.source in _PATIENCE
+                    card = await self._meeter.meet(
+                        lead.addresses, expect=lead.id_prefix, doubtful=doubtful, unless_met=True
+                    )
                 except (TransferError, WireError) as exc:
                     if self._hopeless(lead, since):
                         break

@@ -12,6 +12,7 @@ from peerlearn.knowledge import Question, Received
 from peerlearn.learning.learner import Learner
 from peerlearn.orchestrator import training
 from peerlearn.orchestrator.aside import AsideList
+from peerlearn.orchestrator.blame import Blame
 from peerlearn.orchestrator.compute import Compute
 from peerlearn.orchestrator.fetch import Fetch, Fetcher
 from peerlearn.orchestrator.news import Company
@@ -55,6 +56,7 @@ class Exchanges:
         self._most = most_providers
         self._links = links
         self._aside = AsideList(now, first=timing.stall, most=12 * timing.stall)
+        self.blame = Blame(fetcher, patience=patience, record=record)
         self._answers: dict[PeerId, list[Fetch]] = {}
         self._names: dict[str, str] = {}
         self._misfits: dict[PeerId, tuple[str, int, str | None]] = {}
@@ -68,16 +70,24 @@ class Exchanges:
         self, fetching: asyncio.TaskGroup, exchange: Exchange, *, round_: int, at: int | None, due_now: bool
     ) -> None:
         """Send questions to the chosen providers; `at`: the version wanted of each (lockstep)."""
-        cards = [contact.card for contact in self._company.alive() if self._links(contact.card)]
+        contacts = [contact for contact in self._company.alive() if self._links(contact.card)]
+        cards, versions = [contact.card for contact in contacts], {c.card.id: c.version for c in contacts}
         misfits = await self._weigh(cards)
-        aside = {c.id: why for c in cards if (why := misfits[c.id] or self._aside.why(c)) is not None}
+        reasons = {c.id: misfits[c.id] or self._aside.why(c) or self.blame.why(c, versions[c.id]) for c in cards}
+        aside = {peer: why for peer, why in reasons.items() if why is not None}
         fit = [card for card in cards if card.id not in aside]
+        preferred = await self._compute.run(self._strategy.prefer, self._learner, fit)
+        most = exchange.most if exchange.most is not None else self._most
+        eligible = [card.id for card in fit] if preferred is None else preferred
+        if exchange.order != "pairs" and most != 1 and len(eligible) > 1:  # else each is tried alone as it is
+            aside |= self.blame.waiting([card.id for card in fit if card.id in eligible])
+            fit = [card for card in fit if card.id not in aside]
         choice = choose(
             self._me,
             cards,
             aside=aside,
-            preferred=await self._compute.run(self._strategy.prefer, self._learner, fit),
-            most=exchange.most if exchange.most is not None else self._most,
+            preferred=preferred,
+            most=most,
             lot=f"{self._learner.seed}:{round_}:{self._me.name}" if exchange.order == "random" else "",
             pairs=str(round_ if at is None else at) if exchange.order == "pairs" else "",
         )
@@ -95,19 +105,21 @@ class Exchanges:
             in_turn = self._fetch(card, [_at(question, at) for question in asked], round_)
             fetching.create_task(in_turn, name=f"{self._me.name}:fetch:{card.name}")
 
-    async def collect(self, *, round_: int) -> None:
+    async def collect(self, tasks: asyncio.TaskGroup, *, round_: int) -> None:
         """Hand what came to the strategy, in provider-id order; what did not come is not used any more."""
         answers, self._answers = self._answers, {}
         taught_by = set()
         for peer in sorted(answers):
             try:
                 for fetch in answers[peer]:
+                    self.blame.gave(fetch.provider, fetch.version)
                     if fetch.received is not None:
                         await self._compute.run(self._absorb, fetch.received)
             except KnowledgeError as exc:
-                self._failed(answers[peer][0].provider, exc, round_, 0.0)
+                await self._refused(answers[peer][0].provider, exc, tasks, round_)
             else:
                 taught_by.add(peer)
+                self._aside.clear(peer)
         for peer in sorted(self.taught_by - taught_by):
             await self._compute.run(self._strategy.forget, peer)
         self.taught_by = taught_by
@@ -117,15 +129,30 @@ class Exchanges:
         """As people know them, even when they have left since."""
         return tuple(self._names.get(peer) or peer[:12] for peer in peers)
 
-    async def receive(self, received: Received, *, round_: int) -> bool:
+    async def receive(self, received: Received, tasks: asyncio.TaskGroup, *, round_: int) -> bool:
         """Hand over what somebody brought unasked; False when it did not fit."""
         self._names[received.sender.id] = received.sender.name
+        self.blame.gave(received.sender, received.knowledge.version)
         try:
             await self._compute.run(self._absorb, received)
         except KnowledgeError as exc:
-            self._failed(received.sender, exc, round_, 0.0)
+            await self._refused(received.sender, exc, tasks, round_)
             return False
         return True
+
+    async def judge(self, outcome: training.Outcome, tasks: asyncio.TaskGroup, *, round_: int) -> None:
+        """How a transfer went: whoever does harm, and nobody else, is put aside."""
+        providers = [PeerId(peer) for peer in outcome.report.providers] or sorted(self.taught_by)
+        await self._forget(self.blame.judged(providers, outcome, tasks, round_=round_))
+
+    async def _refused(self, card: Card, error: KnowledgeError, tasks: asyncio.TaskGroup, round_: int) -> None:
+        self._record(FetchFailed(round=round_, provider=card.name, why=str(error), seconds=0.0))
+        await self._forget(self.blame.refused(card, str(error), tasks, round_=round_))
+
+    async def _forget(self, put_aside: PeerId | None) -> None:
+        if put_aside is not None:
+            await self._compute.run(self._strategy.forget, put_aside)
+            self.taught_by.discard(put_aside)
 
     async def _weigh(self, cards: list[Card]) -> dict[PeerId, str | None]:
         """Why each of these cannot teach me; asked of the strategy, and said, once per card."""
@@ -156,7 +183,6 @@ class Exchanges:
             self._failed(card, exc, round_, now() - began)
         else:
             self._answers[card.id] = fetches
-            self._aside.clear(card.id)
         finally:
             self.in_flight -= 1
             self._changed()

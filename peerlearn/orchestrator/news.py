@@ -17,6 +17,10 @@ class Company(Protocol):
         """Confirmed, alive or suspect; None when unknown or gone."""
         ...
 
+    def left(self, peer: PeerId) -> bool:
+        """Whether it said goodbye, and is not back."""
+        ...
+
     async def news(self) -> None:
         """Returns after the next change: somebody came or went, or published a version."""
         ...

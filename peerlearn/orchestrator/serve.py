@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from peerlearn.clock import now
 from peerlearn.config import Limits
 from peerlearn.errors import KnowledgeError, PeerRefused, RefusalReason, WireError
-from peerlearn.knowledge import Answer, NotModified, Question, Received, Refusal
+from peerlearn.knowledge import Answer, NotModified, Outputs, Params, Question, Received, Refusal
 from peerlearn.learning.snapshot import Snapshot
+from peerlearn.orchestrator.complaints import Complaints
 from peerlearn.orchestrator.compute import Compute
 from peerlearn.orchestrator.exposure import Showing
 from peerlearn.orchestrator.snapshots import Snapshots
@@ -17,6 +19,8 @@ from peerlearn.transport.base import Caller
 from peerlearn.types import Card, PeerId
 from peerlearn.wire.codec import decode_question, encode_answer
 from peerlearn.wire.frames import Message
+from peerlearn.wire.reuse import Reuse, Terms, terms_of
+from peerlearn.wire.tensors import to_wire
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 _ID_CHARS = 32
@@ -25,7 +29,8 @@ _ID_CHARS = 32
 class Answerer:
     """Admits and answers questions. Lives on the event loop; the strategy's `answer` runs in a thread of its own.
 
-    `arrived` takes what questions bring; None: this peer's schedule has no use for it, and it is refused. `vouch`
+    `arrived` takes what questions bring; None: this peer's schedule has no use for it, and it is refused; `barred` says
+    why nothing is taken of a peer at this version. `complaints` hears what consumers say of this peer. `vouch`
     raises PeerRefused unless a connection is that of the peer, in the session, that a question names; `showing` unless
     what is asked for, and what is answered, may be shown to it.
     """
@@ -39,6 +44,8 @@ class Answerer:
         compute: Compute,
         acquainted: Callable[[PeerId], Card | None],
         arrived: Callable[[Received], None] | None,
+        barred: Callable[[Card, int], str | None],
+        complaints: Complaints,
         record: Record,
         vouch: Callable[[Caller, PeerId, str], None],
         showing: Showing,
@@ -50,10 +57,13 @@ class Answerer:
         self._compute = compute
         self._acquainted = acquainted
         self._arrived = arrived
+        self._barred = barred
+        self._complaints = complaints
         self._record = record
         self._vouch = vouch
         self._showing = showing
         self._limits = limits
+        self._reuse = Reuse(limits.reuse_bytes)
         self._leaving = False
 
     def leave(self) -> None:
@@ -66,6 +76,8 @@ class Answerer:
         if header.HasField("knowledge") and self._arrived is None:
             detail = f"{self._me.name} takes no knowledge that it has not asked for (strategy {self._strategy.name})"
             raise self._refusal(consumer.name, RefusalReason.STRATEGY, detail)
+        if header.HasField("knowledge") and (why := self._barred(consumer, header.knowledge.version)) is not None:
+            raise self._refusal(consumer.name, RefusalReason.VERSION, why)  # a later version may be better
         with self._recording(consumer.name):
             self._showing.check_query(header.query.want, consumer)
 
@@ -73,14 +85,18 @@ class Answerer:
         began = now()
         consumer = self._consumer(message.header, caller)
         question = self._read(consumer, message)
+        if question.complaint:
+            self._complaints.heard(consumer, question.complaint)
         answer = await self._answer(Asked(consumer, question))
         with self._recording(consumer.name):
             self._showing.check_answer(answer, question.query, consumer)
         if question.brings is not None and self._arrived is not None and not isinstance(answer, Refusal):
             self._arrived(Received(consumer, question.brings))
-        reply = encode_answer(
-            answer, sender=self._me.id, session=self._me.session, strategy=self._strategy.name, cast=question.query.cast
-        )
+        terms = terms_of(message.header.query)
+        if isinstance(answer, Params | Outputs) and (terms is not None or question.query.cast):
+            reply = await self._compute.run(self._encoded, answer, question.query.cast, terms)  # hashes, or converts
+        else:
+            reply = self._encoded(answer)
         self._note(consumer, question, answer, reply.header.body_bytes, now() - began)
         return reply
 
@@ -123,6 +139,17 @@ class Answerer:
             return self._strategy.answer(snapshot, asked)
         except KnowledgeError as exc:
             return Refusal(RefusalReason.UNFIT, str(exc))
+
+    def _encoded(self, answer: Answer, cast: str = "", terms: Terms | None = None) -> Message:
+        line = partial(self._reuse.to_wire, terms) if terms is not None else to_wire
+        return encode_answer(
+            answer,
+            sender=self._me.id,
+            session=self._me.session,
+            strategy=self._strategy.name,
+            cast=cast,
+            line=line,
+        )
 
     def _note(self, consumer: Card, question: Question, answer: Answer, body_bytes: int, seconds: float) -> None:
         if isinstance(answer, Refusal):

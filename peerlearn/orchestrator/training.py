@@ -8,6 +8,7 @@ from torch import Tensor
 
 from peerlearn.learning import evaluate
 from peerlearn.learning.dial import Dial, Prior
+from peerlearn.learning.errors import Interrupted
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
@@ -49,6 +50,9 @@ def gated_transfer(strategy: Strategy, learner: Learner, span: Span, gate: Gate)
     except _RolledBack as rolled_back:
         strategy.load_state_dict(before_state)
         return rolled_back.outcome
+    except Interrupted:
+        strategy.load_state_dict(before_state)
+        raise
 
 
 def score(strategy: Strategy, learner: Learner, gate: Gate) -> float:

@@ -16,6 +16,7 @@ from peerlearn.errors import ConfigError
 from peerlearn.knowledge import Answer, Params, Query, Question, Received
 from peerlearn.learning.errors import Diverged
 from peerlearn.learning.learner import Batch, Learner
+from peerlearn.learning.plausible import check_scale
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
 from peerlearn.learning.state import check_fit
@@ -97,7 +98,7 @@ class AdmmGossip(Base):
         new = self._inbox.new(received)
         wanted = _trained(learner.model)
         for each in new:
-            check_fit(averaging.admitted(learner, each).tensors, wanted, whole=True)
+            check_scale(check_fit(averaging.admitted(learner, each).tensors, wanted, whole=True), wanted)
         for each in new:
             self._inbox.put(each, teaching.dense(each.knowledge))
 

@@ -97,6 +97,12 @@ class Strategy(Protocol):
         """A term for local steps, or None."""
         ...
 
+    @property
+    def divisible(self) -> bool:
+        """Whether a local span may be cut in two between any two steps, and the parts come to the same bits as the
+        whole: then it can be saved on the way."""
+        ...
+
     def local(self, learner: Learner, span: Span) -> Report:
         """Train on own labels."""
         ...
@@ -140,6 +146,11 @@ class Base:
 
     def extra_loss(self, model: nn.Module, batch: Batch) -> Tensor | None:
         return None
+
+    @property
+    def divisible(self) -> bool:
+        """So it is, of the span below; a strategy that trains its own way has to say it of its own."""
+        return type(self).local is Base.local
 
     def local(self, learner: Learner, span: Span) -> Report:
         return learner.fit(span, extra_loss=self.extra_loss)

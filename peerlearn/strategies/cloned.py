@@ -187,7 +187,7 @@ class Cloned(Base):
             if each.asked.select and params.tensors:
                 raise KnowledgeError("parameters came where a receipt was asked for")
             if not each.asked.select:
-                teaching.check_teacher(learner, params)
+                teaching.check_teacher(learner, params, seen=each.sender.histogram)
         for each, params in pairs:
             self._take(each, params)
 
@@ -210,13 +210,18 @@ class Cloned(Base):
 
     def _absorb_members(self, learner: Learner, pairs: Sequence[tuple[Received, Params]]) -> None:
         new = [(each, params) for each, params in pairs if self._returns.is_new(each, params)]
-        for _, params in new:
+        for each, params in new:
             if not 0 <= params.member < self.members:
                 raise KnowledgeError(f"member {params.member} came; this hub expects {self.members} per edge")
-            teaching.check_teacher(learner, params)
+            teaching.check_teacher(learner, params, seen=each.sender.histogram)
         for each, params in new:
             if self._returns.is_new(each, params):
                 self._returns.keep(each, params)
+
+    def forget(self, provider: str) -> None:
+        """At the hub: an edge that is put aside teaches no more, and what it has brought is not waited for."""
+        self._teachers = [teacher for teacher in self._teachers if teacher.sender != provider]
+        self._returns.forget(provider)
 
     # ---- phases 0 and 1
 

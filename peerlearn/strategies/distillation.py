@@ -103,7 +103,7 @@ class Distillation(Base):
         new = [each for each in received if self._memory.is_new(each)]
         for each in new:
             if isinstance(each.knowledge, Params):
-                teaching.check_teacher(learner, each.knowledge)
+                teaching.check_teacher(learner, each.knowledge, seen=each.sender.histogram)
             else:
                 check_outputs(learner, each.knowledge)
         for each in new:

@@ -155,7 +155,7 @@ class FedAvg(Base):
         knowledge: Params = averaging.admitted(learner, received)
         if Exposure.HISTOGRAM in self.needs and not received.sender.histogram:
             raise KnowledgeError(f"{received.sender.name} does not show how many samples it has; its weight is unknown")
-        teaching.check_teacher(learner, knowledge)
+        teaching.check_teacher(learner, knowledge, seen=received.sender.histogram)
 
     def _go_on_from(self, learner: Learner, pieces: Sequence[Piece]) -> Report:
         """The model of the hub (the mean, if there are several). A hub that has averaged nothing yet has nothing for

@@ -74,7 +74,7 @@ class FedGKT(Base):
     _store: FeatureStore = field(default_factory=FeatureStore, init=False, repr=False)
     _replies: dict[str, Reply] = field(default_factory=dict, init=False, repr=False)
     _trainings: int = field(default=0, init=False, repr=False)
-    _own: tuple[str, Tensor] | None = field(default=None, init=False, repr=False)
+    _own: gkt_edge.Own | None = field(default=None, init=False, repr=False)
     _template: nn.Module | None = field(default=None, init=False, repr=False)
     _stacked: nn.Module | None = field(default=None, init=False, repr=False)
 
@@ -158,7 +158,7 @@ class FedGKT(Base):
         """Bring this round's outputs; then take the hub's logits on them, and its network if users are to have it."""
         self._brought += 1
         mine = gkt_edge.shown(learner, self._cut, self.features, self.labels, self._brought)
-        self._own = mine.fingerprint, mine.ids
+        self._own = gkt_edge.Own(mine.fingerprint, mine.ids, mine.tensors["label"].long())
         after = self._held.next_version(provider) if self.wait else 0
         questions = [Question(Query(want="nothing"), mine, after=0)]
         if self._kd:
@@ -199,6 +199,8 @@ class FedGKT(Base):
             shape = tuple(learner.sample(1).shape[1:])
             new = [(e, check_brought(e.knowledge, shape, learner.classes)) for e in received if self._store.is_new(e)]
             for each, outputs in new:
+                self._store.check_sense(learner, each.sender.id, outputs, logits=self._training.alpha > 0)
+            for each, outputs in new:
                 self._store.keep(each, outputs)
             return
         for each in received:
@@ -218,9 +220,11 @@ class FedGKT(Base):
         gkt_edge.check_reply(learner, self._own, each.knowledge)
 
     def forget(self, provider: str) -> None:
-        """The hub is gone: train on labels alone until it is back. Its network, if held, still serves predictions."""
+        """The hub is gone: train on labels alone until it is back. Its network, if held, still serves predictions. At
+        the hub: what this edge has brought is not trained on any more."""
         if provider == self._held.hub:
             self._held.drop_reply()
+        self._store.forget(provider)
 
     # ---- training
 

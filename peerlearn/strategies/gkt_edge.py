@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from peerlearn.errors import KnowledgeError, LearnerError
 from peerlearn.knowledge import Outputs, Params
-from peerlearn.learning import state
+from peerlearn.learning import plausible, state
 from peerlearn.learning.learner import Learner
 from peerlearn.strategies import teaching
 from peerlearn.strategies.gkt_store import DATASET, mark_of
@@ -66,26 +66,40 @@ def shown(learner: Learner, cut: Cut, features: FeatureDtype, labels: LabelDtype
     )
 
 
-def identity(learner: Learner) -> tuple[str, Tensor]:
-    """Fingerprint and ids int64 (N,), rising, of the learner's private set as `shown` names it."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Own:
+    """A private set as `shown` names it: ids int64 (N,), rising, and label int64 (N,)."""
+
+    fingerprint: str
+    ids: Tensor
+    label: Tensor
+
+
+def identity(learner: Learner) -> Own:
+    """Of the learner's private set; reads it once."""
     passes = [(batch.ids, batch.y.cpu()) for batch in learner.passing()]
     ids, label = (torch.cat(part) for part in zip(*passes, strict=True))
-    return mark_of(ids, label), ids
+    return Own(mark_of(ids, label), ids, label.long())
 
 
-def check_reply(learner: Learner, own: tuple[str, Tensor], outputs: Outputs) -> None:
-    """Raises KnowledgeError unless these are finite logits (N, C) on all of one's own N samples, or on none."""
-    fingerprint, ids = own
-    if outputs.dataset != DATASET or outputs.fingerprint != fingerprint:
+def check_reply(learner: Learner, own: Own, outputs: Outputs) -> None:
+    """Raises KnowledgeError unless these are finite logits (N, C) on all of one's own N samples, or on none; of a
+    sensible scale, and such that do not deny one's own labels (learning/plausible.py)."""
+    if outputs.dataset != DATASET or outputs.fingerprint != own.fingerprint:
         raise KnowledgeError("the hub's logits are on another private set than this edge's")
     if set(outputs.tensors) != {"logits"}:
         raise KnowledgeError(f"outputs named {', '.join(sorted(outputs.tensors)) or 'nothing'} came, not logits")
-    if len(outputs.ids) and not torch.equal(outputs.ids, ids):
-        raise KnowledgeError(f"logits on {len(outputs.ids)} ids came, not on this edge's {len(ids)} in rising order")
+    if len(outputs.ids) and not torch.equal(outputs.ids, own.ids):
+        raise KnowledgeError(
+            f"logits on {len(outputs.ids)} ids came, not on this edge's {len(own.ids)} in rising order"
+        )
     logits, wanted = outputs.tensors["logits"], (len(outputs.ids), learner.classes)
     if logits.dtype != torch.float32 or tuple(logits.shape) != wanted:
         raise KnowledgeError(f"logits must be float32 {wanted}, not {state.dtype_name(logits)} {tuple(logits.shape)}")
     state.check_finite("logits", logits)
+    plausible.check_logits(logits, learner.logits(learner.sample(_TRIED_ON)))
+    rows = plausible.some(len(logits))
+    plausible.check_labels(logits[rows], own.label[rows], own=lambda: torch.zeros(len(rows), learner.classes))
 
 
 def check_labels(classes: int, labels: LabelDtype) -> None:
@@ -95,8 +109,8 @@ def check_labels(classes: int, labels: LabelDtype) -> None:
 
 
 def check_hub_network(learner: Learner, cut: Cut, template: nn.Module, knowledge: Params) -> dict[str, Tensor]:
-    """The tensors, whole. Raises KnowledgeError unless they are those of the hub network expected here, finite, and the
-    edge's features through it come to finite logits (B, C)."""
+    """The tensors, whole. Raises KnowledgeError unless they are those of the hub network expected here, finite, and
+    what it says of the edge's own samples makes sense: finite logits (B, C) (learning/plausible.py)."""
     wanted = state.persistent(template)
     if knowledge.architecture != state.architecture(wanted):
         raise KnowledgeError(f"a hub network of another architecture came, {knowledge.architecture[:12]!r}")
@@ -105,6 +119,7 @@ def check_hub_network(learner: Learner, cut: Cut, template: nn.Module, knowledge
     logits = stacked_logits(learner, cut, network, learner.sample(_TRIED_ON))
     if logits.shape[1:] != (learner.classes,) or not bool(torch.isfinite(logits).all()):
         raise KnowledgeError("the hub's network gives outputs that are not finite or not one per class")
+    plausible.check_network(learner, nn.Sequential(cut.parts(learner.model)[0], network))
     return tensors
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from peerlearn.errors import KnowledgeError
 from peerlearn.knowledge import Knowledge, Outputs, Received
+from peerlearn.learning import plausible
+from peerlearn.learning.learner import Learner
 from peerlearn.learning.state import check_finite, dtype_name, fingerprint
 
 DATASET = "private"
@@ -128,6 +130,26 @@ class FeatureStore:
             label=outputs.tensors["label"][order].long(),
             start=received.sender.start,
         )
+
+    def check_sense(self, learner: Learner, sender: str, outputs: Outputs, *, logits: bool) -> None:
+        """Raises KnowledgeError when what an edge brings cannot be meant (learning/plausible.py): features unlike those
+        of the other edges or beyond what the hub's network can read or, if they are read, `logits` that contradict the
+        edge's own labels."""
+        feature = outputs.tensors["feature"]
+        others = [entry.feature[plausible.some(len(entry))] for entry in self.all() if entry.sender != sender]
+        plausible.check_features(feature, others)
+        rows = plausible.some(len(feature))
+        read = learner.logits(feature[rows].float())
+        if not bool(torch.isfinite(read).all()):
+            raise KnowledgeError("the hub's network makes outputs of these feature maps that are not finite")
+        plausible.check_logits(read, torch.zeros(1))
+        if logits:
+            theirs, label = outputs.tensors["logits"], outputs.tensors["label"].long()[rows]
+            plausible.check_logits(theirs, read)
+            plausible.check_labels(theirs[rows], label, seen=torch.bincount(label).tolist(), own=lambda: read * 0)
+
+    def forget(self, sender: str) -> None:
+        self._kept.pop(sender, None)
 
     def all(self) -> list[Brought]:
         """In edge-id order, so that the order of arrival does not matter."""

@@ -88,7 +88,8 @@ class Gossip(Base):
     def absorb(self, learner: Learner, received: Sequence[Received]) -> None:
         new = self._inbox.new(received)
         for each in new:
-            teaching.check_teacher(learner, averaging.admitted(learner, each))
+            knowledge = averaging.admitted(learner, each)
+            teaching.check_teacher(learner, knowledge, seen=each.sender.histogram)
         for each in new:
             self._inbox.put(each, teaching.dense(each.knowledge))
 

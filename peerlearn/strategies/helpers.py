@@ -144,7 +144,7 @@ class Pool:
 
 def check(learner: Learner, knowledge: Params, top_percent: float) -> None:
     """Raises KnowledgeError unless these are the top Z % of every tensor of the learner's own architecture, and what is
-    no parameter whole, all finite, and the helper made of them gives finite logits."""
+    no parameter whole, all finite and of a sensible scale, and so are the logits of the helper made of them."""
     if knowledge.architecture != learner.architecture:
         raise KnowledgeError(
             f"parameters of architecture {knowledge.architecture[:12]!r}, this model is {learner.architecture[:12]!r}"
@@ -156,9 +156,8 @@ def check(learner: Learner, knowledge: Params, top_percent: float) -> None:
     own = {name: t for name, t in learner.state.items() if name not in weights}
     state.check_fit(others, own, whole=top_percent > 0)
     whole = filled(learner.state, knowledge.tensors)
-    teaching.check_teacher(
-        learner, Params(tensors=whole, architecture=knowledge.architecture, version=knowledge.version)
-    )
+    mixed = Params(tensors=whole, architecture=knowledge.architecture, version=knowledge.version)
+    teaching.check_teacher(learner, mixed, labels=False)  # a mixture need not be good at anything
 
 
 def filled(own: Mapping[str, Tensor], came: Mapping[str, Tensor | Sparse], *, zero: bool = False) -> dict[str, Tensor]:

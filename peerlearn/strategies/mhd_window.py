@@ -14,6 +14,7 @@ from peerlearn.learning.data import Unlabelled
 from peerlearn.learning.heads import MultiHead
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.order import Order
+from peerlearn.learning.plausible import check_logits
 from peerlearn.learning.snapshot import Snapshot
 from peerlearn.learning.state import check_finite, dtype_name
 
@@ -136,7 +137,8 @@ def table(network: MultiHead, x: Tensor, wanted: Wanted, *, device: torch.device
 
 
 def check_table(learner: Learner, network: MultiHead, outputs: Outputs, wanted: Wanted, public: Unlabelled) -> None:
-    """Raises KnowledgeError unless this is just what was wanted: ids, names, shapes, dtypes; and finite."""
+    """Raises KnowledgeError unless this is just what was wanted: ids, names, shapes, dtypes; finite, and
+    logits of a sensible scale."""
     if outputs.fingerprint != public.fingerprint:
         raise KnowledgeError(f"outputs on another public set came than {public.name!r}, which was asked for")
     if not torch.equal(outputs.ids, public.ids[wanted.window.rows(public)]):
@@ -145,6 +147,7 @@ def check_table(learner: Learner, network: MultiHead, outputs: Outputs, wanted: 
         raise KnowledgeError(
             f"outputs named {', '.join(sorted(outputs.tensors)) or 'nothing'} came, not {', '.join(wanted.names)}"
         )
+    own = learner.logits(public.x[wanted.window.order(public).next()])
     for name, tensor in outputs.tensors.items():
         want: tuple[Any, ...] = (len(outputs.ids), learner.classes)
         fits = tuple(tensor.shape) == want
@@ -154,3 +157,5 @@ def check_table(learner: Learner, network: MultiHead, outputs: Outputs, wanted: 
         if not fits or not tensor.is_floating_point():
             raise KnowledgeError(f"{name} must be floats {want}, not {dtype_name(tensor)} {tuple(tensor.shape)}")
         check_finite(name, tensor)
+        if name != EMBEDDING:  # of which only the direction counts
+            check_logits(tensor, own)

@@ -145,7 +145,7 @@ class Pairwise(Base):
             if self.teacher == "layer":
                 teaching.check_layers(learner, each.knowledge, self._layers_asked(learner))
             else:
-                teaching.check_teacher(learner, each.knowledge)
+                teaching.check_teacher(learner, each.knowledge, seen=each.sender.histogram)
         for each in new:
             self._memory.keep(each)
 

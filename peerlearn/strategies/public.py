@@ -10,6 +10,7 @@ from peerlearn.knowledge import Outputs
 from peerlearn.learning.data import Unlabelled
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.order import Order
+from peerlearn.learning.plausible import check_logits
 from peerlearn.learning.state import check_finite, dtype_name
 
 BATCH = 64
@@ -18,7 +19,8 @@ Positions = Mapping[str, Sequence[int]]
 
 
 def check_outputs(learner: Learner, outputs: Outputs) -> None:
-    """Raises KnowledgeError unless these are finite logits (N, C) on all N samples of a public set held here."""
+    """Raises KnowledgeError unless these are finite logits (N, C), of a sensible scale, on all N samples of a
+    public set held here."""
     public = held_set(learner, outputs)
     if not torch.equal(outputs.ids, public.ids):
         raise KnowledgeError(f"outputs on {len(outputs.ids)} ids came, not on the {len(public)} of {public.name!r}")
@@ -28,6 +30,7 @@ def check_outputs(learner: Learner, outputs: Outputs) -> None:
     if not logits.is_floating_point() or tuple(logits.shape) != wanted:
         raise KnowledgeError(f"logits must be floats {wanted}, not {dtype_name(logits)} {tuple(logits.shape)}")
     check_finite("logits", logits)
+    check_logits(logits, learner.logits(public.x[:BATCH]))
 
 
 def held_set(learner: Learner, outputs: Outputs) -> Unlabelled:

@@ -68,6 +68,11 @@ class Returns:
             states = [visit.members[member] for member in sorted(visit.members)]
             self._complete.append(Returned(sender, session, visit.version, self._arrivals, states))
 
+    def forget(self, sender: str) -> None:
+        """What this edge has brought and nobody has looked at."""
+        self._open.pop(sender, None)
+        self._complete = [returned for returned in self._complete if returned.sender != sender]
+
     def next(self) -> Returned | None:
         """The oldest complete ensemble, which is with this call dealt with; None when there is none."""
         waiting = list(self._waiting())

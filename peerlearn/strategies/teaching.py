@@ -3,15 +3,12 @@
 import math
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from peerlearn.errors import ConfigError, KnowledgeError
 from peerlearn.knowledge import Knowledge, Params
-from peerlearn.learning import state
+from peerlearn.learning import plausible, state
 from peerlearn.learning.learner import Learner
-
-_TRIED_ON = 64
 
 
 def check_weights(strategy: str, alpha: float, temperature: float) -> None:
@@ -22,11 +19,15 @@ def check_weights(strategy: str, alpha: float, temperature: float) -> None:
         raise ConfigError(f"{strategy}: temperature must be positive, not {temperature}")
 
 
-def check_teacher(learner: Learner, knowledge: Params) -> None:
-    """Raises KnowledgeError unless these are all tensors of the learner's own architecture, finite, and the network
-    made of them gives finite logits on a few private samples: huge but finite weights can do without."""
+def check_teacher(learner: Learner, knowledge: Params, *, seen: Sequence[int] = (), labels: bool = True) -> None:
+    """Raises KnowledgeError unless these are all tensors of the learner's own architecture, finite and of a sensible
+    scale, and the network made of them says sensible things on the learner's samples (learning/plausible.py).
+
+    `seen`: the teacher's samples per class, as its card shows them; `labels` False: it need not know anything."""
     _check_architecture(learner, knowledge)
-    _check_outputs(learner, learner.build(learner.check_whole(knowledge.tensors)))
+    whole = learner.check_whole(knowledge.tensors)
+    plausible.check_scale(whole, learner.state)
+    plausible.check_network(learner, learner.build(whole), seen=seen, labels=labels)
 
 
 def dense(knowledge: Knowledge) -> dict[str, Tensor]:
@@ -39,8 +40,8 @@ def check_layers(learner: Learner, knowledge: Params, layers: Sequence[str]) -> 
     _check_architecture(learner, knowledge)
     wanted = {name: t for name, t in learner.state.items() if any(name.startswith(f"{layer}.") for layer in layers)}
     fitting = state.check_fit(knowledge.tensors, wanted, whole=True)
-    network = learner.build({**learner.state, **fitting})
-    _check_outputs(learner, network)
+    plausible.check_scale(fitting, learner.state)
+    plausible.check_network(learner, learner.build({**learner.state, **fitting}), labels=False)
 
 
 def _check_architecture(learner: Learner, knowledge: Params) -> None:
@@ -48,8 +49,3 @@ def _check_architecture(learner: Learner, knowledge: Params) -> None:
         raise KnowledgeError(
             f"parameters of architecture {knowledge.architecture[:12]!r}, this model is {learner.architecture[:12]!r}"
         )
-
-
-def _check_outputs(learner: Learner, network: nn.Module) -> None:
-    if not bool(torch.isfinite(learner.logits(learner.sample(_TRIED_ON), model=network)).all()):
-        raise KnowledgeError("the network made of these parameters gives outputs that are not finite")

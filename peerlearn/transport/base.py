@@ -26,6 +26,9 @@ class Credentials(Protocol):
     def server_name(self) -> str: ...
 
 
+_THIS_MACHINE = ("127.", "::1", "memory")
+
+
 class Guard(Protocol):
     """Decides whose certificate counts now, beyond what the connection's TLS has decided when it was made."""
 
@@ -42,6 +45,15 @@ class Caller:
     """Where it is seen to come from."""
     certificates: tuple[bytes, ...] = ()
     """DER, as its end of the connection has shown and proved them, its own first; none without TLS."""
+    connection: str = ""
+    """Which one; tells callers apart that share a machine."""
+
+    @property
+    def counted_as(self) -> str | bytes:
+        """Who is counted as one: a certificate; without TLS a machine, and on this machine a connection."""
+        if self.certificates:
+            return self.certificates[0]
+        return self.connection or self.host if self.host.startswith(_THIS_MACHINE) else self.host
 
 
 class Service(Protocol):

@@ -5,14 +5,17 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from peerlearn.config import Limits, Timing
 from peerlearn.errors import Corrupt, KnowledgeError, Oversized, PeerRefused, RefusalReason, WireError
 from peerlearn.transport.base import Caller, Service
 from peerlearn.transport.exchange import Pipe, refusal_frame, refusal_of, reply
+from peerlearn.transport.fairness import Turns
+from peerlearn.transport.resume import Unfinished
 from peerlearn.wire.compress import Link
 from peerlearn.wire.frames import check_protocol, serialize
+from peerlearn.wire.seal import check_seal, sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 _ACQUAINTANCE_BYTES = 1024
@@ -21,7 +24,7 @@ _CHAIN_BYTES = 32 * 1024
 """Of certificates and links."""
 
 T = TypeVar("T")
-M = TypeVar("M", bound=Message)
+M = TypeVar("M", pb.Introduction, pb.WatchRequest, pb.Notice)
 
 
 class Desk:
@@ -32,25 +35,27 @@ class Desk:
         self._timing = timing
         self._limits = limits
         self._links = links
-        self._exchanges = 0
+        self._unfinished = Unfinished(limits.resumable_bytes)
+        self._turns = Turns(limits)
         self._held = 0
         self._watches = 0
 
     async def exchange(self, pipe: Pipe, caller: Caller) -> None:
         """Raises PeerUnreachable when the consumer stalls."""
-        if self._exchanges >= self._limits.exchanges:
-            busy = f"{self._limits.exchanges} exchanges are under way: try again later"
-            await pipe.write(serialize(refusal_frame(RefusalReason.BUSY, busy)))
-            return
-        self._exchanges += 1
         try:
             link = self._links.to(caller.host)
-            with self._holding() as take:
+            with self._turns.exchange(caller) as turn, self._holding() as take:
                 await reply(
-                    pipe, self._service, take, caller=caller, timing=self._timing, limits=self._limits, link=link
-                )
-        finally:
-            self._exchanges -= 1
+                    pipe, self._service, take, caller=caller, timing=self._timing, limits=self._limits, link=link,
+                    unfinished=self._unfinished, turn=turn,
+                )  # fmt: skip
+        except PeerRefused as refused:
+            await pipe.write(serialize(refusal_frame(refused.reason, refused.said)))
+
+    @property
+    def under_way(self) -> tuple[int, int]:
+        """Exchanges that are being served, and bytes that their questions bring."""
+        return self._turns.under_way, self._held
 
     @contextmanager
     def _holding(self) -> Iterator[Callable[[int], None]]:
@@ -73,7 +78,7 @@ class Desk:
     async def introduce(self, data: bytes, caller: Caller) -> bytes:
         with _refusing(caller.host):
             introduction = read_introduction(data, self._limits)
-            return (await self._service.introduce(introduction, caller)).SerializeToString()
+            return sealed((await self._service.introduce(introduction, caller)).SerializeToString())
 
     async def watch(self, data: bytes, caller: Caller) -> AsyncGenerator[bytes, None]:
         if self._watches >= self._limits.watches:
@@ -84,7 +89,7 @@ class Desk:
                 request = _read(pb.WatchRequest, data, _REQUEST_BYTES, "a watch request")
                 async with _closing(self._service.watch(request, caller)) as notices:
                     async for notice in notices:
-                        yield notice.SerializeToString()
+                        yield sealed(notice.SerializeToString())
         finally:
             self._watches -= 1
 
@@ -126,9 +131,11 @@ def _read(kind: type[M], data: bytes, most: int, what: str) -> M:
     if len(data) > most:
         raise Oversized(f"{what} has {len(data)} bytes, this peer takes at most {most}: raise its Limits to take more")
     try:
-        return kind.FromString(data)
+        message = kind.FromString(data)
     except DecodeError as exc:
         raise Corrupt(f"{what} is not a protobuf message") from exc
+    check_seal(message, data, what)
+    return message
 
 
 @contextmanager

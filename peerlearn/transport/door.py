@@ -24,7 +24,6 @@ T = TypeVar("T")
 
 _BURST_SECONDS = 5
 _CALLERS_MOST = 4096
-_LOOPBACK = ("127.", "::1")
 
 Behaviour = Callable[[Any, Any], Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
@@ -79,7 +78,7 @@ class Door(grpc.aio.ServerInterceptor):
     async def _pass(self, context: Context, call: Callable[[], Awaitable[T]]) -> T:
         caller = caller_of(context)
         refused = self._unfit(context, caller) or self._refusal(caller)
-        if refused is None and not self._pace.allows(_key(caller, context), now()):
+        if refused is None and not self._pace.allows(caller.counted_as, now()):
             refused = PeerRefused(caller.host, RefusalReason.BUSY, "you call too often: slow down")
         if refused is None:
             try:
@@ -126,13 +125,6 @@ class Pace:
         if len(self._left) > _CALLERS_MOST:
             self._left.popitem(last=False)
         return allowed
-
-
-def _key(caller: Caller, context: Context) -> str | bytes:
-    """Who is counted as one: a certificate; without TLS a machine, and on this machine a connection."""
-    if caller.certificates:
-        return caller.certificates[0]
-    return context.peer() if caller.host.startswith(_LOOPBACK) else caller.host
 
 
 async def _written(result: Awaitable[None] | AsyncGenerator[Any, None], context: Context) -> None:

@@ -1,10 +1,12 @@
 """One exchange, seen from both ends: the same conversation whatever carries it.
 
 consumer: header [await proceed, blocks, trailer]     provider: [proceed] header [blocks, trailer] | refusal
+
+An answer that broke off may be asked to go on: the header comes again, then the blocks that are missing.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Protocol
 
@@ -20,10 +22,13 @@ from peerlearn.errors import (
     WireError,
 )
 from peerlearn.transport.base import Caller, Service, Traffic
-from peerlearn.transport.patience import Patience
+from peerlearn.transport.fairness import Turn, at_once
+from peerlearn.transport.patience import Overdue, Patience
+from peerlearn.transport.resume import Answering, Unfinished
 from peerlearn.types import PROTOCOL
 from peerlearn.wire.compress import Link, Packer
-from peerlearn.wire.frames import Assembler, Frame, Message, blocks, parse, serialize
+from peerlearn.wire.frames import BLOCK_BYTES, Assembler, Frame, Message, blocks, parse, serialize
+from peerlearn.wire.partial import Partial
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 DETAIL_CHARS = 500
@@ -31,6 +36,8 @@ DETAIL_CHARS = 500
 
 BUFFERED_BYTES = 8 * MIB
 """What the network's own buffers swallow at once: no measure of how fast the link is."""
+
+_MASKS_SINCE = (1, 1)
 
 
 class Pipe(Protocol):
@@ -56,6 +63,7 @@ class _Counted:
         self._pipe = pipe
         self.patience = patience
         self._limits = limits
+        self.turn: Turn = at_once
         self.sent = 0
         self.received = 0
 
@@ -87,11 +95,12 @@ class _Counted:
         loop = asyncio.get_running_loop()
         sent, measured, busy = 0, 0, 0.0
         while True:
-            frame = await asyncio.to_thread(next, frames, None) if packer.works_hard else next(frames, None)
-            if frame is None:
-                break
-            start = loop.time()
-            size = await self.send(frame)
+            async with self.turn(BLOCK_BYTES):
+                frame = await asyncio.to_thread(next, frames, None) if packer.works_hard else next(frames, None)
+                if frame is None:
+                    break
+                start = loop.time()
+                size = await self.send(frame)
             sent += size
             if sent > BUFFERED_BYTES:
                 measured, busy = measured + size, busy + loop.time() - start
@@ -120,33 +129,67 @@ async def ask(
     patience = Patience(timing, peer)
     wire = _Counted(pipe, patience, limits)
     packer = Packer(link)
-    frames = blocks(question, packer)
+    partial = question.partial or Partial()
+    frames = blocks(_going_on(question, partial), packer)
     await wire.start(next(frames), more=bool(question.header.body_bytes))
     frame = await wire.first("no answer")
     if isinstance(frame, pb.Frame) and frame.HasField("proceed"):
         patience.begin(question.header.body_bytes)
+        packer.masks = _reads_masks(frame.proceed.protocol)
         await wire.send_body(frames, packer, link)
         await wire.done()
         patience.open()
         frame = await wire.first("no answer")
     elif question.header.body_bytes:
         await wire.done()
-    answer, codecs = await _read_answer(wire, frame, limits)
+    answer, codecs = await _read_answer(wire, frame, limits, partial)
     if answer.header.HasField("refusal"):
         raise _refused(peer, answer.header.refusal)
     seconds = asyncio.get_running_loop().time() - start
     return answer, Traffic(wire.sent, wire.received, answer.header.body_bytes, seconds, codecs)
 
 
-async def _read_answer(wire: _Counted, frame: Frame | None, limits: Limits) -> tuple[Message, str]:
+async def _read_answer(wire: _Counted, frame: Frame | None, limits: Limits, partial: Partial) -> tuple[Message, str]:
     """To the end of the stream: a call that is not cut short leaves nothing behind at either side."""
+    try:
+        assembler = _first_of_answer(frame, limits, partial)
+        if assembler.header is not None:
+            wire.patience.begin(assembler.header.body_bytes)
+        while (frame := await wire.next(f"nothing more came {assembler.progress}")) is not None:
+            assembler.feed(frame)
+        answer = assembler.finish()
+    except PeerUnreachable as error:
+        partial.received += wire.received
+        partial.silent = isinstance(error, Overdue)
+        raise
+    except WireError:
+        partial.drop()
+        raise
+    partial.drop()
+    return answer, assembler.codecs
+
+
+def _first_of_answer(frame: Frame | None, limits: Limits, partial: Partial) -> Assembler:
+    if isinstance(frame, pb.Frame) and frame.HasField("header"):
+        return partial.take(frame.header, limits)
     assembler = Assembler(limits)
-    while frame is not None:
-        assembler.feed(frame)
-        if isinstance(frame, pb.Frame) and frame.HasField("header"):
-            wire.patience.begin(frame.header.body_bytes)
-        frame = await wire.next(f"nothing more came {assembler.progress}")
-    return assembler.finish(), assembler.codecs
+    if frame is not None:
+        assembler.feed(frame)  # says what is wrong with it
+    assembler.finish()
+    return assembler
+
+
+def _going_on(question: Message, partial: Partial) -> Message:
+    """The question, asking for what is missing where something of the answer has come."""
+    if question.header.HasField("query"):
+        question.header.query.ClearField("resume")
+        if (resume := partial.resume) is not None:
+            question.header.query.resume.CopyFrom(resume)
+    return question
+
+
+def _reads_masks(protocol: pb.Protocol) -> bool:
+    return (protocol.major, protocol.minor) >= _MASKS_SINCE
 
 
 def _refused(peer: str, refusal: pb.Refusal) -> PeerRefused:
@@ -179,45 +222,65 @@ async def reply(
     timing: Timing,
     limits: Limits,
     link: Link,
+    unfinished: Unfinished,
+    turn: Turn = at_once,
 ) -> None:
     """The provider's end. Raises PeerUnreachable when the consumer stalls; refusals travel as frames.
 
-    `take` is told how many bytes a question brings before they are allocated, and may raise PeerRefused.
+    `take` is told how many bytes a question brings before they are allocated, and may raise PeerRefused; `unfinished`
+    keeps an answer that breaks off. The blocks of a large answer are sent when it is their `turn`.
     """
     wire = _Counted(pipe, Patience(timing, caller.host), limits)
 
-    async def admit(header: pb.Header) -> None:
-        await service.admit(header, caller)
-        take(header.body_bytes)
-
+    assembler = Assembler(limits)
+    packer = Packer(link)
     try:
-        question = await _read_question(wire, admit, limits)
-        answer = await service.answer(question, caller)
+        question = await _first_of_question(wire, assembler)
+        header = assembler.header
+        if header is None:
+            raise Truncated("the question ended before its header")
+        await service.admit(header, caller)
+        answering = unfinished.go_on(header, caller)
+        if answering is None:
+            take(header.body_bytes)
+            if question is None:
+                question = await _rest_of_question(wire, assembler, header)
+            answering = unfinished.begin(await service.answer(question, caller), header.sender, caller)
     except (PeerRefused, WireError, KnowledgeError) as error:
         await wire.refuse(*refusal_of(error))
         return
-    packer = Packer(link)
-    frames = blocks(answer, packer)
-    wire.patience.begin(answer.header.body_bytes)
-    await wire.send(next(frames))
-    await wire.send_body(frames, packer, link)
+    packer.masks = _reads_masks(header.protocol)
+    if answering.answer.header.body_bytes > BLOCK_BYTES:
+        wire.turn = turn
+    with unfinished.sending(answering):
+        await _send_answer(wire, answering, packer, link)
 
 
-async def _read_question(wire: _Counted, admit: Callable[[pb.Header], Awaitable[None]], limits: Limits) -> Message:
-    assembler = Assembler(limits)
+async def _first_of_question(wire: _Counted, assembler: Assembler) -> Message | None:
     frame = await wire.first("no question")
-    message = assembler.feed(frame) if frame is not None else None
-    header = assembler.header
-    if header is None:
-        raise Truncated("the question ended before its header")
-    await admit(header)
-    if message is None:
-        wire.patience.begin(header.body_bytes)
-        await wire.send(pb.Frame(proceed=pb.Proceed()))
-    while message is None:
+    return assembler.feed(frame) if frame is not None else None
+
+
+async def _rest_of_question(wire: _Counted, assembler: Assembler, header: pb.Header) -> Message:
+    wire.patience.begin(header.body_bytes)
+    protocol = pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1])
+    await wire.send(pb.Frame(proceed=pb.Proceed(protocol=protocol)))
+    while True:
         frame = await wire.next(f"nothing more came {assembler.progress}")
         message = assembler.feed(frame) if frame is not None else assembler.finish()
-    return message
+        if message is not None:
+            return message
+
+
+async def _send_answer(wire: _Counted, answering: Answering, packer: Packer, link: Link) -> None:
+    answer = answering.answer
+    frames = blocks(answer, packer, start=answering.at)
+    wire.patience.begin(answer.header.body_bytes)
+    first = next(frames)
+    if isinstance(first, pb.Frame) and answering.name:  # the frame's own copy of the header
+        first.header.answer, first.header.resumed_at = answering.name, answering.at
+    await wire.send(first)
+    await wire.send_body(frames, packer, link)
 
 
 def refusal_frame(reason: RefusalReason, detail: str) -> pb.Frame:

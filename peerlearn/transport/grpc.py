@@ -1,4 +1,4 @@
-"""The fabric over gRPC: one server, one cached channel per address, and the fast path for bodies."""
+"""The fabric over gRPC: one server, cached connections by address, and the fast path for bodies."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
@@ -10,17 +10,20 @@ import grpc.aio
 
 from peerlearn.config import Limits, Timing
 from peerlearn.errors import NetworkError, PeerRefused, PeerUnreachable, RefusalReason
+from peerlearn.transport.allocator import let_allocator_adapt
 from peerlearn.transport.base import Credentials, Guard, Service, Traffic
 from peerlearn.transport.desk import Desk, Links, read_introduction, read_notice
 from peerlearn.transport.door import Door
 from peerlearn.transport.exchange import ask
-from peerlearn.transport.lines import CallPipe, Lines, options, translated
+from peerlearn.transport.lines import Lines, options, translated
 from peerlearn.transport.patience import Patience
 from peerlearn.transport.pins import Chain, Pins
+from peerlearn.transport.pipes import CallPipe, QuestionPipe, unbroken
 from peerlearn.transport.serve import SERVICE, Calls, Health, enable_reflection
 from peerlearn.transport.tls import check_can_tell, der_to_pem, server_credentials, speaks_tls, stranger
 from peerlearn.types import Address
 from peerlearn.wire.frames import Message
+from peerlearn.wire.seal import sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 __all__ = ["Credentials", "GrpcTransport"]
@@ -55,6 +58,7 @@ class GrpcTransport:
         self._limits = limits or Limits()
         self._credentials = credentials
         self._lines = Lines(self._limits, credentials)
+        let_allocator_adapt(self._limits.look_ahead_bytes)
         self._links = Links()
         self._guard = guard
         self._pins = Pins(self._limits.peers)
@@ -166,7 +170,7 @@ class GrpcTransport:
 
     async def _introduced(self, channel: grpc.aio.Channel, to: Address, said: pb.Introduction) -> pb.Introduction:
         introduce: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/Introduce")
-        call = introduce(said.SerializeToString())
+        call = introduce(sealed(said.SerializeToString()))
         try:
             data = await Patience(self._timing, str(to)).first(call, "no introduction")
         except grpc.aio.AioRpcError as error:
@@ -179,9 +183,9 @@ class GrpcTransport:
         peer = str(to)
         async with self._lines.to(to, self._roots(to, certificates)) as channel:
             watch: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(f"/{SERVICE}/Watch")
-            call = watch(request.SerializeToString())
+            call = watch(sealed(request.SerializeToString()))
             try:
-                async for data in call:
+                while isinstance(data := await unbroken(call, call.read()), bytes):
                     yield read_notice(data, self._limits)
             except grpc.aio.AioRpcError as error:
                 raise translated(peer, error) from error
@@ -192,12 +196,11 @@ class GrpcTransport:
         self, to: Address, question: Message, *, certificates: Collection[bytes] = ()
     ) -> tuple[Message, Traffic]:
         peer = str(to)
-        async with self._lines.cuttable(to, self._roots(to, certificates)) as channel:
-            exchange: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{SERVICE}/Exchange")
-            call = exchange()
+        async with self._lines.bulk(to, self._roots(to, certificates)) as channel:
+            pipe = _pipe(channel, peer, brings=bool(question.header.body_bytes))
             try:
                 return await ask(
-                    CallPipe(call, peer),
+                    pipe,
                     question,
                     peer=peer,
                     timing=self._timing,
@@ -205,7 +208,7 @@ class GrpcTransport:
                     link=self._links.to(to.host),
                 )
             finally:
-                call.cancel()  # does nothing once the call is over
+                pipe.end()
 
     def _roots(self, to: Address, certificates: Collection[bytes]) -> bytes:
         return self._pins.roots(to, certificates) if self._guard is not None else b""
@@ -214,6 +217,15 @@ class GrpcTransport:
 def _explained(to: Address, error: PeerUnreachable) -> PeerUnreachable | PeerRefused:
     said = stranger(error.detail)
     return PeerRefused(str(to), RefusalReason.GROUP, said) if said is not None else error
+
+
+def _pipe(channel: grpc.aio.Channel, peer: str, *, brings: bool) -> CallPipe | QuestionPipe:
+    method = f"/{SERVICE}/Exchange"
+    if not brings:
+        asked: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(method)
+        return QuestionPipe(asked, peer)
+    exchange: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(method)
+    return CallPipe(exchange(), peer)
 
 
 def _cannot_listen(address: Address) -> str:

@@ -1,10 +1,11 @@
-"""Connections to other peers: one cached gRPC channel per address, and a fresh one after a failure."""
+"""Connections to other peers: cached gRPC channels by address, and fresh ones after a failure."""
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import grpc
 import grpc.aio
@@ -26,7 +27,7 @@ def options(limits: Limits) -> list[tuple[str, int | str]]:
     most = max(_DEFAULT_MESSAGE_BYTES, limits.header_bytes + MIB, limits.block_bytes + MIB)
     return [
         ("grpc.http2.bdp_probe", 0),
-        ("grpc.http2.lookahead_bytes", 8 * MIB),
+        ("grpc.http2.lookahead_bytes", limits.look_ahead_bytes),
         ("grpc.max_receive_message_length", most),
         ("grpc.max_send_message_length", -1),
     ]
@@ -34,19 +35,43 @@ def options(limits: Limits) -> list[tuple[str, int | str]]:
 
 @dataclass(slots=True, eq=False)
 class _Line:
-    channel: grpc.aio.Channel
+    """Two connections on the same terms, each made when it is first used. A beat would arrive seconds late behind the
+    megabytes that lie in a slow connection's buffers."""
+
+    open: Callable[[], grpc.aio.Channel]
     terms: tuple[bytes, bytes]
     """What the other end must show, and what ours does."""
     users: int = 0
     broken: bool = False
     calls: set[asyncio.Timeout] = field(default_factory=set)
     cut: PeerRefused | None = None
+    _small: grpc.aio.Channel | None = None
+    _bulk: grpc.aio.Channel | None = None
+
+    @property
+    def small(self) -> grpc.aio.Channel:
+        """For introductions and watches."""
+        if self._small is None:
+            self._small = self.open()
+        return self._small
+
+    @property
+    def bulk(self) -> grpc.aio.Channel:
+        """For exchanges."""
+        if self._bulk is None:
+            self._bulk = self.open()
+        return self._bulk
+
+    async def close(self) -> None:
+        for channel in (self._small, self._bulk):
+            if channel is not None:
+                await channel.close()
 
 
 class Lines:
-    """Channels by address. After PeerUnreachable the next call gets a new one: a peer that returns is reached at once,
-    without gRPC's back-off, and a connection that hangs is not asked twice. So does the next call after the
-    certificates of either side were renewed. The old one ends with its last call."""
+    """Connections by address. After PeerUnreachable the next call gets new ones: a peer that returns is reached at
+    once, without gRPC's back-off, and a connection that hangs is not asked twice. So does the next call after the
+    certificates of either side were renewed. The old ones end with their last call."""
 
     def __init__(self, limits: Limits, credentials: Credentials | None) -> None:
         self._credentials = credentials
@@ -56,20 +81,20 @@ class Lines:
             ("grpc.enable_http_proxy", 0),  # peers are on the LAN, whatever the environment says
         ]
         self._lines: dict[Address, _Line] = {}
-        self._idle: list[grpc.aio.Channel] = []
+        self._idle: list[_Line] = []
 
     @asynccontextmanager
     async def to(self, address: Address, roots: bytes = b"") -> AsyncIterator[grpc.aio.Channel]:
-        """A channel for one call, which must be over at the end of the block. With TLS the other end must show a
+        """A channel for one small call, which must be over at the end of the block. With TLS the other end must show a
         certificate of `roots` (PEM), by default of our own authority."""
         async with self._used(address, await self._line(address, roots)) as line:
-            yield line.channel
+            yield line.small
 
     @asynccontextmanager
-    async def cuttable(self, address: Address, roots: bytes = b"") -> AsyncIterator[grpc.aio.Channel]:
-        """The same, for a call that must not outlive `cut`; the block is left by the task that entered it."""
+    async def bulk(self, address: Address, roots: bytes = b"") -> AsyncIterator[grpc.aio.Channel]:
+        """The same, for a large call, which must not outlive `cut`; the block is left by the task that entered it."""
         async with self._used(address, await self._line(address, roots)) as line, _until_cut(line):
-            yield line.channel
+            yield line.bulk
 
     @asynccontextmanager
     async def fresh(self, address: Address, roots: bytes = b"") -> AsyncIterator[grpc.aio.Channel]:
@@ -81,17 +106,17 @@ class Lines:
             line = self._made(address, roots)
         try:
             async with self._used(address, line), _until_cut(line):
-                yield line.channel
+                yield line.small
             self._install(address, line)
         except BaseException:
             if self._lines.get(address) is not line and not line.users:
-                await line.channel.close()
+                await line.close()
             raise
 
     @asynccontextmanager
     async def once(self, address: Address) -> AsyncIterator[grpc.aio.Channel]:
         """A channel for this one call, to whoever is there, if only it is of our authority."""
-        channel = self._open(address, b"")
+        channel = self._opener(address, b"")()
         try:
             yield channel
         finally:
@@ -109,7 +134,7 @@ class Lines:
 
     async def close(self) -> None:
         lines, self._lines = self._lines, {}
-        self._idle += [line.channel for line in lines.values()]
+        self._idle += lines.values()
         await self._hang_up()
 
     async def _hang_up(self) -> None:
@@ -127,7 +152,7 @@ class Lines:
         finally:
             line.users -= 1
             if line.broken and not line.users:
-                await line.channel.close()
+                await line.close()
 
     async def _line(self, address: Address, roots: bytes) -> _Line:
         line = self._lines.get(address)
@@ -145,7 +170,7 @@ class Lines:
         if old is not None:
             old.broken = True
             if not old.users:
-                self._idle.append(old.channel)
+                self._idle.append(old)
 
     def _leave(self, address: Address, line: _Line) -> None:
         line.broken = True
@@ -153,18 +178,19 @@ class Lines:
             del self._lines[address]
 
     def _made(self, address: Address, roots: bytes) -> _Line:
-        return _Line(self._open(address, roots), (roots, self._shown))
+        return _Line(self._opener(address, roots), (roots, self._shown))
 
     @property
     def _shown(self) -> bytes:
         return self._credentials.certificate if self._credentials is not None else b""
 
-    def _open(self, address: Address, roots: bytes) -> grpc.aio.Channel:
+    def _opener(self, address: Address, roots: bytes) -> Callable[[], grpc.aio.Channel]:
+        """Makes channels that show the certificate of now."""
         if self._credentials is None:
-            return grpc.aio.insecure_channel(str(address), options=self._options)
+            return partial(grpc.aio.insecure_channel, str(address), options=self._options)
         tls = channel_credentials(self._credentials, roots or self._credentials.authority)
         named = ("grpc.ssl_target_name_override", self._credentials.server_name)
-        return grpc.aio.secure_channel(str(address), tls, options=[*self._options, named])
+        return partial(grpc.aio.secure_channel, str(address), tls, options=[*self._options, named])
 
 
 @asynccontextmanager
@@ -208,29 +234,3 @@ def refusal_details(refused: PeerRefused) -> str:
 def _refused(peer: str, details: str) -> PeerRefused:
     reason, _, said = details.partition(": ")
     return PeerRefused(peer, reason_of(reason), said[:DETAIL_CHARS])
-
-
-class CallPipe:
-    """The consumer's end of an exchange over gRPC."""
-
-    def __init__(self, call: "grpc.aio.StreamStreamCall[bytes, bytes]", peer: str) -> None:
-        self._call = call
-        self._peer = peer
-
-    async def read(self) -> bytes | None:
-        try:
-            data = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            raise translated(self._peer, error) from error
-        return data if isinstance(data, bytes) else None
-
-    async def write(self, data: bytes) -> None:
-        try:
-            await self._call.write(data)
-        except grpc.aio.AioRpcError as error:
-            raise translated(self._peer, error) from error
-        except asyncio.InvalidStateError as error:
-            raise PeerUnreachable(self._peer, "it ended the exchange before the question was through") from error
-
-    async def done(self) -> None:
-        await self._call.done_writing()

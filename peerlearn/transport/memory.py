@@ -1,10 +1,12 @@
 """The fabric within one process, without sockets or threads: the same frames, the same deadlines, and a network that
-can be cut. All waiting is asyncio's, so a virtual clock can drive it."""
+can be cut, parted, slowed down and made to lose what it carries. All waiting is asyncio's, so a virtual clock can drive
+it."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine
 from contextlib import aclosing, asynccontextmanager
+from contextvars import copy_context
+from dataclasses import replace
 from typing import Any
 
 from peerlearn.config import Limits, Timing
@@ -13,34 +15,62 @@ from peerlearn.tasks import sole_cause
 from peerlearn.transport.base import Caller, Service, Traffic
 from peerlearn.transport.desk import Desk, Links, read_introduction, read_notice
 from peerlearn.transport.exchange import ask
+from peerlearn.transport.faults import NONE, Faults, Weather
+from peerlearn.transport.lanes import Lane, LanePipe
 from peerlearn.transport.patience import Patience
 from peerlearn.types import Address
 from peerlearn.wire.frames import Message
+from peerlearn.wire.seal import sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 HOST = "memory"
 _CALLER = Caller(HOST)
-_ROOM = 8  # frames under way in one direction, as a socket's buffers would hold
 
-
-Answering = Callable[[Desk, "_MemoryPipe"], Coroutine[Any, Any, None]]
+Answering = Callable[[Desk, LanePipe], Coroutine[Any, Any, None]]
 """The other end of a call: what the server's task runs."""
 
 
 class MemoryNetwork:
     """What lies between the transports it gives out. Addresses are memory:1, memory:2, ... in the order of asking."""
 
-    def __init__(self, *, delay: float = 0.0) -> None:
-        self.delay = delay
-        """Seconds that every frame takes to arrive."""
+    def __init__(self, *, delay: float = 0.0, faults: Faults = NONE, seed: int = 0) -> None:
+        """`delay` is short for that of `faults`. From `seed` follows which frames are hit."""
+        self._weather = Weather(replace(faults, delay=delay) if delay else faults, seed)
         self._served: dict[Address, _Server] = {}
         self._given = 0
         self._cut: set[Address] = set()
+        self._parted: list[tuple[frozenset[Address], frozenset[Address]]] = []
         self._mended = asyncio.Event()
 
     def transport(self, *, timing: Timing | None = None, limits: Limits | None = None) -> "MemoryTransport":
         self._given += 1
         return MemoryTransport(self, Address(HOST, self._given), timing or Timing(), limits or Limits())
+
+    @property
+    def faults(self) -> Faults:
+        """Of every link that has none of its own; may be set at any time."""
+        return self._weather.faults
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        self._weather.faults = faults
+
+    @property
+    def delay(self) -> float:
+        """Seconds that every frame takes to arrive; may be set at any time."""
+        return self.faults.delay
+
+    @delay.setter
+    def delay(self, delay: float) -> None:
+        self.faults = replace(self.faults, delay=delay)
+
+    @property
+    def seed(self) -> int:
+        return self._weather.seed
+
+    def between(self, source: Address, target: Address, faults: Faults | None) -> None:
+        """Faults of what goes from `source` to `target`, questions and answers alike; None: those of all links."""
+        self._weather.between(source, target, faults)
 
     def cut(self, address: Address) -> None:
         """From now on nothing passes from or to this address; calls under way hang until their stall window ends."""
@@ -49,13 +79,35 @@ class MemoryNetwork:
     def mend(self, address: Address) -> None:
         """What was held up passes."""
         self._cut.discard(address)
+        self._let_pass()
+
+    def part(self, group_a: Collection[Address], group_b: Collection[Address]) -> None:
+        """From now on nothing passes between the two groups, on top of what is parted already. A cable that is pulled:
+        what is under way waits, and calls end by their deadlines."""
+        self._parted.append((frozenset(group_a), frozenset(group_b)))
+
+    def join(self) -> None:
+        """All that was parted meets again, and what was held up passes."""
+        self._parted.clear()
+        self._let_pass()
+
+    async def passage(self, source: Address, target: Address) -> None:
+        """Wait until neither end is cut off, and nothing parts them."""
+        while self._blocked(source, target):
+            await self._mended.wait()
+
+    def _blocked(self, source: Address, target: Address) -> bool:
+        if source in self._cut or target in self._cut:
+            return True
+        return any((source in a and target in b) or (source in b and target in a) for a, b in self._parted)
+
+    def _let_pass(self) -> None:
         mended, self._mended = self._mended, asyncio.Event()
         mended.set()
 
-    async def passage(self, *ends: Address) -> None:
-        """Wait until neither end is cut off."""
-        while not self._cut.isdisjoint(ends):
-            await self._mended.wait()
+    def lane(self, source: Address, target: Address, kind: str) -> Lane:
+        """One direction of one call of this kind."""
+        return Lane(self._weather.way(source, target, kind), lambda: self.passage(source, target))
 
 
 class MemoryTransport:
@@ -90,14 +142,13 @@ class MemoryTransport:
             raise sole_cause(group) from None  # the caller's exception comes out as it went in
 
     async def introduce(self, to: Address, introduction: pb.Introduction) -> pb.Introduction:
-        data = introduction.SerializeToString()
+        data = sealed(introduction.SerializeToString())
 
-        async def answer(desk: Desk, pipe: "_MemoryPipe") -> None:
-            request = await pipe.read()
-            await pipe.write(await desk.introduce(request or b"", _CALLER))
+        async def answer(desk: Desk, pipe: LanePipe) -> None:
+            await pipe.write(await desk.introduce(await pipe.read() or b"", _CALLER))
 
         patience = Patience(self._timing, str(to))
-        async with self._call(to, answer, patience) as pipe:
+        async with self._call("introduce", to, answer, patience) as pipe:
             await patience.first(pipe.write(data), "no connection")
             reply = await patience.first(pipe.read(), "no introduction")
         if reply is None:
@@ -107,24 +158,25 @@ class MemoryTransport:
     async def watch(
         self, to: Address, request: pb.WatchRequest, *, certificates: Collection[bytes] = ()
     ) -> AsyncGenerator[pb.Notice, None]:
-        data = request.SerializeToString()
+        data = sealed(request.SerializeToString())
 
-        async def answer(desk: Desk, pipe: "_MemoryPipe") -> None:
-            async with aclosing(desk.watch(data, _CALLER)) as notices:
+        async def answer(desk: Desk, pipe: LanePipe) -> None:
+            async with aclosing(desk.watch(await pipe.read() or b"", _CALLER)) as notices:
                 async for notice in notices:
                     await pipe.write(notice)
 
-        async with self._call(to, answer, Patience(self._timing, str(to))) as pipe:
+        async with self._call("watch", to, answer, Patience(self._timing, str(to))) as pipe:
+            await pipe.write(data)
             while (notice := await pipe.read()) is not None:
                 yield read_notice(notice, self._limits)
 
     async def exchange(
         self, to: Address, question: Message, *, certificates: Collection[bytes] = ()
     ) -> tuple[Message, Traffic]:
-        async def answer(desk: Desk, pipe: "_MemoryPipe") -> None:
-            await desk.exchange(pipe, _CALLER)
+        async def answer(desk: Desk, pipe: LanePipe) -> None:
+            await desk.exchange(pipe, Caller(HOST, connection=str(self._address)))
 
-        async with self._call(to, answer, Patience(self._timing, str(to))) as pipe:
+        async with self._call("exchange", to, answer, Patience(self._timing, str(to))) as pipe:
             return await ask(
                 pipe,
                 question,
@@ -135,16 +187,16 @@ class MemoryTransport:
             )
 
     @asynccontextmanager
-    async def _call(self, to: Address, answer: Answering, patience: Patience) -> AsyncIterator["_MemoryPipe"]:
+    async def _call(self, kind: str, to: Address, answer: Answering, patience: Patience) -> AsyncIterator[LanePipe]:
         """Our end of a call whose other end runs `answer` among the server's tasks; leaving the block ends both."""
         await patience.first(self._network.passage(self._address, to), "no connection")
         server = self._network._served.get(to)
         if server is None:
             raise PeerUnreachable(str(to), "nobody serves there")
-        up, down = _Lane(self._network, self._address, to), _Lane(self._network, to, self._address)
-        theirs = server.start(answer, _MemoryPipe(up, down, str(self._address)))
+        up, down = self._network.lane(self._address, to, kind), self._network.lane(to, self._address, kind)
+        theirs = server.start(answer, LanePipe(up, down, str(self._address)))
         try:
-            yield _MemoryPipe(down, up, str(to))
+            yield LanePipe(down, up, str(to))
         finally:
             theirs.cancel()
 
@@ -155,19 +207,23 @@ class _Server:
     def __init__(self, desk: Desk, calls: asyncio.TaskGroup) -> None:
         self._desk = desk
         self._calls = calls
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], None] = {}
+        self._here = copy_context()  # what it serves runs where it was opened, not where the caller is
 
-    def start(self, answer: Answering, pipe: "_MemoryPipe") -> asyncio.Task[None]:
+    def start(self, answer: Answering, pipe: LanePipe) -> asyncio.Task[None]:
+        return self._here.run(self._start, answer, pipe)
+
+    def _start(self, answer: Answering, pipe: LanePipe) -> asyncio.Task[None]:
         task = self._calls.create_task(self._run(answer, pipe))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running[task] = None
+        task.add_done_callback(self._running.pop)
         return task
 
     def leave(self) -> None:
-        for task in self._running:
+        for task in tuple(self._running):
             task.cancel()
 
-    async def _run(self, answer: Answering, pipe: "_MemoryPipe") -> None:
+    async def _run(self, answer: Answering, pipe: LanePipe) -> None:
         broken: PeerRefused | PeerUnreachable | None = PeerUnreachable("", "it left in the middle of the call")
         try:
             await answer(self._desk, pipe)
@@ -176,80 +232,3 @@ class _Server:
             broken = error
         finally:
             pipe.end(broken)
-
-
-class _MemoryPipe:
-    """One end of a call: reads from one lane, writes to the other."""
-
-    def __init__(self, incoming: "_Lane", outgoing: "_Lane", peer: str) -> None:
-        self._incoming = incoming
-        self._outgoing = outgoing
-        self._peer = peer
-
-    async def read(self) -> bytes | None:
-        data = await self._incoming.get()
-        if isinstance(data, PeerRefused):
-            raise PeerRefused(self._peer, data.reason, data.said)
-        if isinstance(data, PeerUnreachable):
-            raise PeerUnreachable(self._peer, data.detail)
-        return data
-
-    async def write(self, data: bytes) -> None:
-        if not await self._outgoing.put(data):
-            raise PeerUnreachable(self._peer, "it ended the call")
-
-    async def done(self) -> None:
-        self._outgoing.end(None)
-
-    def end(self, error: PeerRefused | PeerUnreachable | None) -> None:
-        """Both directions: nothing more is read here, and the other end gets to know."""
-        self._outgoing.end(error)
-        self._incoming.shut()
-
-
-class _Lane:
-    """One direction of a call: frames in order, each `delay` late, none past a cut."""
-
-    def __init__(self, network: MemoryNetwork, source: Address, target: Address) -> None:
-        self._network = network
-        self._ends = (source, target)
-        self._frames: deque[tuple[float, bytes | PeerRefused | PeerUnreachable | None]] = deque()
-        self._room = asyncio.Semaphore(_ROOM)
-        self._there = asyncio.Event()
-        self._open = True
-
-    async def put(self, data: bytes) -> bool:
-        """False when nobody reads any more."""
-        await self._room.acquire()
-        if not self._open:
-            self._room.release()
-            return False
-        self._append(data)
-        return True
-
-    async def get(self) -> bytes | PeerRefused | PeerUnreachable | None:
-        await self._there.wait()
-        due, data = self._frames[0]
-        if (late := due - asyncio.get_running_loop().time()) > 0:
-            await asyncio.sleep(late)
-        await self._network.passage(*self._ends)
-        if isinstance(data, bytes):  # an end stays: it is what every later read finds
-            self._frames.popleft()
-            self._room.release()
-            if not self._frames:
-                self._there.clear()
-        return data
-
-    def end(self, error: PeerRefused | PeerUnreachable | None) -> None:
-        if self._open:
-            self._append(error)
-            self.shut()
-
-    def shut(self) -> None:
-        """Refuse more frames, and wake who waits for room."""
-        self._open = False
-        self._room.release()
-
-    def _append(self, data: bytes | PeerRefused | PeerUnreachable | None) -> None:
-        self._frames.append((asyncio.get_running_loop().time() + self._network.delay, data))
-        self._there.set()

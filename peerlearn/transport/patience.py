@@ -10,6 +10,10 @@ from peerlearn.errors import PeerUnreachable
 T = TypeVar("T")
 
 
+class Overdue(PeerUnreachable):
+    """It was given up by the deadline rule; its connection may well stand."""
+
+
 class Patience:
     """With one peer, in one call. On the loop's clock, so that a virtual one can drive it.
 
@@ -50,4 +54,4 @@ class Patience:
             async with asyncio.timeout_at(when):
                 return await awaited
         except TimeoutError:
-            raise PeerUnreachable(self._peer, why) from None
+            raise Overdue(self._peer, why) from None

@@ -63,7 +63,7 @@ def caller_of(context: Context) -> Caller:
     host = address.rpartition(":")[0].strip("[]") or address
     auth = context.auth_context()
     shown = (*auth.get("x509_pem_cert", ()), *auth.get("x509_pem_cert_chain", ()))
-    return Caller(host, _in_der(shown) if shown else ())
+    return Caller(host, _in_der(shown) if shown else (), address)
 
 
 def der_to_pem(certificate: bytes) -> bytes:

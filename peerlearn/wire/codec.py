@@ -1,18 +1,30 @@
 """Questions and answers as messages and back: knowledge on one side, a header and a body on the other."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import get_args
 
 import torch
 from torch import Tensor
 
+from peerlearn.casts import DTYPE_CASTS, top_share
 from peerlearn.config import Limits
 from peerlearn.errors import Corrupt, KnowledgeError, RefusalReason
-from peerlearn.knowledge import Answer, Knowledge, NotModified, Outputs, Params, Query, Question, Refusal, Sparse
+from peerlearn.knowledge import (
+    Answer,
+    Knowledge,
+    NotModified,
+    Outputs,
+    Params,
+    Query,
+    Question,
+    Refusal,
+    Sparse,
+)
 from peerlearn.types import PROTOCOL, PeerId
 from peerlearn.wire.frames import Message, check_header
+from peerlearn.wire.reuse import Held, Line, take
 from peerlearn.wire.select import dump_select, load_select
-from peerlearn.wire.tensors import Body, from_wire, to_wire
+from peerlearn.wire.tensors import Body, to_wire
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 IDS = "ids"
@@ -22,27 +34,42 @@ DETAIL_CHARS = 500
 """Of a refusal's sentence that are believed."""
 
 _WANTS = frozenset(get_args(Query.__annotations__["want"]))
-_CASTS = frozenset(get_args(Query.__annotations__["cast"]))
+ToWire = Callable[[str, Tensor | Sparse, str], Line]
+"""A tensor's name, itself and the cast to its line of the manifest and its bytes."""
 
 
 def encode_question(
-    question: Question, *, sender: PeerId, session: str, strategy: str, limits: Limits | None = None
+    question: Question,
+    *,
+    sender: PeerId,
+    session: str,
+    strategy: str,
+    limits: Limits | None = None,
+    held: Collection[bytes] | None = None,
 ) -> Message:
     """Tensors that the question brings are not copied: they must not change until the message was sent.
 
-    Raises KnowledgeError for what cannot be sent.
+    `held`: digests of tensors that need not come again; also when there are none, the answer's tensors are asked to
+    have names; None: they are not. Raises KnowledgeError for what cannot be sent.
     """
     header = _header(sender, session, strategy)
     query = question.query
+    header.complaint = question.complaint
     header.query.want = query.want
     header.query.select = dump_select(query.select, limits or Limits())
     header.query.have_session = query.have_session
-    header.query.cast = query.cast
+    if share := top_share(query.cast):
+        header.query.top = share
+    else:
+        header.query.cast = query.cast
+    if held is not None:
+        header.query.held = b"".join(held)
     if query.have is not None:
         header.query.have = query.have
     if query.at is not None:
         header.query.at = query.at
-    return Message(header, _add_knowledge(header, question.brings) if question.brings is not None else ())
+    body = _add_knowledge(header, question.brings, "", to_wire) if question.brings is not None else ()
+    return Message(header, body)
 
 
 def decode_question(message: Message, *, limits: Limits | None = None) -> Question:
@@ -55,7 +82,7 @@ def decode_question(message: Message, *, limits: Limits | None = None) -> Questi
     query = header.query
     if query.want not in _WANTS:
         raise Corrupt(f"the question wants {query.want[:40]!r}, which this peer does not know")
-    if query.cast not in _CASTS:
+    if query.cast and query.cast not in DTYPE_CASTS:
         raise Corrupt(f"the question asks for a cast to {query.cast[:40]!r}, which this peer does not know")
     return Question(
         Query(
@@ -64,14 +91,18 @@ def decode_question(message: Message, *, limits: Limits | None = None) -> Questi
             have=query.have if query.HasField("have") else None,
             have_session=query.have_session,
             at=query.at if query.HasField("at") else None,
-            cast=query.cast,  # type: ignore[arg-type]  # one of _CASTS
+            cast=query.cast or (f"topk:{query.top!r}" if query.top else ""),
         ),
-        _knowledge(message) if header.HasField("knowledge") else None,
+        _knowledge(message, {}) if header.HasField("knowledge") else None,
+        complaint=header.complaint,
     )
 
 
-def encode_answer(answer: Answer, *, sender: PeerId, session: str, strategy: str, cast: str = "") -> Message:
-    """`cast` is the query's: wider floating tensors travel as this dtype and are given back in their own.
+def encode_answer(
+    answer: Answer, *, sender: PeerId, session: str, strategy: str, cast: str = "", line: ToWire = to_wire
+) -> Message:
+    """`cast` is the query's: wider floating tensors travel as this dtype and are given back in their own. `line` may
+    leave out what the consumer holds (`reuse.Reuse`); without it, a top-k cast is answered in full.
 
     Tensors are not copied: they must not change until the message was sent. Raises KnowledgeError for what cannot be
     sent, and for values that the cast cannot hold.
@@ -84,11 +115,12 @@ def encode_answer(answer: Answer, *, sender: PeerId, session: str, strategy: str
         header.refusal.reason = answer.reason
         header.refusal.detail = answer.detail[:DETAIL_CHARS]
         return Message(header)
-    return Message(header, _add_knowledge(header, answer, cast))
+    return Message(header, _add_knowledge(header, answer, cast, line))
 
 
-def decode_answer(message: Message, *, limits: Limits | None = None) -> Answer:
-    """Raises Corrupt or Oversized. Tensors are views of the message's memory and keep it alive."""
+def decode_answer(message: Message, *, limits: Limits | None = None, held: Held | None = None) -> Answer:
+    """Raises Corrupt or Oversized; and Changed when what is `held` (as the question said) is not what it should be.
+    Tensors are views of the message's memory and keep it alive; those held are given back as they are."""
     header = message.header
     check_header(header, limits or Limits())
     kinds = [kind for kind in ("not_modified", "refusal", "knowledge") if header.HasField(kind)]
@@ -100,7 +132,7 @@ def decode_answer(message: Message, *, limits: Limits | None = None) -> Answer:
         known = header.refusal.reason in frozenset(RefusalReason)
         reason = RefusalReason(header.refusal.reason) if known else RefusalReason.OTHER
         return Refusal(reason, header.refusal.detail[:DETAIL_CHARS])
-    return _knowledge(message)
+    return _knowledge(message, held or {})
 
 
 def _header(sender: PeerId, session: str, strategy: str) -> pb.Header:
@@ -108,9 +140,9 @@ def _header(sender: PeerId, session: str, strategy: str) -> pb.Header:
     return pb.Header(protocol=protocol, sender=sender, session=session, strategy=strategy)
 
 
-def _add_knowledge(header: pb.Header, knowledge: Knowledge, cast: str = "") -> tuple[memoryview, ...]:
-    if cast not in _CASTS:
-        raise KnowledgeError(f"there is no cast to {cast!r}; use one of {', '.join(sorted(_CASTS - {''}))}")
+def _add_knowledge(header: pb.Header, knowledge: Knowledge, cast: str, line: ToWire) -> tuple[memoryview, ...]:
+    if cast and cast not in DTYPE_CASTS and not top_share(cast):
+        raise KnowledgeError(f"there is no cast to {cast!r}; use one of {', '.join(sorted(DTYPE_CASTS))}")
     header.knowledge.version = knowledge.version
     if isinstance(knowledge, Outputs):
         _check_outputs(knowledge.ids, knowledge.tensors, KnowledgeError)
@@ -121,21 +153,23 @@ def _add_knowledge(header: pb.Header, knowledge: Knowledge, cast: str = "") -> t
         header.knowledge.params.architecture = knowledge.architecture
         header.knowledge.params.member = knowledge.member
         named = knowledge.tensors
-    body = tuple(_add_tensors(header, named, cast))
+    body = tuple(_add_tensors(header, named, cast if cast in DTYPE_CASTS else "", line))
     header.body_bytes = sum(map(len, body))
     return body
 
 
-def _add_tensors(header: pb.Header, named: Mapping[str, Tensor | Sparse], cast: str) -> Iterator[memoryview]:
+def _add_tensors(
+    header: pb.Header, named: Mapping[str, Tensor | Sparse], cast: str, line: ToWire
+) -> Iterator[memoryview]:
     for name, tensor in named.items():
-        line, parts = to_wire(name, tensor, cast)
-        header.tensors.append(line)
+        about, parts = line(name, tensor, cast)
+        header.tensors.append(about)
         yield from parts
 
 
-def _knowledge(message: Message) -> Knowledge:
+def _knowledge(message: Message, held: Held) -> Knowledge:
     header, body = message.header, Body(message.body)
-    tensors = {line.name: from_wire(line, body) for line in header.tensors}
+    tensors = {line.name: take(line, body, held) for line in header.tensors}
     kind = header.knowledge.WhichOneof("kind")
     if kind == "params":
         params = header.knowledge.params

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peerlearn.errors import Corrupt
+from peerlearn.wire import mask
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 Codec = pb.Packed.Codec
@@ -32,12 +33,19 @@ _WIDTH: dict[int, int] = {
     pb.Packed.SHUFFLE8_LZ4: 8,
 }
 _SHUFFLED = {width: codec for codec, width in _WIDTH.items() if width > 1}
-# Bytes per second, of one core at the other side: decompressing ReLU maps, TRANSPORT D (the slow end of each codec).
-_UNPACK_RATE = {1: 2.0e9, 2: 0.8e9, 4: 0.8e9, 8: 0.8e9}
+_MASKED = dict(zip(mask.WIDTHS, (pb.Packed.MASK2, pb.Packed.MASK4, pb.Packed.MASK8), strict=True))
+_MASK_WIDTH: dict[int, int] = {codec: width for width, codec in _MASKED.items()}
+# Bytes per second, of one core at the other side: unpacking ReLU maps, TRANSPORT D (the slow end of each codec).
+_UNPACK_RATE: dict[int, float] = {
+    **{codec: 2.0e9 if width == 1 else 0.8e9 for codec, width in _WIDTH.items()},
+    **dict.fromkeys(_MASK_WIDTH, 2.0e9),
+}
 
 
 def codec_name(codec: int) -> str:
-    """As people read it: "lz4", "lz4+shuffle4"."""
+    """As people read it: "lz4", "lz4+shuffle4", "mask4"."""
+    if codec in _MASK_WIDTH:
+        return f"mask{_MASK_WIDTH[codec]}"
     width = _WIDTH[codec]
     return "lz4" if width == 1 else f"lz4+shuffle{width}"
 
@@ -83,6 +91,9 @@ class Link:
 class Packer:
     """Decides for one message, tensor by tensor, which blocks travel compressed. One thread at a time."""
 
+    masks = False
+    """Whether the receiver has said that it reads masked blocks; to be set before the first block is packed."""
+
     def __init__(self, link: Link, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self._link = link
         self._clock = clock
@@ -94,18 +105,20 @@ class Packer:
 
     def tensor(self, nbytes: int, width: int) -> "TensorPacker | None":
         """For a run of `nbytes` of elements of `width` bytes; None when it is not worth looking at."""
-        return TensorPacker(self._link, self._clock, width) if nbytes >= TINY else None
+        return TensorPacker(self._link, self._clock, width, masks=self.masks) if nbytes >= TINY else None
 
 
 class TensorPacker:
     """Packs the blocks of one tensor; probes the first of them and every 16th later."""
 
-    def __init__(self, link: Link, clock: Callable[[], float], width: int) -> None:
+    def __init__(self, link: Link, clock: Callable[[], float], width: int, *, masks: bool = False) -> None:
         self._link = link
         self._clock = clock
         self._candidates: list[int] = [pb.Packed.LZ4]
         if width in _SHUFFLED and not link.loopback:  # shuffling makes sparse data larger, and loopback packs no other
             self._candidates.append(_SHUFFLED[width])
+            if masks:
+                self._candidates.append(_MASKED[width])
         self._codec: int | None = None
         self._rate = 0.0
         self._blocks = 0
@@ -118,8 +131,11 @@ class TensorPacker:
         if self._codec is None:
             return None
         raw = _joined(parts)
+        start = self._clock()
         data = compress(self._codec, raw)
-        if not self._link.pays(len(data) / len(raw), self._rate, _UNPACK_RATE[_WIDTH[self._codec]]):
+        took = max(self._clock() - start, 1e-9)
+        self._rate = (self._rate + len(raw) / took) / 2  # a machine that is busy packs slower than the probe did
+        if not self._link.pays(len(data) / len(raw), self._rate, _UNPACK_RATE[self._codec]):
             self._codec = None
             return None
         return pb.Packed(codec=self._codec, raw_bytes=len(raw), data=data)  # type: ignore[arg-type]
@@ -130,13 +146,15 @@ class TensorPacker:
             start = self._clock()
             ratio = len(compress(codec, sample)) / len(sample)
             rate = len(sample) / max(self._clock() - start, 1e-9)
-            if ratio < least and self._link.pays(ratio, rate, _UNPACK_RATE[_WIDTH[codec]]):
+            if ratio < least and self._link.pays(ratio, rate, _UNPACK_RATE[codec]):
                 best, least, self._rate = codec, ratio, rate
         return best
 
 
 def compress(codec: int, raw: memoryview) -> bytes:
     """One block, whose length must be a multiple of the codec's element width."""
+    if codec in _MASK_WIDTH:
+        return mask.pack(raw, _MASK_WIDTH[codec])
     width = _WIDTH[codec]
     source = raw if width == 1 else _shuffle(np.frombuffer(raw, np.uint8), width).data
     packed: bytes = lz4.block.compress(source, store_size=False)
@@ -145,11 +163,14 @@ def compress(codec: int, raw: memoryview) -> bytes:
 
 def unpack(packed: pb.Packed, into: memoryview) -> None:
     """Decompress into exactly `into`, whose length was checked against the limits. Raises Corrupt."""
-    width = _WIDTH.get(packed.codec)
+    width = _WIDTH.get(packed.codec) or _MASK_WIDTH.get(packed.codec)
     if width is None:
         raise Corrupt(f"a block is packed with codec {packed.codec}, which this peer does not know")
     if packed.raw_bytes != len(into) or len(into) == 0 or len(into) % width:
         raise Corrupt(f"a packed block of {packed.raw_bytes} bytes does not fit its codec or its place of {len(into)}")
+    if packed.codec in _MASK_WIDTH:
+        mask.unpack(packed.data, into, width)
+        return
     try:
         raw = lz4.block.decompress(packed.data, uncompressed_size=len(into))
     except lz4.block.LZ4BlockError as exc:

@@ -5,6 +5,7 @@ A message is its header, then `body_bytes` in blocks, then a trailer when there 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
@@ -15,6 +16,9 @@ from peerlearn.wire.compress import Packer, codec_name, unpack
 from peerlearn.wire.framing import Block, Frame, parse, serialize
 from peerlearn.wire.manifest import body_sections, check_header, check_protocol
 from peerlearn.wire.v1 import fabric_pb2 as pb
+
+if TYPE_CHECKING:
+    from peerlearn.wire.partial import Partial
 
 __all__ = ["Assembler", "Block", "Frame", "Message", "blocks", "check_header", "check_protocol", "parse", "serialize"]
 
@@ -28,10 +32,15 @@ class Message:
 
     header: pb.Header
     body: tuple[memoryview, ...] = ()
+    partial: "Partial | None" = None
+    """In questions: where what has come of the answer is kept, should it break off. Not sent."""
 
 
-def blocks(message: Message, packer: Packer) -> Iterator[Frame]:
-    """The frames of a message, in order. Small tensors share a block; packed ones have blocks of their own."""
+def blocks(message: Message, packer: Packer, *, start: int = 0) -> Iterator[Frame]:
+    """The frames of a message, in order. Small tensors share a block; packed ones have blocks of their own.
+
+    `start`: the bytes of the body that the receiver has already: the checksum covers them, they are not sent.
+    """
     header = message.header
     yield pb.Frame(header=header)
     if not header.body_bytes:
@@ -44,6 +53,11 @@ def blocks(message: Message, packer: Packer) -> Iterator[Frame]:
             parts = cursor.take(min(BLOCK_BYTES, size - at))
             for part in parts:
                 checksum.update(part)
+            if start:
+                whole = sum(map(len, parts))
+                parts, start = _behind(parts, start), max(0, start - whole)
+                yield from run.add(parts)  # not packed: it need not begin where an element does
+                continue
             packed = tensor.pack(parts) if tensor else None
             if packed is None:
                 yield from run.add(parts)
@@ -104,6 +118,20 @@ class Assembler:
         self._take_packed(frame.packed)
         return None
 
+    @property
+    def filled(self) -> int:
+        """Bytes of the body that have come."""
+        return self._filled
+
+    def go_on(self, header: pb.Header) -> None:
+        """The same message comes again, from where it broke off. Raises Corrupt when it is not, or does not."""
+        first = pb.Header()
+        first.CopyFrom(header)
+        first.ClearField("resumed_at")
+        if self._message is not None or first != self._header or header.resumed_at != self._filled:
+            at = header.resumed_at
+            raise Corrupt(f"the answer goes on at byte {at} as another one than broke off {self.progress}")
+
     def finish(self) -> Message:
         """The stream has ended: the message, or Truncated when it was not whole."""
         if self._message is None:
@@ -114,6 +142,8 @@ class Assembler:
         if self._header is not None:
             raise Corrupt("a second header came in one message")
         check_header(header, self._limits)
+        if header.resumed_at:
+            raise Corrupt(f"the message begins at byte {header.resumed_at}, which was not asked for")
         self._header = header
         if not header.body_bytes:
             self._message = Message(header)
@@ -196,6 +226,16 @@ class _Run:
         if self._parts:
             full, self._parts, self._room = Block(tuple(self._parts)), [], BLOCK_BYTES
             yield full
+
+
+def _behind(parts: Sequence[memoryview], start: int) -> tuple[memoryview, ...]:
+    """What is left of the parts without their first `start` bytes."""
+    left = []
+    for part in parts:
+        if start < len(part):
+            left.append(part[start:])
+        start = max(0, start - len(part))
+    return tuple(left)
 
 
 def _allocate(nbytes: int) -> memoryview:

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from peerlearn.config import Limits
 from peerlearn.errors import Corrupt, Oversized
+from peerlearn.wire.seal import check_seal, sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 _HEADER_TAG = 0x0A  # field 1, length-delimited
@@ -34,10 +35,11 @@ Frame = Block | pb.Frame
 
 
 def serialize(frame: Frame) -> bytes:
-    """The bytes of a frame, as the generated class would write them. One copy of a block."""
+    """The bytes of a frame, as the generated class writes them; behind a header, its checksum. Copies a block once."""
     if isinstance(frame, Block):
         return b"".join((_BLOCK_TAG + _varint(frame.nbytes), *frame.parts))
-    return frame.SerializeToString()
+    data = frame.SerializeToString()
+    return sealed(data) if frame.HasField("header") else data
 
 
 def parse(data: bytes, limits: Limits | None = None) -> Frame:
@@ -60,6 +62,8 @@ def parse(data: bytes, limits: Limits | None = None) -> Frame:
         frame = pb.Frame.FromString(data)
     except DecodeError as exc:
         raise Corrupt("a frame is not a protobuf message") from exc
+    if frame.HasField("header"):
+        check_seal(frame, data, "a header")
     return Block((memoryview(frame.block),)) if frame.WhichOneof("body") == "block" else frame
 
 

@@ -22,6 +22,9 @@ ITEM_BYTES = {
 FLOATS = frozenset({"float16", "float32", "float64", "bfloat16"})
 CASTS = frozenset({"bfloat16", "float16", "int8"})
 
+DIGEST_BYTES = 16
+"""Of a tensor's digest, and at most of an answer's name."""
+
 _INDEX_BYTES = 4
 _MOST_INDEXED = 2**31
 _HELD_INDEX_BYTES = 8  # indices are int64 once decoded
@@ -39,11 +42,18 @@ def elements(tensor: pb.TensorHeader) -> int:
 def sections(tensor: pb.TensorHeader) -> tuple[tuple[int, int], ...]:
     """(bytes, element width) of each run of the body that belongs to this tensor: its values, then its positions."""
     width = ITEM_BYTES[tensor.dtype]
+    if is_held(tensor):
+        return ()
     if tensor.encoding == pb.TensorHeader.DENSE:
         return ((elements(tensor) * width, width),)
     if tensor.encoding == pb.TensorHeader.BITMAP:
         return ((tensor.stored * width, width), ((elements(tensor) + 7) // 8, 1))
     return ((tensor.stored * width, width), (tensor.stored * _INDEX_BYTES, _INDEX_BYTES))
+
+
+def is_held(tensor: pb.TensorHeader) -> bool:
+    """Whether it is just one that the consumer holds, and nothing of it is in the body."""
+    return bool(tensor.base) and not tensor.stored
 
 
 def body_sections(header: pb.Header) -> Iterator[tuple[int, int]]:
@@ -62,7 +72,9 @@ def check_header(header: pb.Header, limits: Limits) -> None:
     _check_size(header.body_bytes, limits.body_bytes, "bytes of tensors")
     for name, text in (("sender", header.sender), ("session", header.session), ("strategy", header.strategy)):
         _check_size(len(text), limits.name_chars, f"characters of {name}")
-    _check_size(len(header.query.select), limits.select_bytes, "bytes of query")
+    _check_query(header.query, limits)
+    _check_size(len(header.answer), DIGEST_BYTES, "bytes of the answer's name")
+    _check_size(header.resumed_at, header.body_bytes, "bytes that have come of it")
     if header.tensors and not header.HasField("knowledge"):
         raise Corrupt(f"the header lists {len(header.tensors)} tensors but names no knowledge that they belong to")
     names: set[str] = set()
@@ -88,6 +100,16 @@ def check_protocol(protocol: pb.Protocol) -> None:
         )
 
 
+def _check_query(query: pb.Query, limits: Limits) -> None:
+    _check_size(len(query.select), limits.select_bytes, "bytes of query")
+    _check_size(len(query.held), limits.tensors * DIGEST_BYTES, "bytes of names of tensors held")
+    _check_size(len(query.resume.answer), DIGEST_BYTES, "bytes of the name of an answer")
+    if len(query.held) % DIGEST_BYTES:
+        raise Corrupt(f"the query names tensors that are held in {len(query.held)} bytes, not {DIGEST_BYTES} each")
+    if not 0 <= query.top <= 1:
+        raise Corrupt(f"the query asks for a share of {query.top} of the values, which is not between 0 and 1")
+
+
 def _check_tensor(tensor: pb.TensorHeader, limits: Limits) -> None:
     if not tensor.name:
         raise Corrupt("the header lists a tensor without a name")
@@ -99,6 +121,7 @@ def _check_tensor(tensor: pb.TensorHeader, limits: Limits) -> None:
         raise Corrupt(f"{where} has encoding {tensor.encoding}, which this peer does not know")
     _check_size(len(tensor.shape), limits.dims, f"dimensions of {where}")
     _check_cast(tensor, where)
+    _check_names(tensor, where)
     _check_shape(tensor, limits, where)
 
 
@@ -111,6 +134,13 @@ def _check_cast(tensor: pb.TensorHeader, where: str) -> None:
         raise Corrupt(f"{where} has scale {tensor.scale}, which is not a positive number")
 
 
+def _check_names(tensor: pb.TensorHeader, where: str) -> None:
+    if len(tensor.digest) not in (0, DIGEST_BYTES) or len(tensor.base) not in (0, DIGEST_BYTES):
+        raise Corrupt(f"{where} is named by a digest that does not have {DIGEST_BYTES} bytes")
+    if tensor.base and (not tensor.digest or tensor.cast_from or tensor.encoding == pb.TensorHeader.DENSE):
+        raise Corrupt(f"{where} builds on another, and is not whole, lossless and sparse as that must be")
+
+
 def _check_shape(tensor: pb.TensorHeader, limits: Limits, where: str) -> None:
     extent = ITEM_BYTES[tensor.dtype]
     for size in tensor.shape:
@@ -121,15 +151,18 @@ def _check_shape(tensor: pb.TensorHeader, limits: Limits, where: str) -> None:
         raise Corrupt(f"{where} stores {tensor.stored} values where its shape has {count}")
     if tensor.stored > count:
         raise Corrupt(f"{where} stores {tensor.stored} values, more than the {count} its shape has")
-    if tensor.encoding == pb.TensorHeader.INDEX and count > _MOST_INDEXED:
+    if tensor.encoding == pb.TensorHeader.INDEX and tensor.stored and count > _MOST_INDEXED:
         raise Corrupt(f"{where} has {count} elements, more than int32 can index")
 
 
 def _held_bytes(tensor: pb.TensorHeader) -> int:
     """Memory of the decoded tensor: casts undone, positions as int64."""
     width = ITEM_BYTES[tensor.cast_from or tensor.dtype]
+    if is_held(tensor):
+        return 0
+    whole = elements(tensor) * width if tensor.base else 0  # the copy that the values are put in
     sparse = tensor.encoding != pb.TensorHeader.DENSE
-    return tensor.stored * (max(width, ITEM_BYTES[tensor.dtype]) + (_HELD_INDEX_BYTES if sparse else 0))
+    return whole + tensor.stored * (max(width, ITEM_BYTES[tensor.dtype]) + (_HELD_INDEX_BYTES if sparse else 0))
 
 
 def _check_size(declared: int, most: int, what: str) -> None:

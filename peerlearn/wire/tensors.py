@@ -28,7 +28,7 @@ def to_wire(name: str, tensor: Tensor | Sparse, cast: str = "") -> tuple[pb.Tens
     values, header = _cast(name, tensor, cast)
     header.shape.extend(values.shape)
     header.stored = values.numel()
-    return header, _bytes_of(values)
+    return header, bytes_of(values)
 
 
 def from_wire(header: pb.TensorHeader, body: "Body") -> Tensor | Sparse:
@@ -76,7 +76,8 @@ class Body:
         return place
 
 
-def _bytes_of(tensor: Tensor) -> tuple[memoryview, ...]:
+def bytes_of(tensor: Tensor) -> tuple[memoryview, ...]:
+    """A tensor's elements in order: a view of its memory when it is contiguous and on the CPU. None when empty."""
     if not tensor.numel():
         return ()
     whole = tensor.detach().resolve_neg().cpu().contiguous()
@@ -84,7 +85,7 @@ def _bytes_of(tensor: Tensor) -> tuple[memoryview, ...]:
     return (flat.view(torch.uint8).numpy().data,)  # the memoryview holds the array, the array the tensor
 
 
-def _name_of(name: str, tensor: Tensor) -> str:
+def dtype_name(name: str, tensor: Tensor) -> str:
     if tensor.layout is not torch.strided or tensor.dtype not in _NAMES:
         raise KnowledgeError(
             f"tensor {name!r} is {tensor.dtype} ({tensor.layout}), which cannot be sent; send one of "
@@ -112,7 +113,7 @@ def _sparse_to_wire(name: str, sparse: Sparse, cast: str) -> tuple[pb.TensorHead
         mask = np.zeros(count, np.bool_)
         mask[positions] = True
         packed = np.packbits(mask, bitorder="little")
-    return header, _bytes_of(values) + ((packed.data,) if packed.size else ())
+    return header, bytes_of(values) + ((packed.data,) if packed.size else ())
 
 
 def _checked_positions(name: str, sparse: Sparse, count: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
@@ -161,7 +162,7 @@ def _rising_below(positions: "np.ndarray[tuple[int], np.dtype[np.int64]]", count
 
 
 def _cast(name: str, tensor: Tensor, cast: str) -> tuple[Tensor, pb.TensorHeader]:
-    dtype = _name_of(name, tensor)
+    dtype = dtype_name(name, tensor)
     header = pb.TensorHeader(name=name, dtype=dtype)
     if not cast or not tensor.is_floating_point() or tensor.element_size() <= ITEM_BYTES[cast]:
         return tensor, header

@@ -139,34 +139,40 @@ class Acquaintance(_message.Message):
     def __init__(self, id: _Optional[str] = ..., addresses: _Optional[_Iterable[_Union[Address, _Mapping]]] = ...) -> None: ...
 
 class Introduction(_message.Message):
-    __slots__ = ("protocol", "group_tag", "card", "observed", "known", "revocations")
+    __slots__ = ("protocol", "group_tag", "card", "observed", "known", "revocations", "check")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     GROUP_TAG_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
     OBSERVED_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    CHECK_FIELD_NUMBER: _ClassVar[int]
     protocol: Protocol
     group_tag: str
     card: SignedCard
     observed: str
     known: _containers.RepeatedCompositeFieldContainer[Acquaintance]
     revocations: SignedRevocations
-    def __init__(self, protocol: _Optional[_Union[Protocol, _Mapping]] = ..., group_tag: _Optional[str] = ..., card: _Optional[_Union[SignedCard, _Mapping]] = ..., observed: _Optional[str] = ..., known: _Optional[_Iterable[_Union[Acquaintance, _Mapping]]] = ..., revocations: _Optional[_Union[SignedRevocations, _Mapping]] = ...) -> None: ...
+    check: int
+    def __init__(self, protocol: _Optional[_Union[Protocol, _Mapping]] = ..., group_tag: _Optional[str] = ..., card: _Optional[_Union[SignedCard, _Mapping]] = ..., observed: _Optional[str] = ..., known: _Optional[_Iterable[_Union[Acquaintance, _Mapping]]] = ..., revocations: _Optional[_Union[SignedRevocations, _Mapping]] = ..., check: _Optional[int] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
-    __slots__ = ("id", "session")
+    __slots__ = ("id", "session", "check")
     ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    CHECK_FIELD_NUMBER: _ClassVar[int]
     id: str
     session: str
-    def __init__(self, id: _Optional[str] = ..., session: _Optional[str] = ...) -> None: ...
+    check: int
+    def __init__(self, id: _Optional[str] = ..., session: _Optional[str] = ..., check: _Optional[int] = ...) -> None: ...
 
 class Beat(_message.Message):
-    __slots__ = ("count",)
+    __slots__ = ("count", "version")
     COUNT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     count: int
-    def __init__(self, count: _Optional[int] = ...) -> None: ...
+    version: int
+    def __init__(self, count: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
 
 class Goodbye(_message.Message):
     __slots__ = ("reason",)
@@ -175,21 +181,23 @@ class Goodbye(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class Notice(_message.Message):
-    __slots__ = ("beat", "version", "card", "goodbye", "revocations")
+    __slots__ = ("beat", "version", "card", "goodbye", "revocations", "check")
     BEAT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
     REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    CHECK_FIELD_NUMBER: _ClassVar[int]
     beat: Beat
     version: int
     card: SignedCard
     goodbye: Goodbye
     revocations: SignedRevocations
-    def __init__(self, beat: _Optional[_Union[Beat, _Mapping]] = ..., version: _Optional[int] = ..., card: _Optional[_Union[SignedCard, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., revocations: _Optional[_Union[SignedRevocations, _Mapping]] = ...) -> None: ...
+    check: int
+    def __init__(self, beat: _Optional[_Union[Beat, _Mapping]] = ..., version: _Optional[int] = ..., card: _Optional[_Union[SignedCard, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., revocations: _Optional[_Union[SignedRevocations, _Mapping]] = ..., check: _Optional[int] = ...) -> None: ...
 
 class TensorHeader(_message.Message):
-    __slots__ = ("name", "dtype", "shape", "encoding", "stored", "cast_from", "scale")
+    __slots__ = ("name", "dtype", "shape", "encoding", "stored", "cast_from", "scale", "digest", "base")
     class Encoding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         DENSE: _ClassVar[TensorHeader.Encoding]
@@ -205,6 +213,8 @@ class TensorHeader(_message.Message):
     STORED_FIELD_NUMBER: _ClassVar[int]
     CAST_FROM_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
     name: str
     dtype: str
     shape: _containers.RepeatedScalarFieldContainer[int]
@@ -212,7 +222,9 @@ class TensorHeader(_message.Message):
     stored: int
     cast_from: str
     scale: float
-    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., encoding: _Optional[_Union[TensorHeader.Encoding, str]] = ..., stored: _Optional[int] = ..., cast_from: _Optional[str] = ..., scale: _Optional[float] = ...) -> None: ...
+    digest: bytes
+    base: bytes
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., encoding: _Optional[_Union[TensorHeader.Encoding, str]] = ..., stored: _Optional[int] = ..., cast_from: _Optional[str] = ..., scale: _Optional[float] = ..., digest: _Optional[bytes] = ..., base: _Optional[bytes] = ...) -> None: ...
 
 class Params(_message.Message):
     __slots__ = ("architecture", "member")
@@ -241,20 +253,34 @@ class Knowledge(_message.Message):
     def __init__(self, version: _Optional[int] = ..., params: _Optional[_Union[Params, _Mapping]] = ..., outputs: _Optional[_Union[Outputs, _Mapping]] = ...) -> None: ...
 
 class Query(_message.Message):
-    __slots__ = ("want", "select", "have", "have_session", "at", "cast")
+    __slots__ = ("want", "select", "have", "have_session", "at", "cast", "held", "top", "resume")
     WANT_FIELD_NUMBER: _ClassVar[int]
     SELECT_FIELD_NUMBER: _ClassVar[int]
     HAVE_FIELD_NUMBER: _ClassVar[int]
     HAVE_SESSION_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     CAST_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
     want: str
     select: bytes
     have: int
     have_session: str
     at: int
     cast: str
-    def __init__(self, want: _Optional[str] = ..., select: _Optional[bytes] = ..., have: _Optional[int] = ..., have_session: _Optional[str] = ..., at: _Optional[int] = ..., cast: _Optional[str] = ...) -> None: ...
+    held: bytes
+    top: float
+    resume: Resume
+    def __init__(self, want: _Optional[str] = ..., select: _Optional[bytes] = ..., have: _Optional[int] = ..., have_session: _Optional[str] = ..., at: _Optional[int] = ..., cast: _Optional[str] = ..., held: _Optional[bytes] = ..., top: _Optional[float] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ...) -> None: ...
+
+class Resume(_message.Message):
+    __slots__ = ("answer", "at")
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    answer: bytes
+    at: int
+    def __init__(self, answer: _Optional[bytes] = ..., at: _Optional[int] = ...) -> None: ...
 
 class NotModified(_message.Message):
     __slots__ = ("version",)
@@ -271,7 +297,7 @@ class Refusal(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class Header(_message.Message):
-    __slots__ = ("protocol", "sender", "session", "strategy", "query", "not_modified", "refusal", "knowledge", "tensors", "body_bytes")
+    __slots__ = ("protocol", "sender", "session", "strategy", "query", "not_modified", "refusal", "knowledge", "tensors", "body_bytes", "answer", "resumed_at", "complaint")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
@@ -282,6 +308,9 @@ class Header(_message.Message):
     KNOWLEDGE_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     BODY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_AT_FIELD_NUMBER: _ClassVar[int]
+    COMPLAINT_FIELD_NUMBER: _ClassVar[int]
     protocol: Protocol
     sender: str
     session: str
@@ -292,11 +321,16 @@ class Header(_message.Message):
     knowledge: Knowledge
     tensors: _containers.RepeatedCompositeFieldContainer[TensorHeader]
     body_bytes: int
-    def __init__(self, protocol: _Optional[_Union[Protocol, _Mapping]] = ..., sender: _Optional[str] = ..., session: _Optional[str] = ..., strategy: _Optional[str] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., not_modified: _Optional[_Union[NotModified, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., knowledge: _Optional[_Union[Knowledge, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[TensorHeader, _Mapping]]] = ..., body_bytes: _Optional[int] = ...) -> None: ...
+    answer: bytes
+    resumed_at: int
+    complaint: str
+    def __init__(self, protocol: _Optional[_Union[Protocol, _Mapping]] = ..., sender: _Optional[str] = ..., session: _Optional[str] = ..., strategy: _Optional[str] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., not_modified: _Optional[_Union[NotModified, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., knowledge: _Optional[_Union[Knowledge, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[TensorHeader, _Mapping]]] = ..., body_bytes: _Optional[int] = ..., answer: _Optional[bytes] = ..., resumed_at: _Optional[int] = ..., complaint: _Optional[str] = ...) -> None: ...
 
 class Proceed(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("protocol",)
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    protocol: Protocol
+    def __init__(self, protocol: _Optional[_Union[Protocol, _Mapping]] = ...) -> None: ...
 
 class Packed(_message.Message):
     __slots__ = ("codec", "raw_bytes", "data")
@@ -307,11 +341,17 @@ class Packed(_message.Message):
         SHUFFLE2_LZ4: _ClassVar[Packed.Codec]
         SHUFFLE4_LZ4: _ClassVar[Packed.Codec]
         SHUFFLE8_LZ4: _ClassVar[Packed.Codec]
+        MASK2: _ClassVar[Packed.Codec]
+        MASK4: _ClassVar[Packed.Codec]
+        MASK8: _ClassVar[Packed.Codec]
     UNKNOWN: Packed.Codec
     LZ4: Packed.Codec
     SHUFFLE2_LZ4: Packed.Codec
     SHUFFLE4_LZ4: Packed.Codec
     SHUFFLE8_LZ4: Packed.Codec
+    MASK2: Packed.Codec
+    MASK4: Packed.Codec
+    MASK8: Packed.Codec
     CODEC_FIELD_NUMBER: _ClassVar[int]
     RAW_BYTES_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
@@ -327,15 +367,17 @@ class Trailer(_message.Message):
     def __init__(self, checksum: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("header", "proceed", "block", "packed", "trailer")
+    __slots__ = ("header", "proceed", "block", "packed", "trailer", "check")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     PROCEED_FIELD_NUMBER: _ClassVar[int]
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     PACKED_FIELD_NUMBER: _ClassVar[int]
     TRAILER_FIELD_NUMBER: _ClassVar[int]
+    CHECK_FIELD_NUMBER: _ClassVar[int]
     header: Header
     proceed: Proceed
     block: bytes
     packed: Packed
     trailer: Trailer
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., proceed: _Optional[_Union[Proceed, _Mapping]] = ..., block: _Optional[bytes] = ..., packed: _Optional[_Union[Packed, _Mapping]] = ..., trailer: _Optional[_Union[Trailer, _Mapping]] = ...) -> None: ...
+    check: int
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., proceed: _Optional[_Union[Proceed, _Mapping]] = ..., block: _Optional[bytes] = ..., packed: _Optional[_Union[Packed, _Mapping]] = ..., trailer: _Optional[_Union[Trailer, _Mapping]] = ..., check: _Optional[int] = ...) -> None: ...

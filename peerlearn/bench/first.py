@@ -1,0 +1,35 @@
+"""A program that starts, asks a peer once, and ends: how long that takes is measured by the one who starts it."""
+
+import time
+
+_BEGAN = time.perf_counter()
+
+
+def main(address: str, payload: str) -> None:
+    """Without torch: the answer stays a message. All imports are on the clock."""
+    import asyncio
+    import json
+    import sys
+
+    from peerlearn.transport.grpc import GrpcTransport
+    from peerlearn.types import PROTOCOL, Address
+    from peerlearn.wire.frames import Message
+    from peerlearn.wire.v1 import fabric_pb2 as pb
+
+    async def ask() -> int:
+        query = pb.Query(want="params", select=json.dumps({"payload": payload}).encode())
+        protocol = pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1])
+        header = pb.Header(protocol=protocol, sender="1" * 32, session="bench", strategy="bench", query=query)
+        async with GrpcTransport() as transport:
+            answer, _ = await transport.exchange(Address.parse(address), Message(header))
+        return answer.header.body_bytes
+
+    body_bytes = asyncio.run(ask())
+    told = {"body_bytes": body_bytes, "seconds": time.perf_counter() - _BEGAN, "torch": "torch" in sys.modules}
+    sys.stdout.write(json.dumps(told) + "\n")
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1], sys.argv[2])

@@ -1,0 +1,128 @@
+"""Many: consumers of one provider, peers that average, peers in one process; and how soon a peer is there at all."""
+
+import asyncio
+import json
+import sys
+import time
+from asyncio.subprocess import PIPE
+from contextlib import AsyncExitStack
+
+from peerlearn.bench.measuring import Measure, Scale, in_turn
+from peerlearn.bench.names import STATE_300KB
+from peerlearn.bench.pairs import LOOPBACK, SideFailed, Stage, side
+from peerlearn.bench.results import Bar, Result, median, paired
+
+_ROUND_MS = {2: 12.0, 4: 20.0, 8: 45.0}
+_WARM_ROUNDS = 3
+
+
+def consumers(count: int) -> Measure:
+    """All ask one provider at once, over connections of their own, from one process."""
+
+    async def measure(stage: Stage, scale: Scale) -> Result:
+        pair, payload = await stage.pair(), "floats-32mb" if scale.quick or count > 4 else "floats-100mb"
+        nbytes = await pair.hold(payload)
+        spread: list[float] = []
+
+        async def all_of(lane: str) -> float:
+            took = await pair.consumer.do("crowd", payload=payload, nbytes=nbytes, consumers=count, lane=lane)
+            if lane == "fabric":
+                spread.append(min(took) / max(took))
+            return float(max(took))
+
+        lanes = {"tcp": lambda: all_of("tcp"), "fabric": lambda: all_of("fabric")}
+        took = await in_turn(lanes, scale.times(9, 2))
+        await pair.provider.do("drop", payload=payload)
+        ours = median(took["fabric"])
+        return Result(
+            name=f"consumers-{count}", seconds=ours, n=len(took["fabric"]),
+            ratio_to_tcp=paired(took["tcp"], took["fabric"]),
+            figures={
+                "payload": payload, "gb_per_s_all": count * nbytes / ours / 1e9, "first_to_last": median(spread)
+            },
+        )  # fmt: skip
+
+    return measure
+
+
+def averaging(peers: int) -> Measure:
+    """An epoch of a small MLP and the mean of all, peers in processes of their own: seconds of one round."""
+
+    async def measure(stage: Stage, scale: Scale) -> Result:
+        rounds = scale.times(50, 10)
+        async with AsyncExitStack() as stack:
+            members = [await stack.enter_async_context(side()) for _ in range(peers)]
+            async with asyncio.TaskGroup() as group:
+                for member in members:
+                    group.create_task(member.do("load"))
+            addresses: list[str] = []
+            for number, member in enumerate(members):
+                addresses.append(await member.do("join", number=number, peers=peers, addresses=addresses))
+            took = []
+            for count in (_WARM_ROUNDS, *(rounds for _ in range(scale.times(3, 1)))):
+                async with asyncio.TaskGroup() as group:
+                    told = [group.create_task(member.do("rounds", rounds=count)) for member in members]
+                took.append(max(task.result() for task in told) / count)
+        best = median(took[1:])
+        return Result(
+            name=f"averaging-{peers}", seconds=best, n=rounds * (len(took) - 1),
+            bars=(Bar("a round, ms", 1e3 * best, _ROUND_MS[peers], "at most"),),
+        )  # fmt: skip
+
+    return measure
+
+
+async def fifty_peers(stage: Stage, scale: Scale) -> Result:
+    """Full mesh over gRPC in one process, without models: until each has met all others."""
+    async with side() as one:
+        mesh = await one.do("village", peers=50)
+    return Result(
+        name="fifty-peers", seconds=mesh["seconds"], n=1, extra_rss_mb_provider=mesh["resident_mb"] - mesh["before_mb"],
+        figures={name: mesh[name] for name in ("resident_mb", "descriptors", "threads")},
+        bars=(
+            Bar("resident MB", mesh["resident_mb"], 250, "at most"),
+            Bar("seconds until all have met", mesh["seconds"], 3, "at most"),
+        ),
+    )  # fmt: skip
+
+
+async def start_to_first(stage: Stage, scale: Scale) -> Result:
+    """From starting a Python program to the end of its first exchange, 300 kB, without torch."""
+    pair = await stage.pair()
+    await pair.hold(STATE_300KB)
+    ports = await pair.provider.do("ports")
+    took, after = [], []
+    for number in range(-1, scale.times(15, 4)):
+        start = time.perf_counter()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "peerlearn.bench.first", f"{LOOPBACK}:{ports['plain']}", STATE_300KB, stdout=PIPE
+        )
+        said = (await process.communicate())[0]
+        whole = time.perf_counter() - start
+        if process.returncode or not said:
+            raise SideFailed(f"the program that asks once ended with code {process.returncode}")
+        told = json.loads(said)
+        if told["torch"]:
+            raise SideFailed("the program that asks once has loaded torch")
+        if number >= 0:
+            took.append(whole)
+            after.append(told["seconds"])
+    return Result(
+        name="start-to-first-exchange", seconds=median(took), n=len(took),
+        figures={"after_the_interpreter_s": median(after)},
+        bars=(Bar("seconds from the program's first line", median(after), 0.15, "at most"),),
+    )  # fmt: skip
+
+
+async def discovery(stage: Stage, scale: Scale) -> Result:
+    """mDNS on loopback: from announcing to being seen; and from looking to seeing one who is there already."""
+    async with side() as one:
+        took = await one.do("discover", times=scale.times(7, 2))
+    return Result(
+        name="discovery", seconds=median(took["seen"]), n=len(took["seen"]),
+        figures={"late_join_s": median(took["late"])},
+        bars=(
+            Bar("seconds from register to seen", median(took["seen"]), 0.1, "at most"),
+            Bar("seconds of a late join", median(took["late"]), 0.3, "at most"),
+        ),
+    )  # fmt: skip

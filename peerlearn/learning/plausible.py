@@ -1,0 +1,171 @@
+"""Whether knowledge that is sound by its shape can be meant: its scale, its labels, its statistics. Checked before use.
+
+Every rule compares with what this peer has itself and knows no data set. What a rule lets pass is left to the gate.
+Nothing here says that somebody lies: a model that diverged or is fed inputs of another scale looks the same.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from peerlearn.errors import KnowledgeError
+from peerlearn.learning.learner import Learner
+
+FACTOR = 100.0
+"""So many times the size of one's own is absurd: ten times the most that training was seen to move the largest weight
+(2.7 times) or logit (10 times) of small networks above the measures below."""
+
+LARGEST_WEIGHT = 1.0
+"""One's own largest weight counts as at least this: a model may begin at zero."""
+
+LARGEST_LOGIT = 10.0
+"""One's own largest logit counts as at least this: untrained networks say next to nothing."""
+
+STATISTICS = 1e6
+"""The factor for what is no parameter: a running variance goes by the square of inputs that may not be normalised, and
+an untrained one is 1."""
+
+LOOKED_AT = 256
+"""Samples on which somebody's network is tried: enough to tell chance from knowledge, and a fraction of a second."""
+
+FEWEST = 16
+"""Samples below which being wrong proves nothing."""
+
+SURPRISE = 2.0
+"""Somebody is sure and wrong when the true labels surprise it so many times as much as one who knows nothing, and as
+one's own model. An untrained or an early one is not sure of anything, so that neither is ever caught by this."""
+
+_COMPANY = 3
+_TRIED_ON = 64
+
+
+def check_scale(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raises KnowledgeError when a tensor holds values beyond all measure of one's own state (`Learner.state`)."""
+    weights = [t for t in own.values() if isinstance(t, nn.Parameter) and t.is_floating_point()]
+    reference = max([LARGEST_WEIGHT, *map(largest, weights)])
+    for name in sorted(set(tensors) & set(own)):
+        if not tensors[name].is_floating_point():
+            continue
+        if isinstance(own[name], nn.Parameter):
+            most, mine = FACTOR * reference, reference
+        else:
+            mine = max(LARGEST_WEIGHT, largest(own[name]))
+            most = STATISTICS * mine
+        if (theirs := largest(tensors[name])) > most:
+            raise KnowledgeError(
+                f"tensor {name!r} holds values up to {theirs:.3g}, where {mine:.3g} is the measure of this model: more "
+                f"than {most / mine:,.0f} times as large"
+            )
+
+
+def check_logits(theirs: Tensor, own: Tensor) -> None:
+    """Raises KnowledgeError when their logits are beyond all measure of one's own on like samples."""
+    mine = max(LARGEST_LOGIT, largest(own))
+    if (size := largest(theirs)) > FACTOR * mine:
+        raise KnowledgeError(
+            f"logits up to {size:.3g} came, where {mine:.3g} is the measure of this model: more than {FACTOR:g} times "
+            f"as large"
+        )
+
+
+def check_labels(theirs: Tensor, y: Tensor, *, seen: Sequence[int] = (), own: Callable[[], Tensor]) -> None:
+    """Raises KnowledgeError when a teacher is sure and yet right less often than by guessing about the classes that it
+    and the samples both hold: as when labels were shuffled.
+
+    `theirs`: its logits (N, C) on samples with labels y int64 (N,); `own`: one's own, asked for when in doubt; `seen`:
+    its samples per class. Not shown: what it says itself tells what it holds, for a model never names a class that
+    it has not seen; it then takes two such classes. A teacher of other classes than mine says nothing wrong.
+    """
+    held, guesses = _held(theirs, seen)
+    claimed = [c for c in y.unique().tolist() if c in held]
+    rows = torch.isin(y, torch.tensor(claimed, dtype=y.dtype))
+    if len(claimed) < (1 if seen else 2) or int(rows.sum()) < FEWEST:
+        return
+    right = (theirs.argmax(dim=1) == y).double()
+    recall = sum(float(right[y == c].mean()) for c in claimed) / len(claimed)
+    if recall >= 1 / guesses:
+        return
+    knowing_nothing, surprise = math.log(theirs.shape[1]), _surprise(theirs, y, claimed)
+    if surprise <= SURPRISE * knowing_nothing or surprise <= SURPRISE * _surprise(own(), y, claimed):
+        return
+    raise KnowledgeError(
+        f"it is sure and wrong about classes that both hold: right for {recall:.0%} of {int(rows.sum())} samples, "
+        f"where guessing gives {1 / guesses:.0%}; as with shuffled labels, or inputs of another kind"
+    )
+
+
+def check_features(feature: Tensor, others: Sequence[Tensor]) -> None:
+    """Raises KnowledgeError when feature maps (N, channels, ...) have statistics beyond all measure of what the others
+    bring: a channel far louder than any of theirs, or all of them far fainter; or nothing that tells one sample from
+    another. The median of at least three others counts, so that one liar among them does not set the measure."""
+    rows = feature.flatten(1)
+    if len(rows) >= FEWEST and bool((rows == rows[0]).all()):
+        raise KnowledgeError(f"the feature maps of all {len(rows)} samples are one and the same")
+    if len(others) < _COMPANY:
+        return
+    measure, loud = sorted(map(_loudest, others))[(len(others) - 1) // 2], _loudest(feature)
+    if measure == 0:
+        return
+    if not measure / FACTOR <= loud <= measure * FACTOR:
+        raise KnowledgeError(
+            f"feature maps came whose loudest channel is {loud:.3g} (root mean square), where {measure:.3g} is the "
+            f"measure of the others: more than {FACTOR:g} times as {'large' if loud > measure else 'small'}"
+        )
+
+
+def some(total: int) -> Tensor:
+    """At most LOOKED_AT rows of so many, evenly spread: data may lie class by class. int64, rising, each once."""
+    return torch.linspace(0, total - 1, min(total, LOOKED_AT)).round().long()
+
+
+def check_network(learner: Learner, network: nn.Module, *, seen: Sequence[int] = (), labels: bool = True) -> None:
+    """Raises KnowledgeError unless a network says finite, sensible things on the learner's own samples: on private ones
+    by scale, and (`labels`) on what is held out by `check_labels`."""
+    x = learner.sample(_TRIED_ON)
+    theirs = learner.logits(x, model=network)
+    if not bool(torch.isfinite(theirs).all()):
+        raise KnowledgeError("the network made of these parameters gives outputs that are not finite")
+    check_logits(theirs, learner.logits(x))
+    if labels and (held := learner.held_out) is not None and len(held) >= FEWEST:
+        rows = some(len(held))
+        x, y = held.x[rows], held.y[rows]
+        check_labels(learner.logits(x, model=network), y, seen=seen, own=lambda: learner.logits(x))
+
+
+def largest(tensor: Tensor) -> float:
+    """Greatest absolute value; 0 without values."""
+    if not tensor.numel():
+        return 0.0
+    least, most = tensor.detach().aminmax()
+    return max(-float(least), float(most))
+
+
+def _held(theirs: Tensor, seen: Sequence[int]) -> tuple[Collection[int], int]:
+    """The classes that a teacher should know, and among how many it guesses (at least two).
+
+    By its counts: those with at least half the samples of its average class. Else: what it names often enough that a
+    model of all classes would.
+    """
+    if any(seen):
+        present = [c for c, n in enumerate(seen) if n]
+        average = sum(seen) / len(present)
+        return {c for c in present if seen[c] >= average / 2}, max(2, len(present))
+    named = torch.bincount(theirs.argmax(dim=1), minlength=theirs.shape[1])
+    held = (named >= len(theirs) / (2 * theirs.shape[1])).nonzero().reshape(-1).tolist()
+    return set(held), max(2, len(held))
+
+
+def _surprise(logits: Tensor, y: Tensor, classes: Sequence[int]) -> float:
+    """Mean over these classes of the mean negative log-likelihood of their samples."""
+    loss = -logits.double().log_softmax(dim=1).gather(1, y[:, None]).squeeze(1)
+    return sum(float(loss[y == c].mean()) for c in classes) / len(classes)
+
+
+def _loudest(feature: Tensor) -> float:
+    """The largest root mean square of a channel of (N, channels, ...)."""
+    if not feature.numel():
+        return 0.0
+    channels = feature.float().flatten(2) if feature.dim() > 2 else feature.float().unsqueeze(2)
+    return float(channels.square().mean(dim=(0, 2)).sqrt().max())

@@ -1,0 +1,86 @@
+"""Who has taught, how it went, and what follows for them: said in events, and told to the owner of who is put aside."""
+
+import asyncio
+from collections.abc import Collection
+from dataclasses import replace
+from math import isfinite
+
+from peerlearn.errors import TransferError, WireError
+from peerlearn.knowledge import Query, Question
+from peerlearn.orchestrator.complaints import printable
+from peerlearn.orchestrator.fetch import Fetcher
+from peerlearn.orchestrator.suspicion import Sentence, Suspicion
+from peerlearn.orchestrator.training import Outcome
+from peerlearn.recording import PutAside, Record
+from peerlearn.types import Card, PeerId
+
+
+class Blame:
+    """One consumer's. Lives on the event loop."""
+
+    def __init__(self, fetcher: Fetcher, *, patience: float, record: Record) -> None:
+        self._fetcher = fetcher
+        self._patience = patience
+        self._record = record
+        self._suspicion = Suspicion()
+        self._givers: dict[PeerId, Card] = {}
+
+    def gave(self, provider: Card, version: int) -> None:
+        """Knowledge of this version is about to be used."""
+        self._givers[provider.id] = replace(provider, version=version)
+
+    def why(self, provider: Card, version: int) -> str | None:
+        """Why this provider, now at this version, is not to be used; None when it may be."""
+        return self._suspicion.why(provider, version)
+
+    def waiting(self, candidates: Collection[PeerId]) -> dict[PeerId, str]:
+        """Those of the candidates whom this exchange leaves out, each with the reason: others are tried without it."""
+        limited = self._suspicion.trial(candidates)
+        if limited is None:
+            return {}
+        suspected = bool(limited & self._suspicion.suspects)
+        why = (
+            "waits while others are tried alone after a rollback" if suspected else "waits to be tried after a rollback"
+        )
+        return dict.fromkeys(sorted(set(candidates) - limited), why)
+
+    def refused(self, provider: Card, why: str, tasks: asyncio.TaskGroup, *, round_: int) -> PeerId | None:
+        """Its knowledge was refused before use. Its id, when it is put aside for that."""
+        return self._carry_out(self._suspicion.refused(self._giver(provider), why), tasks, round_)
+
+    def judged(
+        self, providers: Collection[PeerId], outcome: Outcome, tasks: asyncio.TaskGroup, *, round_: int
+    ) -> PeerId | None:
+        """How a transfer by these went. The id of who is put aside for it. What was not measured proves nothing."""
+        verdict, known = outcome.verdict, [self._givers[peer] for peer in sorted(providers) if peer in self._givers]
+        if verdict is None or not isfinite(verdict.before) or not known:
+            return None
+        if verdict.kept and outcome.report.committed:
+            self._suspicion.kept(card.id for card in known)
+            return None
+        why = "the method took back what it had made of it" if verdict.kept else verdict.why
+        return self._carry_out(self._suspicion.failed(known, why), tasks, round_)
+
+    def put_aside(self) -> dict[PeerId, str]:
+        """Who is put aside at what was last seen of it, each with the reason."""
+        cards = self._givers.values()
+        return {card.id: why for card in cards if (why := self._suspicion.why(card, card.version)) is not None}
+
+    def _giver(self, provider: Card) -> Card:
+        return self._givers.setdefault(provider.id, provider)
+
+    def _carry_out(self, sentence: Sentence | None, tasks: asyncio.TaskGroup, round_: int) -> PeerId | None:
+        if sentence is None:
+            return None
+        provider = self._givers[sentence.provider]
+        self._record(PutAside(round=round_, provider=provider.name, why=sentence.why, until=sentence.until))
+        tasks.create_task(self._tell(provider, sentence.why), name=f"complain:{provider.name}")
+        return sentence.provider
+
+    async def _tell(self, provider: Card, why: str) -> None:
+        """Once per time that it is put aside. An owner who is not there, or does not listen, is not told."""
+        question = Question(Query(want="nothing"), complaint=printable(why))
+        try:
+            await self._fetcher.fetch(provider.id, question, patience=self._patience)
+        except (TransferError, WireError):
+            return

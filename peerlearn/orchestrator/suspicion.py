@@ -1,0 +1,142 @@
+"""Whose knowledge does harm: who is asked alone after a rollback, who is put aside, and until when. Pure bookkeeping.
+
+After a rollback suspicion falls on all whose knowledge was used. They are split into halves, each of which is asked
+without the other, and so on down to one: with one liar among m that takes at most 2 log2(m) further trials. Who,
+alone, makes `strikes` transfers in a row fail, or sends what is refused before use, is put aside. Between two trials
+those whom nobody suspects teach. All is counted in exchanges and versions, never in seconds: lockstep runs stay what
+they are.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from peerlearn.types import Card, PeerId
+
+STRIKES = 3
+"""One may be chance: a held-out set is small. Three in a row, alone, are not."""
+
+FIRST_PAUSE = 8
+"""Versions that the provider must publish before it is tried again; twice as many with each further time."""
+
+MOST_PAUSE = 1024
+
+_UNHEARD = 3
+"""So often a group is asked without a verdict, because nothing new came of it, until it is no longer waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """This provider is put aside, for this reason, until it publishes version `until` or begins another session."""
+
+    provider: PeerId
+    why: str
+    until: int
+
+
+@dataclass(slots=True)
+class _Standing:
+    session: str
+    strikes: int = 0
+    sentences: int = 0
+    until: int | None = None
+    """The version at which it is tried again; None: nothing is held against it that has not been seen in trials."""
+    why: str = ""
+
+
+class Suspicion:
+    """One consumer's view of those who teach it."""
+
+    def __init__(self, *, strikes: int = STRIKES) -> None:
+        self._strikes = strikes
+        self._standing: dict[PeerId, _Standing] = {}
+        self._groups: list[tuple[frozenset[PeerId], int]] = []
+        """Disjoint, each with how often it was asked in vain; the first is tried next."""
+        self._turn = False
+
+    def why(self, provider: Card, version: int) -> str | None:
+        """Why this provider, now at this version, is not to be used; None when it may be."""
+        standing = self._of(provider)
+        if standing is None or standing.until is None or version >= standing.until:
+            return None
+        return f"put aside until its version {standing.until}: {standing.why}"
+
+    def trial(self, candidates: Collection[PeerId]) -> frozenset[PeerId] | None:
+        """To whom of those who could be asked this exchange is limited; None: to nobody. Each call is one exchange.
+
+        Who has served its sentence is tried alone first: one more strike puts it aside again, for twice as long."""
+        for peer in sorted(candidates):
+            standing = self._standing.get(peer)
+            if standing is not None and standing.until is not None:
+                standing.until = None
+                self._regroup(frozenset({peer}), [frozenset({peer})], last=True)
+        suspects = self.suspects
+        present = [group for group, _ in self._groups if not group.isdisjoint(candidates)]
+        unsuspected = frozenset(candidates) - suspects
+        self._turn = not self._turn and bool(present)
+        if not present:
+            return None
+        if unsuspected and not self._turn:
+            return unsuspected
+        self._asked(present[0])
+        return present[0] & frozenset(candidates)
+
+    @property
+    def suspects(self) -> frozenset[PeerId]:
+        return frozenset[PeerId]().union(*(group for group, _ in self._groups))
+
+    def kept(self, providers: Iterable[PeerId]) -> None:
+        """A transfer by these was measured, and kept: they are cleared."""
+        cleared = frozenset(providers)
+        for peer in cleared:
+            if (standing := self._standing.get(peer)) is not None and standing.until is None:
+                del self._standing[peer]
+        self._regroup(cleared, [])
+
+    def failed(self, providers: Collection[Card], why: str) -> Sentence | None:
+        """A transfer by these was rolled back. The sentence, when one of them has failed alone often enough."""
+        if len(providers) == 1:
+            (alone,) = providers
+            sentence = self.refused(alone, why)
+            if sentence is None:
+                self._regroup(frozenset({alone.id}), [frozenset({alone.id})], last=True)
+            return sentence
+        ids = sorted(card.id for card in providers)
+        half = (len(ids) + 1) // 2
+        self._turn = False
+        self._regroup(frozenset(ids), [frozenset(part) for part in (ids[:half], ids[half:]) if part])
+        return None
+
+    def refused(self, provider: Card, why: str) -> Sentence | None:
+        """Its knowledge was refused before use: nobody else can be to blame, so that it need not be tried alone."""
+        standing = self._of(provider) or _Standing(provider.session)
+        standing.strikes, standing.why = standing.strikes + 1, why
+        self._standing[provider.id] = standing
+        if standing.strikes < self._strikes:
+            return None
+        self._regroup(frozenset({provider.id}), [])
+        standing.sentences += 1
+        pause = min(FIRST_PAUSE * 2 ** (standing.sentences - 1), MOST_PAUSE)
+        standing.until = provider.version + pause
+        return Sentence(provider.id, why, standing.until)
+
+    def _of(self, provider: Card) -> _Standing | None:
+        """A provider that comes back under another session begins with a clean slate."""
+        standing = self._standing.get(provider.id)
+        if standing is not None and standing.session != provider.session:
+            del self._standing[provider.id]
+            self._regroup(frozenset({provider.id}), [])
+            return None
+        return standing
+
+    def _asked(self, group: frozenset[PeerId]) -> None:
+        """A verdict may never come: then it makes room for the others, and after some times for good."""
+        times = dict(self._groups)[group] + 1
+        self._groups = [entry for entry in self._groups if entry[0] != group]
+        if times < _UNHEARD:
+            self._groups.append((group, times))
+
+    def _regroup(self, known: frozenset[PeerId], parts: list[frozenset[PeerId]], *, last: bool = False) -> None:
+        """`known` leave the groups that they are in; these parts of them come first, or last."""
+        left = [(rest, times) for group, times in self._groups if (rest := group - known)]
+        new = [(part, 0) for part in parts]
+        self._groups = [*left, *new] if last else [*new, *left]

@@ -1,0 +1,89 @@
+"""What is simulated: how many peers, for how long, under which faults, from which seed. Values only."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from peerlearn.config import Limits, Timing
+from peerlearn.errors import ConfigError
+
+Kind = Literal["none", "calm", "storm"]
+
+_BEATS = 144
+"""Of a whole run, unless told otherwise: one every 10 minutes of a day. They are most of what a simulation costs."""
+_BEATS_A_ROUND = 9
+_CALL = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """`beat`: seconds between two beats; None: 144 of them in the whole run. All that has to do with who is alive is in
+    proportion to it; calls have 30 s for each step, whatever the beat.
+
+    Raises ConfigError when the settings leave no time to tell whether all find one another again.
+    """
+
+    peers: int = 50
+    hours: float = 24.0
+    faults: Kind = "storm"
+    seed: int = 0
+    beat: float | None = None
+    strategy: str = "distillation"
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.peers <= 1000:
+            raise ConfigError(f"a simulation has 2 to 1000 peers, not {self.peers}")
+        if not 0 < self.hours <= 10_000:
+            raise ConfigError(f"a simulation lasts up to 10,000 hours, not {self.hours:g}")
+        if self.faults not in get_args(Kind):
+            raise ConfigError(f"faults are one of {', '.join(get_args(Kind))}, not {self.faults!r}")
+        if self.beat is not None and not self.beat > 0:
+            raise ConfigError(f"a beat is a positive number of seconds, not {self.beat:g}")
+        if self.seconds < 2 * self.settling:
+            raise ConfigError(
+                f"{self.hours:g} hours are too short for a beat of {self.timing.beat:g} s: after the faults it takes "
+                f"up to {self.settling / 3600:.2g} hours until all know one another; take more hours, or a shorter beat"
+            )
+
+    @property
+    def seconds(self) -> float:
+        return 3600 * self.hours
+
+    @property
+    def timing(self) -> Timing:
+        beat = self.beat if self.beat is not None else self.seconds / _BEATS
+        return Timing(
+            beat=beat, suspect_after=3 * beat, gone_after=8 * beat, base=_CALL, stall=_CALL, floor_rate=1024,
+            retry_first=min(5.0, beat), retry_most=3 * beat,
+        )  # fmt: skip
+
+    @property
+    def limits(self) -> Limits:
+        """Just enough for those who are there, those who were, and as many hints: what grows without bound shows."""
+        room = 2 * self.peers + 16
+        return Limits(peers=room, watches=2 * self.peers + 16, acquaintances=room)
+
+    @property
+    def settling(self) -> float:
+        """Seconds after the last fault within which all live peers know one another: a former self is given up
+        (`gone_after`), who was refused or not reached is tried again (twice `retry_most`), and the first beats come."""
+        timing = self.timing
+        return timing.gone_after + 2 * timing.retry_most + 2 * timing.suspect_after + 4 * timing.base
+
+    @property
+    def storm_ends(self) -> float:
+        return self.seconds - self.settling
+
+    @property
+    def between_rounds(self) -> float:
+        """Mean seconds that a peer pauses between two rounds."""
+        return _BEATS_A_ROUND * self.timing.beat
+
+    @property
+    def command(self) -> str:
+        """What runs just this again."""
+        beat = "" if self.beat is None else f" --beat {self.beat:g}"
+        strategy = "" if self.strategy == "distillation" else f" --strategy {self.strategy}"
+        return (
+            f"peerlearn simulate --peers {self.peers} --hours {self.hours:g} --faults {self.faults} "
+            f"--seed {self.seed}{beat}{strategy}"
+        )

@@ -1,0 +1,89 @@
+"""Calls over gRPC, seen from the side that makes them: none of their operations is broken off."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+import grpc.aio
+
+from peerlearn.errors import PeerUnreachable
+from peerlearn.transport.lines import translated
+
+T = TypeVar("T")
+
+Call: TypeAlias = "grpc.aio.UnaryStreamCall[bytes, bytes] | grpc.aio.StreamStreamCall[bytes, bytes]"
+
+
+async def unbroken(call: Call, operation: Coroutine[Any, Any, T]) -> T:
+    """The result of one operation of this call. Whoever stops waiting for it ends the call, and with it the operation.
+
+    gRPC never frees what an operation holds whose await was cancelled, a block of an answer for one
+    (https://github.com/grpc/grpc/issues/43360). So the operation is a task, which ends by itself.
+    """
+    task = asyncio.get_running_loop().create_task(operation)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        call.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # retrieved: that the call was cancelled is our own doing
+        raise
+
+
+class CallPipe:
+    """The consumer's end of an exchange whose question brings a body."""
+
+    def __init__(self, call: "grpc.aio.StreamStreamCall[bytes, bytes]", peer: str) -> None:
+        self._call = call
+        self._peer = peer
+
+    async def read(self) -> bytes | None:
+        return await _read(self._call, self._peer)
+
+    async def write(self, data: bytes) -> None:
+        try:
+            await unbroken(self._call, self._call.write(data))
+        except grpc.aio.AioRpcError as error:
+            raise translated(self._peer, error) from error
+        except asyncio.InvalidStateError as error:
+            raise PeerUnreachable(self._peer, "it ended the exchange before the question was through") from error
+
+    async def done(self) -> None:
+        await unbroken(self._call, self._call.done_writing())
+
+    def end(self) -> None:
+        """Does nothing once the call is over."""
+        self._call.cancel()
+
+
+class QuestionPipe:
+    """The same for a question of one frame: on the wire no different, and made in one step instead of three."""
+
+    def __init__(self, method: "grpc.aio.UnaryStreamMultiCallable[bytes, bytes]", peer: str) -> None:
+        self._method = method
+        self._peer = peer
+        self._call: grpc.aio.UnaryStreamCall[bytes, bytes] | None = None
+
+    async def read(self) -> bytes | None:
+        assert self._call is not None  # the question comes first
+        return await _read(self._call, self._peer)
+
+    async def write(self, data: bytes) -> None:
+        self._call = self._method(data)
+
+    async def done(self) -> None:
+        """The question has said so."""
+
+    def end(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+
+
+async def _read(call: Call, peer: str) -> bytes | None:
+    try:
+        data: object = await unbroken(call, call.read())
+    except grpc.aio.AioRpcError as error:
+        raise translated(peer, error) from error
+    return data if isinstance(data, bytes) else None

@@ -1,0 +1,1 @@
+"""Peers that fail, lie and are tormented: for the fault matrix, the soak and the fuzzer."""

@@ -1,0 +1,267 @@
+"""Bad providers: whole peers whose answers are bent, frame by frame, on their way out. Kinds and moments are data."""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+from unittest import mock
+
+from peerlearn.config import Limits
+from peerlearn.errors import PeerUnreachable, RefusalReason
+from peerlearn.transport.base import Caller
+from peerlearn.transport.desk import Desk
+from peerlearn.transport.exchange import Pipe, refusal_frame
+from peerlearn.types import PROTOCOL
+from peerlearn.wire.frames import Block, parse, serialize
+from peerlearn.wire.v1 import fabric_pb2 as pb
+
+Moment = Literal["before", "header", "body", "trailer"]
+"""Before anything is answered; in the header; in the middle of the body; after the body, in the trailer."""
+
+PIECES = 4
+"""Into so many blocks a body is cut, so that it has a middle."""
+CRAWL = 1000.0
+"""Bytes per second."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a provider does wrong from now on; nothing while `kind` is empty. `strikes` counts how often it did."""
+
+    kind: str = ""
+    moment: Moment = "before"
+    strikes: int = 0
+    desks: list[Desk] = field(default_factory=list)
+
+    def heal(self) -> None:
+        self.kind = ""
+
+    @property
+    def at_rest(self) -> bool:
+        """No exchange is under way and no memory is held for one, at any of its doors."""
+        return all(desk.under_way == (0, 0) for desk in self.desks)
+
+
+@contextmanager
+def badly(plan: Plan) -> Iterator[None]:
+    """Peers that open inside the block answer by this plan, over either transport."""
+    desk = partial(_BadDesk, plan=plan)
+    with mock.patch("peerlearn.transport.memory.Desk", desk), mock.patch("peerlearn.transport.grpc.Desk", desk):
+        yield
+
+
+class _BadDesk(Desk):
+    def __init__(self, *args: Any, plan: Plan) -> None:
+        super().__init__(*args)
+        self._plan = plan
+        plan.desks.append(self)
+
+    async def exchange(self, pipe: Pipe, caller: Caller) -> None:
+        plan = self._plan
+        await super().exchange(_Bent(pipe, plan) if plan.kind else pipe, caller)
+
+
+class _Bent:
+    """A pipe whose outgoing frames pass through the plan's kind from its moment on."""
+
+    def __init__(self, pipe: Pipe, plan: Plan) -> None:
+        self._pipe = pipe
+        self._plan = plan
+        self._kind = KINDS[plan.kind]
+        self._struck = self._over = False
+        self._begun = False
+        self._pieces = 0
+
+    async def read(self) -> bytes | None:
+        return await self._pipe.read()
+
+    async def write(self, data: bytes) -> None:
+        for frame in _pieces(data):
+            if self._over:
+                return
+            if not self._struck and self._now(frame):
+                self._struck = True
+                self._plan.strikes += 1
+                await self._kind.strike(self, frame)
+            elif self._struck and self._kind.lasting:
+                await self._kind.strike(self, frame)
+            else:
+                await self.send(frame)
+
+    async def done(self) -> None:
+        await self._pipe.done()
+
+    async def send(self, data: bytes) -> None:
+        await self._pipe.write(data)
+
+    def close(self) -> None:
+        """Nothing more goes out; the call ends as if all had been said."""
+        self._over = True
+
+    def _now(self, frame: bytes) -> bool:
+        what, first, self._begun = what_is(frame), not self._begun, True
+        self._pieces += what == "block"
+        if self._plan.moment == "before":
+            return first
+        if self._plan.moment == "body":
+            return what == "packed" or (what == "block" and self._pieces > PIECES // 2)
+        return what == self._plan.moment
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`strike` sends what goes out instead of a frame; a `lasting` one does so with all that follow too."""
+
+    strike: Callable[[_Bent, bytes], Awaitable[None]]
+    moments: tuple[Moment, ...]
+    lasting: bool = False
+    harmless: tuple[Moment, ...] = ()
+    """Where the exchange comes to a good end all the same, or may."""
+
+
+async def _dies(pipe: _Bent, frame: bytes) -> None:
+    raise PeerUnreachable("", "it died")
+
+
+async def _stalls(pipe: _Bent, frame: bytes) -> None:
+    await asyncio.Event().wait()
+
+
+async def _crawls(pipe: _Bent, frame: bytes) -> None:
+    parsed = parse(frame)
+    if not isinstance(parsed, Block):
+        await asyncio.sleep(len(frame) / CRAWL)
+        await pipe.send(frame)
+        return
+    for part in itertools.chain.from_iterable(_cut(view, 50) for view in parsed.parts):
+        await asyncio.sleep(len(part) / CRAWL)
+        await pipe.send(serialize(Block((part,))))
+
+
+async def _says_more(pipe: _Bent, frame: bytes) -> None:
+    await _lies(pipe, frame, by=8)
+
+
+async def _says_less(pipe: _Bent, frame: bytes) -> None:
+    await _lies(pipe, frame, by=-8)
+
+
+async def _lies(pipe: _Bent, frame: bytes, *, by: int) -> None:
+    """A header whose sizes agree among themselves and not with the body; a block whose length is not its own; a body
+    that is longer, or shorter, than was said."""
+    parsed = parse(frame)
+    if isinstance(parsed, Block):
+        length = parsed.nbytes + by
+        await pipe.send(pb.Frame(block=bytes(max(1, length))).SerializeToString())
+    elif parsed.HasField("trailer"):
+        if by > 0:
+            await pipe.send(serialize(Block((memoryview(bytes(by)),))))
+        else:
+            pipe.close()
+            return
+        await pipe.send(frame)
+    else:
+        header = pb.Header()
+        header.CopyFrom(parsed.header)
+        if header.tensors:
+            last = header.tensors[-1]
+            width = header.body_bytes // max(1, sum(t.stored for t in header.tensors))
+            del last.shape[:]
+            last.shape.append(max(1, last.stored + by))
+            header.body_bytes += (last.shape[0] - last.stored) * width
+            last.stored = last.shape[0]
+        else:
+            header.body_bytes = max(0, header.body_bytes + by)
+        await pipe.send(serialize(pb.Frame(header=header)))
+
+
+async def _garbage(pipe: _Bent, frame: bytes) -> None:
+    await pipe.send(bytes((37 * n + 200) % 256 for n in range(max(16, len(frame)))))
+
+
+async def _flips(pipe: _Bent, frame: bytes) -> None:
+    middle = len(frame) // 2
+    await pipe.send(frame[:middle] + bytes((frame[middle] ^ 0x10,)) + frame[middle + 1 :])
+
+
+async def _refuses(pipe: _Bent, frame: bytes) -> None:
+    await pipe.send(serialize(refusal_frame(RefusalReason.BUSY, "not now")))
+    pipe.close()
+
+
+async def _closes(pipe: _Bent, frame: bytes) -> None:
+    if what_is(frame) == "header":
+        await pipe.send(frame)
+    pipe.close()
+
+
+async def _twice(pipe: _Bent, frame: bytes) -> None:
+    await pipe.send(frame)
+    await pipe.send(frame)
+
+
+async def _newer_minor(pipe: _Bent, frame: bytes) -> None:
+    await _as_header(pipe, frame, lambda header: setattr(header.protocol, "minor", PROTOCOL[1] + 7))
+
+
+async def _other_major(pipe: _Bent, frame: bytes) -> None:
+    await _as_header(pipe, frame, lambda header: setattr(header.protocol, "major", PROTOCOL[0] + 1))
+
+
+async def _as_another(pipe: _Bent, frame: bytes) -> None:
+    await _as_header(pipe, frame, lambda header: setattr(header, "sender", "0" * 32))
+
+
+async def _as_header(pipe: _Bent, frame: bytes, change: Callable[[pb.Header], None]) -> None:
+    parsed = parse(frame)
+    assert isinstance(parsed, pb.Frame)
+    header = pb.Header()
+    header.CopyFrom(parsed.header)
+    change(header)
+    await pipe.send(serialize(pb.Frame(header=header)))
+
+
+_ALL: tuple[Moment, ...] = ("before", "header", "body", "trailer")
+_IN: tuple[Moment, ...] = ("header", "body", "trailer")
+
+KINDS = {
+    "dies": Kind(_dies, _ALL),
+    "stalls": Kind(_stalls, _ALL),
+    "crawls": Kind(_crawls, _IN, lasting=True, harmless=_IN),
+    "says more": Kind(_says_more, _IN),
+    "says less": Kind(_says_less, _IN),
+    "garbage": Kind(_garbage, _ALL),
+    "flips bits": Kind(_flips, _IN),
+    "refuses": Kind(_refuses, _ALL),
+    "closes": Kind(_closes, _ALL),
+    "says twice": Kind(_twice, _IN, lasting=True),
+    "newer minor": Kind(_newer_minor, ("header",), harmless=("header",)),
+    "other major": Kind(_other_major, ("header",)),
+    "as another": Kind(_as_another, ("header",)),
+}
+
+CASES: tuple[tuple[str, Moment], ...] = tuple((name, moment) for name, kind in KINDS.items() for moment in kind.moments)
+
+
+def what_is(frame: bytes) -> str:
+    """ "header", "proceed", "block", "packed" or "trailer", by the first byte of a frame of our own making."""
+    return {0x0A: "header", 0x12: "proceed", 0x1A: "block", 0x22: "packed", 0x2A: "trailer"}[frame[0]]
+
+
+def _pieces(frame: bytes) -> Iterator[bytes]:
+    if what_is(frame) != "block":
+        yield frame
+        return
+    parsed = parse(frame, Limits())
+    assert isinstance(parsed, Block)
+    (whole,) = parsed.parts
+    for part in _cut(whole, -(-len(whole) // PIECES)):
+        yield serialize(Block((part,)))
+
+
+def _cut(view: memoryview, size: int) -> Iterator[memoryview]:
+    for at in range(0, len(view), size):
+        yield view[at : at + size]

@@ -1,0 +1,67 @@
+"""A whole peer in a process of its own, for the soak and the fuzzer: `python -m tests.hostile.worker '{"name": ...}'`.
+
+It trains without a pause worth mentioning, and says each second how it is, a JSON object a line. At the end of its
+input, or on SIGTERM, it finishes its round and says which model it has.
+"""
+
+import asyncio
+import json
+import signal
+import sys
+from typing import Any
+
+import torch
+
+from peerlearn.clock import now
+from peerlearn.config import Limits, brisk
+from peerlearn.discovery.mdns import Mdns
+from peerlearn.orchestrator.gate import Gate
+from peerlearn.peer import Peer
+from peerlearn.schedule import Local, Publish, Schedule
+from peerlearn.transport.allocator import tune_allocator
+from peerlearn.types import epochs
+from tests.tiny import bits
+from tests.village import learner
+
+KEEPS = Schedule(cycle=(Local(epochs(1)), Publish()), on={"received": ()})
+"""Takes what others bring, looks at it, and does not learn from it: its model is its own, bit for bit."""
+
+
+def say(**facts: Any) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+async def main(settings: dict[str, Any]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_reader(sys.stdin, stop.set)  # nothing is ever written to it: it is readable when it ends
+    tune_allocator()
+    peer = Peer(
+        learner(settings["classes"], settings["seed"], hidden=32),
+        name=settings["name"],
+        group_tag=settings["tag"],
+        strategy=settings["strategy"],
+        state=settings.get("state"),
+        schedule=KEEPS if settings.get("keeps") else None,
+        gate=Gate(),
+        discovery=() if settings.get("unseen") else (Mdns("127.0.0.1"),),
+        timing=brisk(),
+        limits=Limits(calls=1_000_000),
+    )
+    async with peer:
+        say(what="listening", address=str(peer.address), round=peer.rounds_done)
+        told = now()
+        while not stop.is_set() and peer.rounds_done != settings.get("rounds"):
+            await peer.run(1)
+            await asyncio.sleep(settings.get("pause", 0.0))
+            if now() - told > 1.0:
+                told = now()
+                here = [contact.name for contact in peer.others() if contact.alive]
+                say(what="well", round=peer.rounds_done, here=here, tasks=len(asyncio.all_tasks()))
+        say(what="done", round=peer.rounds_done, model=bits(dict(peer.learner.state)))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    asyncio.run(main(json.loads(sys.argv[1])))

@@ -1,0 +1,112 @@
+"""Who is to blame for a rollback: halves, then one, then strikes, then a pause; and what an owner gets to hear."""
+
+import itertools
+
+import pytest
+
+from peerlearn.orchestrator.complaints import CHARS, EVERY, Complaints
+from peerlearn.orchestrator.suspicion import FIRST_PAUSE, STRIKES, Sentence, Suspicion
+from peerlearn.recording import Complaint, MemorySink
+from peerlearn.types import Card, PeerId
+
+
+def card(name: str, *, session: str = "s1", version: int = 0) -> Card:
+    return Card(id=PeerId(name * 32), name=name, session=session, version=version)
+
+
+def trials(names: str, liars: str, *, most: int = 200) -> tuple[dict[str, Sentence], list[str]]:
+    """Exchange after exchange, all who may be asked teach; a transfer fails when a liar is among them. The sentences
+    by name, and who taught in each exchange."""
+    suspicion, sentences, taught = Suspicion(), {}, []
+    for version in range(most):
+        free = {name: card(name, version=version) for name in names if suspicion.why(card(name), version) is None}
+        ids = {c.id for c in free.values()}
+        limited = suspicion.trial(ids) or ids
+        asked = [c for c in free.values() if c.id in limited]
+        taught.append("".join(c.name for c in asked))
+        if set(taught[-1]).isdisjoint(liars):
+            suspicion.kept(c.id for c in asked)
+        elif (sentence := suspicion.failed(asked, "harm")) is not None:
+            sentences[sentence.provider[0]] = sentence
+        if set(sentences) == set(liars):
+            break
+    return sentences, taught
+
+
+@pytest.mark.parametrize("liar", "abc")
+def test_of_three_the_poisoned_one_is_put_aside_within_eleven_exchanges_and_no_other(liar: str) -> None:
+    sentences, taught = trials("abc", liar)
+    assert list(sentences) == [liar]
+    assert len(taught) <= 11
+    assert len([who for who in taught if liar not in who]) >= 2, "the others teach meanwhile"
+
+
+@pytest.mark.parametrize(("amount", "liars"), [(1, 1), (2, 1), (5, 1), (8, 1), (8, 2), (8, 7), (16, 1), (16, 3)])
+def test_however_many_lie_among_however_many_all_of_them_are_found_and_nobody_else(amount: int, liars: int) -> None:
+    names = "abcdefghijklmnop"[:amount]
+    for lying in itertools.islice(itertools.combinations(names, liars), 40):
+        sentences, taught = trials(names, "".join(lying), most=60 * liars + 60)
+        assert sorted(sentences) == sorted(lying)
+        assert len(taught) <= 2 * liars * (2 * amount.bit_length() + STRIKES) + 2
+
+
+def test_the_honest_go_on_together_once_the_liar_is_aside_and_it_is_tried_again_alone_later() -> None:
+    suspicion, liar = Suspicion(), card("b", version=4)
+    others = [card("a"), card("c")]
+    for _ in range(STRIKES - 1):
+        assert suspicion.failed([liar], "harm") is None
+    sentence = suspicion.failed([liar], "harm")
+    assert sentence == Sentence(liar.id, "harm", 4 + FIRST_PAUSE)
+    assert suspicion.trial([c.id for c in others]) is None
+    assert "put aside until its version 12: harm" in (suspicion.why(liar, 11) or "")
+    assert suspicion.why(liar, 12) is None
+    everybody = [liar.id, *(c.id for c in others)]
+    assert suspicion.trial(everybody) == frozenset({liar.id})
+    again = suspicion.failed([card("b", version=12)], "harm")
+    assert again == Sentence(liar.id, "harm", 12 + 2 * FIRST_PAUSE)
+    assert suspicion.why(card("b", session="s2"), 13) is None, "a new session is a clean slate"
+
+
+def test_one_success_wipes_the_strikes_out() -> None:
+    suspicion, peer = Suspicion(), card("b")
+    for _ in range(5):
+        for _ in range(STRIKES - 1):
+            assert suspicion.failed([peer], "chance") is None
+        suspicion.kept([peer.id])
+    assert suspicion.suspects == frozenset()
+
+
+def test_what_is_refused_before_use_needs_no_trial() -> None:
+    suspicion, peer = Suspicion(), card("b")
+    for _ in range(STRIKES - 1):
+        assert suspicion.refused(peer, "not finite") is None
+        assert suspicion.trial([peer.id, card("a").id]) is None
+    assert suspicion.refused(peer, "not finite") is not None
+
+
+def test_those_who_have_nothing_new_to_be_judged_by_are_not_waited_for_without_end() -> None:
+    suspicion, peers = Suspicion(), [card(name) for name in "abcd"]
+    assert suspicion.failed(peers, "harm") is None
+    ids = [peer.id for peer in peers]
+    limits = [suspicion.trial(ids) for _ in range(12)]
+    assert limits[0] is not None
+    assert limits[-1] is None
+
+
+def test_a_complaint_is_one_line_of_printable_text_and_is_heard_now_and_then() -> None:
+    sink, clock = MemorySink(), itertools.count(0.0, EVERY / 2)
+    complaints = Complaints(sink, lambda: next(clock))
+    for said in ("line\nbreak \x1b[31mred\u202e", "too soon", "x" * 10_000, "\x00\x07"):
+        complaints.heard(card("b"), said)
+    first, second = sink.of(Complaint)
+    assert first == Complaint(by="b", why="line break  [31mred")
+    assert second.why == "x" * CHARS
+    assert complaints.latest == (second,)
+
+
+def test_who_complains_is_bounded() -> None:
+    complaints = Complaints(MemorySink(), lambda: 0.0)
+    for n in range(1000):
+        complaints.heard(Card(id=PeerId(f"{n:032x}"), name=f"p{n}", session="s"), "why not")
+    assert len(complaints.latest) == 256
+    assert complaints.latest[-1].by == "p999"
