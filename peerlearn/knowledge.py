@@ -113,3 +113,7 @@ class Received:
     knowledge: Knowledge
     asked: Query | None = None
     """The query that this answers; None when the sender brought it unasked."""
+    received_bytes: int = 0
+    """On the wire, for this answer."""
+    seconds: float = 0.0
+    """That the exchange took."""

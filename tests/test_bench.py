@@ -1,7 +1,9 @@
 """The benchmark measures what it says: figures, ratios and bars, lanes that move every byte, sides that end."""
 
 import asyncio
+import ctypes
 import json
+import mmap
 import os
 import ssl
 import subprocess
@@ -275,7 +277,8 @@ async def test_a_side_that_dies_is_told(capfd: pytest.CaptureFixture[str]):
 async def test_the_peak_is_that_of_what_came_after_the_mark():
     memory.forget_peak()
     before = memory.held()
-    raw.touched(50_000_000)
+    with mmap.mmap(-1, 50_000_000) as pages:  # of the system, not of what the allocator has at hand
+        pages.write(bytes(50_000_000))
     after = memory.held()
     assert after["peak"] - before["resident"] > 40_000_000
     memory.forget_peak()
@@ -301,6 +304,38 @@ async def test_the_parts_of_an_exchange_are_measured_one_by_one():
     parts = await profile.parts(STATE_300KB, 1)
     assert tuple(parts) == profile.PARTS
     assert all(milliseconds > 0 for milliseconds in parts.values())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts page faults as Linux does")
+def test_an_allocator_that_has_adapted_keeps_the_pages_of_freed_frames():
+    if not is_glibc():
+        pytest.skip("the allocator is not glibc's")
+    kept, given_back = faults("let_allocator_adapt(8 << 20)"), faults("")
+    assert given_back > 10_000
+    assert kept < given_back / 10
+
+
+def faults(first: str) -> int:
+    """Page faults of a program that fills and frees six frames at once, fifty times."""
+    program = f"""
+import resource
+from peerlearn.transport.allocator import let_allocator_adapt
+{first}
+def churn():
+    for _ in range(50):
+        frames = [bytearray(b"x") * (1 << 20) for _ in range(6)]
+        del frames
+churn()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+churn()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    untouched = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    return int(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, env=untouched).stdout)
+
+
+def is_glibc() -> bool:
+    return hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
 
 
 # ---------------------------------------------------------------- what is shown

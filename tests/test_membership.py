@@ -414,6 +414,27 @@ async def test_a_dead_address_beside_a_good_one_costs_no_time_out() -> None:
             await within(village.timing.base / 2, birch, "amber")
 
 
+async def test_what_is_left_of_former_lives_in_mdns_is_not_followed_for_ever() -> None:
+    """A peer killed again and again leaves a name and an address each time; the last of them is where it is."""
+    village = Village("memory")
+    async with village.peer("amber") as amber:
+
+        class Litter:
+            @asynccontextmanager
+            async def announcing(self, me: Any, listener: Any) -> AsyncIterator[None]:
+                from peerlearn.discovery.base import Hint
+
+                for n in range(12):
+                    where = amber.address if n == 11 else Address("memory", 100 + n)
+                    listener.hinted(Hint(addresses=(where,), source="mdns", key=str(n), id_prefix=amber.id[:12]))
+                yield
+
+        async with village.peer("birch", discoveries=[Litter()]) as birch:
+            await within(5, birch, "amber")
+            following = [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("seek:mdns")]
+            assert sorted(following) == ["seek:mdns:10", "seek:mdns:11", "seek:mdns:9"]
+
+
 async def test_an_unreachable_told_address_is_a_problem_until_somebody_is_there() -> None:
     village = Village("memory")
     hole = Address("memory", 2)  # the next that the network gives out

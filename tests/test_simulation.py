@@ -14,16 +14,20 @@ from typing import Any
 import pytest
 
 from peerlearn.cli.main import main
+from peerlearn.config import Limits, brisk
 from peerlearn.directory import Directory
-from peerlearn.errors import ConfigError
+from peerlearn.errors import ConfigError, IdentityError, PeerRefused, RefusalReason
+from peerlearn.membership import Membership
 from peerlearn.membership.seeking import Seeker
 from peerlearn.orchestrator.exchange import Exchanges
 from peerlearn.orchestrator.gate import Gate, Verdict
+from peerlearn.security.identity import Identity
 from peerlearn.simulation import storm
 from peerlearn.simulation.loop import Machine, StandstillError, VirtualLoop, on
 from peerlearn.simulation.scenario import Scenario
 from peerlearn.simulation.surroundings import Witnessed
 from peerlearn.simulation.world import Outcome, simulate
+from peerlearn.transport.memory import MemoryNetwork
 from peerlearn.transport.patience import Patience
 
 SMALL = Scenario(peers=5, hours=2, beat=120)
@@ -170,6 +174,28 @@ def test_the_same_seed_gives_the_same_bits_in_another_process_and_another_seed_d
     assert done.returncode == 0, done.stderr
     elsewhere = json.loads(done.stdout.splitlines()[-1])["digest"]
     assert here[0] == here[1] == elsewhere != here[2]
+
+
+def test_one_that_started_again_believes_only_who_goes_on_saying_that_it_is_alive_elsewhere() -> None:
+    """Two who slept, one after the other, still have its former self in mind: that is no second process."""
+    timing = brisk()
+
+    async def run(loop: VirtualLoop) -> None:
+        identity = Identity.of_seed("restarted")
+        directory = Directory(identity.id, group_tag="", timing=timing, limits=Limits())
+        transport = MemoryNetwork().transport(timing=timing)
+        membership = Membership(identity, directory, transport, [], timing=timing, limits=Limits())
+
+        def refused_by(who: str) -> None:
+            membership._refused(PeerRefused(who, RefusalReason.IDENTITY, "alive under another session"))
+
+        refused_by("birch")
+        await asyncio.sleep(2 * timing.suspect_after)
+        refused_by("cedar")
+        with pytest.raises(IdentityError, match="refused by birch"):
+            refused_by("birch")
+
+    virtually(run)
 
 
 # ---------------------------------------------------------------- each invariant fires

@@ -78,7 +78,7 @@ async def fifty_peers(stage: Stage, scale: Scale) -> Result:
         mesh = await one.do("village", peers=50)
     return Result(
         name="fifty-peers", seconds=mesh["seconds"], n=1, extra_rss_mb_provider=mesh["resident_mb"] - mesh["before_mb"],
-        figures={name: mesh[name] for name in ("resident_mb", "descriptors", "threads")},
+        figures={name: mesh[name] for name in ("met", "resident_mb", "descriptors", "threads")},
         bars=(
             Bar("resident MB", mesh["resident_mb"], 250, "at most"),
             Bar("seconds until all have met", mesh["seconds"], 3, "at most"),

@@ -45,8 +45,8 @@ def in_short(result: Result) -> str:
     """One line, as soon as it is there."""
     if result.skipped:
         return f"skipped: {result.skipped}"
-    ratio = f", {brief(result.ratio_to_tcp)} of raw TCP" if result.ratio_to_tcp is not None else ""
-    return f"{_time(result)}{ratio}; {'; '.join(map(str, result.bars)) or 'no bar'}"
+    ratio = f"{brief(result.ratio_to_tcp)} of raw TCP" if result.ratio_to_tcp is not None else ""
+    return "; ".join(filter(None, (_time(result), ratio, *map(str, result.bars))))
 
 
 def _row(result: Result) -> Sequence[str]:

@@ -15,7 +15,7 @@ from peerlearn.bench.side import LINE_BYTES
 from peerlearn.errors import PeerlearnError
 
 LOOPBACK = "127.0.0.1"
-_LEAVE = 10.0
+_LEAVE, _PATIENCE = 10.0, 900.0
 _THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -38,7 +38,11 @@ class Remote:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"do": command, **arguments}).encode() + b"\n")
-        line = await self._process.stdout.readline()
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                line = await self._process.stdout.readline()
+        except TimeoutError:
+            raise SideFailed(f"the process that should {command} had not done so within {_PATIENCE:g} s") from None
         if not line:
             code = await self._process.wait()
             raise SideFailed(f"the process that should {command} ended with code {code}; what it said stands above")
@@ -53,8 +57,9 @@ async def side(*, tuned: bool = True, within: Sequence[str] = ()) -> AsyncIterat
     """A process. `tuned`: its allocator as our own commands have it. `within`: a command to run it inside, as words."""
     words = [*within, sys.executable, "-m", "peerlearn.bench.side", *(("--tuned",) if tuned else ())]
     process = await asyncio.create_subprocess_exec(
-        *words, stdin=PIPE, stdout=PIPE, limit=LINE_BYTES, env={**os.environ, **_THREADS}
-    )
+        *words, stdin=PIPE, stdout=PIPE, limit=LINE_BYTES, env={**os.environ, **_THREADS},
+        start_new_session=True,  # Ctrl-C is for the parent, which lets go of its sides
+    )  # fmt: skip
     try:
         yield Remote(process)
     finally:

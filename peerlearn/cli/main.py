@@ -224,7 +224,7 @@ def simulate(
     seed: Annotated[int, typer.Option("--seed", help="All that happens comes from it.")] = 0,
     seeds: Annotated[str | None, typer.Option("--seeds", metavar="A..B", help="One run each, up to a failure.")] = None,
     beat: Annotated[
-        float | None, typer.Option("--beat", metavar="SECONDS", help="Between beats; default: 144 in the whole run.")
+        float | None, typer.Option("--beat", metavar="SECONDS", help="Between beats; default: 96 in the whole run.")
     ] = None,
     strategy: StrategyName = "distillation",
     as_json: Json = False,

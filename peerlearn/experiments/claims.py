@@ -4,7 +4,9 @@
 
 `VARIANT.METRIC` is a value per seed; `-` and `.` inside a name are written `_`. Arithmetic is seed by seed, so that
 `min(a.shared - b.shared)` is the least paired difference. Functions: mean, sd, min, max, median, abs; `at(x.m, 4)` is
-the metric after round 4, `best(x.m)` its best round. A formula without a comparison is reported, and judged by nobody.
+the metric after round 4, `best(x.m)` its best round; `max(one, other, ...)` and `min` of several are the greatest and
+the least of them, leaving out what was not reached (nan). A formula without a comparison is reported, and judged by
+nobody.
 """
 
 import ast
@@ -13,6 +15,7 @@ import operator
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial, reduce
 from typing import Protocol
 
 from peerlearn.errors import ConfigError
@@ -41,7 +44,7 @@ _OVER_SEEDS: Mapping[str, Callable[[Sequence[float]], float]] = {
     "median": statistics.median,
 }
 _FUNCTIONS = (*_OVER_SEEDS, "abs", "at", "best")
-_MOST_CHARACTERS = 500
+_MOST_CHARACTERS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +157,7 @@ def _check(claim: Claim, node: ast.expr, *, top: bool = False) -> None:
 
 def _check_call(claim: Claim, name: str, args: Sequence[ast.expr]) -> None:
     wanted = 2 if name == "at" else 1
-    if len(args) != wanted:
+    if len(args) != wanted and not (name in ("max", "min") and len(args) > 1):
         raise ConfigError(f"claim {claim.id}: {name} takes {wanted} argument{'s' * (wanted > 1)}, not {len(args)}")
     if name in ("at", "best") and not isinstance(args[0], ast.Attribute):
         raise ConfigError(f"claim {claim.id}: {name} takes VARIANT.METRIC first, not {ast.unparse(args[0])!r}")
@@ -205,6 +208,8 @@ class _Reader:
             return tuple(series.get(round_, float("nan")) for series in self._series(args[0]))
         if name == "best":
             return tuple(max(series.values(), default=float("nan")) for series in self._series(args[0]))
+        if len(args) > 1:
+            return reduce(partial(_each, _skipping_nan(max if name == "max" else min)), map(self._value, args))
         value = self._value(args[0])
         if name == "abs":
             return tuple(map(abs, value)) if isinstance(value, tuple) else abs(value)
@@ -217,6 +222,11 @@ class _Reader:
         if not series:
             raise _NotMeasured
         return series
+
+
+def _skipping_nan(choose: Callable[[float, float], float]) -> Callable[[float, float], float]:
+    """nan only of two nan."""
+    return lambda a, b: a if math.isnan(b) else b if math.isnan(a) else choose(a, b)
 
 
 def _each(operation: Callable[[float, float], float], one: Value, two: Value) -> Value:

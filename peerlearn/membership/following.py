@@ -79,7 +79,7 @@ class Follower:
         adrift = tried = False
         while (contact := self._directory.get(peer)) is not None:
             if adrift or not contact.reached:
-                adrift = tried = not await self._meet(contact, doubtful=tried)
+                adrift = tried = not await self._meet(contact, doubtful=tried, unless_met=not adrift)
                 if adrift:
                     await asyncio.sleep(next(waits))
                 continue
@@ -93,9 +93,10 @@ class Follower:
         # No await since it was last looked up: whoever confirms it from here on starts to follow it anew.
         self._followed.discard(peer)
 
-    async def _meet(self, contact: Contact, *, doubtful: bool = False) -> bool:
+    async def _meet(self, contact: Contact, *, doubtful: bool = False, unless_met: bool = False) -> bool:
         try:
-            card = await self._meeter.meet(self._addresses_of(contact), expect=contact.id, doubtful=doubtful)
+            where = self._addresses_of(contact)
+            card = await self._meeter.meet(where, expect=contact.id, doubtful=doubtful, unless_met=unless_met)
         except (TransferError, WireError) as exc:
             if isinstance(exc, PeerRefused) and exc.reason is RefusalReason.LEAVING:
                 self._directory.goodbye(contact.id, contact.session, exc.said)

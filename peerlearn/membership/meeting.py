@@ -134,6 +134,8 @@ class Meeter:
         mine = self._under_way[place] = asyncio.get_running_loop().create_future()
         try:
             async with self._rooms[race.doubtful]:
+                if race.unless_met and (under_way := self._under_way.get(sure)) not in (None, mine):
+                    await asyncio.wait([under_way])
                 met = self._directory.expected(race.expect) if race.unless_met else None
                 card = met.card if met is not None and met.alive and met.reached else await self._introduce(address)
             mine.set_result(card)

@@ -19,6 +19,9 @@ from peerlearn.types import Address, PeerId
 MEMORY = "memory"
 _PATIENCE = {EXCHANGE: 2, MEMORY: 20}
 """In `gone_after`: how long a lead that nobody vouches for is followed without success."""
+_NAMES_MOST = 3
+"""Leads of one source to one peer. Each start of it has a name of its own, and what mDNS knows of those before, killed
+without a goodbye, outlives them by an hour."""
 _SETTLED = (RefusalReason.GROUP, RefusalReason.PROTOCOL, RefusalReason.REVOKED)
 """Refusals that last until somebody changes a setting: asked again at the slowest pace."""
 
@@ -67,11 +70,20 @@ class Seeker:
             told=hint.source == TOLD,
         )
         held, removed = self._leads.add(lead)
-        for old in removed:
+        for old in (*removed, *self._outdated(lead)):
             self._stop(old)
         if held is not None:
             place = (held.source, held.key)
             self._pursuits[place] = self._tasks.start(self._pursue(held), name=f"seek:{held.source}:{held.key[:24]}")
+
+    def _outdated(self, lead: Lead) -> list[Lead]:
+        """Take the oldest out of many leads to the same peer."""
+        same = [each for each in self._leads if (each.source, each.id_prefix) == (lead.source, lead.id_prefix)]
+        others = [each for each in same if each.key != lead.key]
+        old = others[: 1 - _NAMES_MOST] if lead.id_prefix else []
+        for each in old:
+            self._leads.remove(each.source, each.key)
+        return old
 
     def withdrawn(self, source: str, key: str) -> None:
         lead = self._leads.remove(source, key)

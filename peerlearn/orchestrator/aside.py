@@ -9,6 +9,9 @@ from peerlearn.types import Card, PeerId
 _PASSING = frozenset({RefusalReason.BUSY, RefusalReason.VERSION, RefusalReason.UNKNOWN_PEER, RefusalReason.LEAVING})
 """Refusals that another try may overcome; the others hold until the provider's card changes."""
 
+_REMEMBERED = 1024
+"""Providers at most; the longest known goes first."""
+
 
 @dataclass(slots=True)
 class _Aside:
@@ -41,6 +44,8 @@ class AsideList:
             failures += 1
             pause = min(self._first * 2 ** (failures - 1), self._most)
         for_good = refused is not None and refused not in _PASSING
+        if provider.id not in self._aside and len(self._aside) >= _REMEMBERED:
+            del self._aside[next(iter(self._aside))]
         self._aside[provider.id] = _Aside(
             str(error), self._now() + pause, failures, provider.session, provider.serial if for_good else None
         )

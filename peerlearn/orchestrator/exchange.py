@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from peerlearn.clock import now
 from peerlearn.config import Timing
@@ -22,7 +22,12 @@ from peerlearn.schedule import Exchange
 from peerlearn.strategies.base import Strategy
 from peerlearn.types import Card, PeerId
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 _NOBODY: Final = ("", -1, None)
+_REMEMBERED: Final = 1024
+"""Peers of whom anything is kept; a fabric that lives for years meets ever new ones."""
 
 
 class Exchanges:
@@ -97,7 +102,7 @@ class Exchanges:
             self.asked, self.nobody = due_now, not due_now
             return
         self.asked = True
-        self._names |= {card.id: card.name for card in fit}
+        self._names = _bounded(self._names | {card.id: card.name for card in fit})
         chosen = [card for card in fit if card.id in choice.providers]
         questions = await self._compute.run(lambda: [self._questions(card) for card in chosen])
         for card, asked in zip(chosen, questions, strict=True):
@@ -163,7 +168,9 @@ class Exchanges:
                 if why is not None and why != self._misfits.get(card.id, _NOBODY)[2]:
                     self._record(Unfit(provider=card.name, why=why))
                 self._misfits[card.id] = (card.session, card.serial, why)
-        return {card.id: self._misfits[card.id][2] for card in cards}
+        found = {card.id: self._misfits[card.id][2] for card in cards}
+        self._misfits = _bounded(self._misfits)
+        return found
 
     def _questions(self, card: Card) -> Sequence[Question]:
         asked = self._strategy.ask(self._learner, card)
@@ -211,3 +218,8 @@ def _at(question: Question, version: int | None) -> Question:
     if version is None or question.query.at is not None or question.after is not None:
         return question
     return replace(question, query=replace(question.query, at=version))
+
+
+def _bounded(kept: dict[K, V]) -> dict[K, V]:
+    """Without the longest known, when there are too many."""
+    return kept if len(kept) <= _REMEMBERED else dict(list(kept.items())[-_REMEMBERED:])

@@ -116,7 +116,8 @@ class Fetcher:
             if question.query.have is None and question.query.want != "nothing":
                 raise KnowledgeError(f"{contact.card.name} says 'not modified' to a peer that holds nothing of it")
             return Fetch(contact.card, None, answer.version, traffic, question.query.have is not None)
-        return Fetch(contact.card, Received(contact.card, answer, question.query), answer.version, traffic)
+        received = Received(contact.card, answer, question.query, traffic.received_bytes, traffic.seconds)
+        return Fetch(contact.card, received, answer.version, traffic)
 
     async def _exchange(
         self, provider: PeerId, contact: Contact, question: Question, held: Held | None

@@ -8,15 +8,15 @@ from peerlearn.errors import ConfigError
 
 Kind = Literal["none", "calm", "storm"]
 
-_BEATS = 144
-"""Of a whole run, unless told otherwise: one every 10 minutes of a day. They are most of what a simulation costs."""
-_BEATS_A_ROUND = 9
+_BEATS = 96
+"""Of a whole run, unless told otherwise: one every 15 minutes of a day. They are most of what a simulation costs."""
+_BEATS_A_ROUND = 6
 _CALL = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """`beat`: seconds between two beats; None: 144 of them in the whole run. All that has to do with who is alive is in
+    """`beat`: seconds between two beats; None: 96 of them in the whole run. All that has to do with who is alive is in
     proportion to it; calls have 30 s for each step, whatever the beat.
 
     Raises ConfigError when the settings leave no time to tell whether all find one another again.

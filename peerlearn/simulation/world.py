@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import logging
 import random
@@ -71,15 +72,20 @@ def simulate(scenario: Scenario) -> Outcome:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """One thread: sums of several come in any order, and for nets as small as these it is the fastest. And no word of
-    laptops that slept: that is what happens here."""
-    threads, log = torch.get_num_threads(), logging.getLogger("peerlearn")
+    """One thread: sums of several come in any order, and for nets as small as these it is the fastest. No word of
+    laptops that slept: that is what happens here. And what was there before is no garbage: to walk all of torch again
+    and again would take a third of the time."""
+    threads, log, thresholds = torch.get_num_threads(), logging.getLogger("peerlearn"), gc.get_threshold()
     level = log.level
     torch.set_num_threads(1)
     log.setLevel(logging.ERROR)
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     try:
         yield
     finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
         torch.set_num_threads(threads)
         log.setLevel(level)
 

@@ -1,5 +1,6 @@
 """The fabric over gRPC: one server, cached connections by address, and the fast path for bodies."""
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
@@ -12,6 +13,7 @@ from peerlearn.config import Limits, Timing
 from peerlearn.errors import NetworkError, PeerRefused, PeerUnreachable, RefusalReason
 from peerlearn.transport.allocator import let_allocator_adapt
 from peerlearn.transport.base import Credentials, Guard, Service, Traffic
+from peerlearn.transport.descriptors import shortage
 from peerlearn.transport.desk import Desk, Links, read_introduction, read_notice
 from peerlearn.transport.door import Door
 from peerlearn.transport.exchange import ask
@@ -28,6 +30,7 @@ from peerlearn.wire.v1 import fabric_pb2 as pb
 
 __all__ = ["Credentials", "GrpcTransport"]
 
+log = logging.getLogger("peerlearn")
 LOOPBACK = Address("127.0.0.1", 0)
 _GRACE = 1.0
 
@@ -75,6 +78,8 @@ class GrpcTransport:
     @asynccontextmanager
     async def serving(self, service: Service) -> AsyncIterator[Address]:
         """Raises NetworkError when the address cannot be listened at."""
+        if (too_few := shortage(self._limits.peers)) is not None:
+            log.warning(too_few)
         # without so_reuseport two peers on one port are an error that can be told, not traffic that goes astray
         serving = [("grpc.so_reuseport", 0), ("grpc.max_concurrent_streams", self._limits.streams)]
         door = self._door = Door(self._guard, self._limits)

@@ -8,10 +8,12 @@ the reason is told. `with_NAME.py` beside this file are the programs that are ru
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import venv
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
@@ -143,16 +145,29 @@ def _measured(rival: Rival, python: Path, states: Path, times: int) -> dict[str,
         environment["PATH"] = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
         if rival.packages:
             environment.pop("PYTHONPATH", None)  # what leads here leads a rival astray
+        code, said, muttered = _run(words, Path(folder), environment)
+    if code:
+        raise Skipped(f"failed with code {code}: {_last(muttered or said)}")
+    told: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return told
+
+
+def _run(words: list[Any], folder: Path, environment: dict[str, str]) -> tuple[int, str, str]:
+    """Code, stdout and stderr. Ends all that it has started: daemons that outlive it too. Raises Skipped."""
+    out, err = folder / "stdout", folder / "stderr"
+    with out.open("wb") as said, err.open("wb") as muttered:
+        process = subprocess.Popen(
+            words, stdout=said, stderr=muttered, cwd=folder, env=environment, start_new_session=True
+        )
         try:
-            done = subprocess.run(
-                words, check=False, capture_output=True, text=True, timeout=RUN_SECONDS, cwd=folder, env=environment
-            )
+            code = process.wait(RUN_SECONDS)
         except subprocess.TimeoutExpired:
             raise Skipped(f"not done within {RUN_SECONDS} s") from None
-    if done.returncode:
-        raise Skipped(f"failed with code {done.returncode}: {_last(done.stderr or done.stdout)}")
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return code, out.read_text(errors="replace"), err.read_text(errors="replace")
 
 
 def _last(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -30,14 +31,11 @@ def averager(dht: hivemind.DHT, tensors: list[torch.Tensor]) -> DecentralizedAve
 
 
 def give(path: str) -> None:
-    """Until stdin ends."""
     dht = hivemind.DHT(start=True, host_maddrs=HERE)
     giver = averager(dht, tensors_of(path))
     sys.stdout.write(json.dumps([str(address) for address in dht.get_visible_maddrs()]) + "\n")
     sys.stdout.flush()
-    sys.stdin.read()
-    giver.shutdown()
-    dht.shutdown()
+    giver.join()  # until it is killed
 
 
 def take(path: str, times: int, known: list[str]) -> list[float]:
@@ -61,13 +59,13 @@ def take(path: str, times: int, known: list[str]) -> list[float]:
 
 
 def measured(path: str, times: int) -> list[float]:
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, __file__, "give", path], stdin=pipe, stdout=pipe, text=True) as giver:
+    words, pipe = [sys.executable, __file__, "give", path], subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, start_new_session=True) as giver:
         try:
             assert giver.stdout is not None
             return take(path, times, json.loads(giver.stdout.readline()))
         finally:
-            giver.kill()
+            os.killpg(giver.pid, signal.SIGKILL)  # with its daemons
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.hostile.processes import Worker, disk, sample, slope, worker
 
@@ -90,20 +91,27 @@ class Soak:
     async def _live(self, name: str, number: int, stop: asyncio.Event) -> None:
         """One life after another, until the soak is over."""
         while not stop.is_set():
-            async with worker(
-                name=name, tag=self.tag, classes=[number % 4, (number + 1) % 4], seed=number, strategy="distillation",
-                state=str(self.scratch / name), pause=0.2,
-            ) as made:  # fmt: skip
-                life = Life(time.monotonic() - self.began, made.said["listening"]["round"])
-                self._check_resumed(name, life)
-                self.lives[name].append(life)
-                self.up[name] = made
-                await self._until_killed(name, made, stop)
-                del self.up[name]
+            said = self.scratch / f"{name}.log"
+            with said.open("wb") as errors:
+                await self._one_life(name, number, stop, errors, said)
             if not stop.is_set():
                 await asyncio.sleep(self.rng.uniform(*DEATH))
 
-    async def _until_killed(self, name: str, made: Worker, stop: asyncio.Event) -> None:
+    async def _one_life(self, name: str, number: int, stop: asyncio.Event, errors: Any, said: Path) -> None:
+        async with worker(
+            errors=errors, name=name, tag=self.tag, classes=[number % 4, (number + 1) % 4], seed=number,
+            strategy="distillation", state=str(self.scratch / name), pause=0.2,
+        ) as made:  # fmt: skip
+            life = Life(time.monotonic() - self.began, made.said["listening"]["round"])
+            self._check_resumed(name, life)
+            self.lives[name].append(life)
+            self.up[name] = made
+            if not await self._until_killed(name, made, stop):
+                self._mourn(name, made, said)
+            del self.up[name]
+
+    async def _until_killed(self, name: str, made: Worker, stop: asyncio.Event) -> bool:
+        """Or until it ends by itself: False."""
         left = self.end - time.monotonic()
         span = self.rng.uniform(*LIFE)
         spared = name == STEADY or span > left - 10
@@ -113,12 +121,17 @@ class Soak:
                 async with asyncio.timeout(0.5):
                     await made.process.wait()
         if made.process.returncode is not None:
-            self.wrong.append(f"{name} ended by itself, with status {made.process.returncode}")
-        elif stop.is_set():
+            return False
+        if stop.is_set():
             await made.finish()
         else:
             made.process.send_signal(signal.SIGKILL)
             self.kills += 1
+        return True
+
+    def _mourn(self, name: str, made: Worker, said: Path) -> None:
+        why = said.read_text(errors="replace").strip().rpartition("\n")[2]
+        self.wrong.append(f"{name} ended by itself, with status {made.process.returncode}: {why}")
 
     def _check_resumed(self, name: str, life: Life) -> None:
         """A life goes on where the one before stood: at most the running round is lost."""

@@ -1,0 +1,74 @@
+"""What exchanges leave behind when they are cancelled, broken off, or simply many: nothing."""
+
+import asyncio
+import random
+import time
+
+import psutil
+import pytest
+
+from peerlearn.config import MIB
+from peerlearn.transport.grpc import GrpcTransport
+from peerlearn.types import Address
+from tests.fair_peer import PATIENT, ROOMY, question
+from tests.test_fairness import provider
+
+SIZE = 4_000_000
+
+
+class Held:
+    """What this process and its provider hold now."""
+
+    def __init__(self, provider: psutil.Process) -> None:
+        self._processes = (psutil.Process(), provider)
+        self.resident = [process.memory_info().rss for process in self._processes]
+        self.descriptors = [process.num_fds() for process in self._processes]
+        self.tasks = len(asyncio.all_tasks())
+
+    def grown(self, since: "Held") -> float:
+        """Megabytes, of the one that has grown more."""
+        return float(max(now - then for now, then in zip(self.resident, since.resident, strict=True))) / MIB
+
+
+async def exchanges(transport: GrpcTransport, at: Address, times: int, *, cancelled: bool) -> int:
+    """How many were cut short, at a random moment each."""
+    draw = random.Random(times)
+    start = time.monotonic()
+    for _ in range(3):
+        await transport.exchange(at, question(SIZE))
+    usual = (time.monotonic() - start) / 3
+    cut = 0
+    for _ in range(times):
+        try:
+            async with asyncio.timeout(draw.uniform(0, usual) if cancelled else None):
+                await transport.exchange(at, question(SIZE))
+        except TimeoutError:
+            cut += 1
+    await asyncio.sleep(0.2)  # what ends by itself has ended
+    return cut
+
+
+async def leave_nothing(*, warm: int, times: int, cancelled: bool, most: float) -> None:
+    async with provider() as (process, at), GrpcTransport(timing=PATIENT, limits=ROOMY) as transport:
+        await exchanges(transport, at, warm, cancelled=cancelled)
+        before = Held(process)
+        cut = await exchanges(transport, at, times, cancelled=cancelled)
+        after = Held(process)
+        assert (cut >= times / 5) == cancelled
+        assert after.grown(before) < most
+        assert (after.descriptors, after.tasks) == (before.descriptors, before.tasks)
+
+
+async def test_cancelled_exchanges_leave_nothing_behind() -> None:
+    """gRPC keeps what an operation holds whose await is cancelled: half a megabyte for each of these."""
+    await leave_nothing(warm=60, times=240, cancelled=True, most=16)
+
+
+async def test_exchanges_leave_nothing_behind() -> None:
+    await leave_nothing(warm=40, times=80, cancelled=False, most=16)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+async def test_thousands_of_cancelled_exchanges_leave_nothing_behind() -> None:
+    await leave_nothing(warm=500, times=2000, cancelled=True, most=20)
