@@ -55,6 +55,7 @@ async def leave_nothing(*, warm: int, times: int, cancelled: bool, most: float) 
         cut = await exchanges(transport, at, times, cancelled=cancelled)
         after = Held(process)
         assert (cut >= times / 5) == cancelled
+        print('GROWN', after.grown(before), cut)
         assert after.grown(before) < most
         assert (after.descriptors, after.tasks) == (before.descriptors, before.tasks)
 

@@ -50,7 +50,8 @@ async def mesh(peers: int) -> dict[str, float]:
         met = sum(len(directory.alive()) for directory in directories) / (peers * (peers - 1))
         after = memory.held()
     return {
-        "seconds": seconds if met == 1 else math.inf, "met": met, "resident_mb": after["resident"] / 1e6, "before_mb": before["resident"] / 1e6,
+        "seconds": seconds if met == 1 else math.inf, "met": met,
+        "resident_mb": after["resident"] / 1e6, "before_mb": before["resident"] / 1e6,
         "descriptors": after["descriptors"], "threads": after["threads"],
     }  # fmt: skip
 

@@ -190,7 +190,7 @@ class GrpcTransport:
             watch: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(f"/{SERVICE}/Watch")
             call = watch(sealed(request.SerializeToString()))
             try:
-                while isinstance(data := await unbroken(call, call.read()), bytes):
+                async for data in call:
                     yield read_notice(data, self._limits)
             except grpc.aio.AioRpcError as error:
                 raise translated(peer, error) from error
@@ -204,7 +204,7 @@ class GrpcTransport:
         async with self._lines.bulk(to, self._roots(to, certificates)) as channel:
             pipe = _pipe(channel, peer, brings=bool(question.header.body_bytes))
             try:
-                return await ask(
+                conversation = ask(
                     pipe,
                     question,
                     peer=peer,
@@ -212,6 +212,7 @@ class GrpcTransport:
                     limits=self._limits,
                     link=self._links.to(to.host),
                 )
+                return await unbroken(conversation, pipe.end)
             finally:
                 pipe.end()
 

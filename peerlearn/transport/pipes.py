@@ -1,7 +1,7 @@
-"""Calls over gRPC, seen from the side that makes them: none of their operations is broken off."""
+"""Exchanges over gRPC, seen from the side that asks: none of their operations is broken off."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -15,20 +15,21 @@ T = TypeVar("T")
 Call: TypeAlias = "grpc.aio.UnaryStreamCall[bytes, bytes] | grpc.aio.StreamStreamCall[bytes, bytes]"
 
 
-async def unbroken(call: Call, operation: Coroutine[Any, Any, T]) -> T:
-    """The result of one operation of this call. Whoever stops waiting for it ends the call, and with it the operation.
+async def unbroken(conversation: Coroutine[Any, Any, T], end: Callable[[], None]) -> T:
+    """Its result. When whoever waits for it is cancelled, `end` ends the call, and the conversation by that.
 
     gRPC never frees what an operation holds whose await was cancelled, a block of an answer for one
-    (https://github.com/grpc/grpc/issues/43360). So the operation is a task, which ends by itself.
+    (https://github.com/grpc/grpc/issues/43360): an operation must end by itself. One task for all of a call's
+    operations, since one for each would make every block wait for the event loop once more.
     """
-    task = asyncio.get_running_loop().create_task(operation)
+    task = asyncio.get_running_loop().create_task(conversation)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        call.cancel()
+        end()
         await asyncio.wait([task])
         if not task.cancelled():
-            task.exception()  # retrieved: that the call was cancelled is our own doing
+            task.exception()  # retrieved: that the call was ended is our own doing
         raise
 
 
@@ -44,14 +45,14 @@ class CallPipe:
 
     async def write(self, data: bytes) -> None:
         try:
-            await unbroken(self._call, self._call.write(data))
+            await self._call.write(data)
         except grpc.aio.AioRpcError as error:
             raise translated(self._peer, error) from error
         except asyncio.InvalidStateError as error:
             raise PeerUnreachable(self._peer, "it ended the exchange before the question was through") from error
 
     async def done(self) -> None:
-        await unbroken(self._call, self._call.done_writing())
+        await self._call.done_writing()
 
     def end(self) -> None:
         """Does nothing once the call is over."""
@@ -83,7 +84,7 @@ class QuestionPipe:
 
 async def _read(call: Call, peer: str) -> bytes | None:
     try:
-        data: object = await unbroken(call, call.read())
+        data: object = await call.read()
     except grpc.aio.AioRpcError as error:
         raise translated(peer, error) from error
     return data if isinstance(data, bytes) else None

@@ -5,6 +5,7 @@ input, or on SIGTERM, it finishes its round and says which model it has.
 """
 
 import asyncio
+import ctypes
 import json
 import signal
 import sys
@@ -25,6 +26,21 @@ from tests.village import learner
 
 KEEPS = Schedule(cycle=(Local(epochs(1)), Publish()), on={"received": ()})
 """Takes what others bring, looks at it, and does not learn from it: its model is its own, bit for bit."""
+
+
+class _MallInfo(ctypes.Structure):
+    """glibc's struct mallinfo2: ten sizes, of which the ninth is that of what is free."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in ("a", "b", "c", "d", "e", "f", "g", "h", "fordblks", "j")]
+
+
+def kept_free() -> int:
+    """Bytes that nobody uses and that the C library has not given back yet; 0 where it does not tell."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        return 0
+    libc.mallinfo2.restype = _MallInfo
+    return int(libc.mallinfo2().fordblks)
 
 
 def say(**facts: Any) -> None:
@@ -58,7 +74,7 @@ async def main(settings: dict[str, Any]) -> None:
             if now() - told > 1.0:
                 told = now()
                 here = [contact.name for contact in peer.others() if contact.alive]
-                say(what="well", round=peer.rounds_done, here=here, tasks=len(asyncio.all_tasks()))
+                say(what="well", round=peer.rounds_done, here=here, tasks=len(asyncio.all_tasks()), free=kept_free())
         say(what="done", round=peer.rounds_done, model=bits(dict(peer.learner.state)))
 
 
