@@ -8,36 +8,34 @@ all on a public set (FedDF, Lin et al. 2020) where they do not; and a committee 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peerlearn.errors import ConfigError, KnowledgeError
 from peerlearn.knowledge import Answer, Outputs, Params, Query, Question, Received
-from peerlearn.learning import losses
 from peerlearn.learning.data import Unlabelled
 from peerlearn.learning.errors import Diverged
 from peerlearn.learning.learner import Batch, Learner
-from peerlearn.learning.order import Order
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
 from peerlearn.schedule import Exchange, Local, Publish, Schedule, Transfer
 from peerlearn.strategies import answers, averaging, robust, teaching
 from peerlearn.strategies.averaging import Inbox, Piece
 from peerlearn.strategies.base import Asked, Base
-from peerlearn.strategies.committee import Committee
+from peerlearn.strategies.committee import Committee, as_it_is
 from peerlearn.strategies.ledger import Ledger, Per
-from peerlearn.strategies.memory import Kept, Memory, conditional
+from peerlearn.strategies.memory import Memory, conditional
+from peerlearn.strategies.options import check_choices, check_least
+from peerlearn.strategies.pooling import Pools
 from peerlearn.strategies.proof import prove
-from peerlearn.strategies.public import BATCH, check_outputs, held_set
+from peerlearn.strategies.public import check_outputs
+from peerlearn.strategies.uniform import OwnLoss, likelihood
+from peerlearn.strategies.ways import Via, way_to_learn
 from peerlearn.types import Card, Exposure, Span, epochs
 
 _POOL_WEIGHT = 2.0
 """Of the distance to the pool beside the loss on own labels: 2 was better than 1 in the first trials."""
-
-Via = Literal["auto", "params", "outputs"]
 
 
 @dataclass
@@ -72,10 +70,8 @@ class Auto(Base):
     _positions: dict[str, Sequence[int]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.via not in ("auto", "params", "outputs"):
-            raise ConfigError(f"auto: via {self.via!r} is not one of auto, params, outputs")
-        if self.per not in ("byte", "second"):
-            raise ConfigError(f"auto: per {self.per!r} is not one of byte, second")
+        check_choices(self.name, self, {"via": ("auto", "params", "outputs"), "per": ("byte", "second")})
+        check_least(self.name, self, {"committee": 0})
         if not 0 <= self.smoothing < 1:
             raise ConfigError(f"auto: smoothing must be at least 0 and below 1, not {self.smoothing}")
         if not 0 < self.sharpness <= 100:
@@ -106,7 +102,7 @@ class Auto(Base):
             raise ConfigError("auto via outputs needs a public set: give one with Learner(public_sets=[...])")
 
     def misfit(self, learner: Learner, provider: Card) -> str | None:
-        way = self._way(learner, provider)
+        way = way_to_learn(learner, provider, self.via)
         return way if isinstance(way, str) else None
 
     def prefer(self, learner: Learner, candidates: Sequence[Card]) -> Sequence[str] | None:
@@ -115,7 +111,7 @@ class Auto(Base):
     # ---- the exchange
 
     def ask(self, learner: Learner, provider: Card) -> Question:
-        way = self._way(learner, provider)
+        way = way_to_learn(learner, provider, self.via)
         if isinstance(way, str):
             raise KnowledgeError(way)
         if way is None:
@@ -145,6 +141,7 @@ class Auto(Base):
             check_outputs(learner, each.knowledge)
         for each in params:
             self._inbox.put(each, teaching.dense(each.knowledge))
+            self._memory.forget(each.sender.id)  # what it said before it could be averaged with is out of date
         for each in outputs:
             self._memory.keep(each)
         for each in (*params, *outputs):
@@ -161,21 +158,26 @@ class Auto(Base):
         return True
 
     def local(self, learner: Learner, span: Span) -> Report:
-        return learner.fit(span, loss=self._own_loss(learner))
+        return learner.fit(span, loss=OwnLoss(learner, self.smoothing))
 
     def transfer(self, learner: Learner, span: Span) -> Report:
-        """Average first, which takes no steps; then a span of learning from the pool, if there is one."""
-        pieces, kept = self._inbox.take(), list(self._memory)
+        """Average first, which takes no steps; then a span of learning from the pool, if there is one. What waits
+        counts as used, and the committee has new members, once all of it has been done."""
+        pieces, kept = self._inbox.waiting(), list(self._memory)
         if not pieces and not kept:
             return Report()
-        self._members.join(learner)
-        notes = self._average(learner, pieces) if pieces else {}
-        report = self._distil(learner, span, kept) if kept else Report()
+        earlier = as_it_is(learner)
+        gains, notes = self._average(learner, pieces) if pieces else ({}, {})
+        outputs = {each.sender: each.knowledge for each in kept if isinstance(each.knowledge, Outputs)}
+        report, more = self._distil(learner, span, outputs) if outputs else (Report(), {})
+        self._inbox.take()
+        self._ledger.gained({**gains, **more})
+        self._members.join(earlier)
         if report.committed:
-            self._members.join(learner)
-        providers = sorted({piece.sender for piece in pieces} | {each.sender for each in kept})
+            self._members.join(as_it_is(learner))
         gain, nbytes, seconds = self._ledger.totals()
         spent = {"gain": gain, "cost_megabytes": nbytes / 1e6, "cost_seconds": seconds}
+        providers = sorted({*(piece.sender for piece in pieces), *outputs})
         return replace(report, providers=tuple(providers), notes={**report.notes, **notes, **spent})
 
     def predict(self, learner: Learner, x: Tensor) -> Tensor:
@@ -197,37 +199,10 @@ class Auto(Base):
         self._ledger.load_state_dict(state["ledger"])
         self._positions = dict(state["positions"])
 
-    def _way(self, learner: Learner, provider: Card) -> Unlabelled | str | None:
-        """None: its parameters; a public set: its outputs on it; a sentence: not at all, and why."""
-        if provider.classes != learner.classes:
-            return f"{provider.name} tells {provider.classes} classes apart, this learner {learner.classes}"
-        unlike = averaging.unfit(learner, provider)
-        if self.via != "outputs" and Exposure.PARAMS_FULL in provider.exposes:
-            if unlike is None:
-                return None
-            if self.via == "params":
-                return unlike
-        if self.via == "params":
-            return f"{provider.name} does not show its parameters"
-        if Exposure.PUBLIC_OUTPUTS in provider.exposes:
-            held = {public.fingerprint for public in provider.public_sets}
-            common = next((public for public in learner.public_sets if public.fingerprint in held), None)
-            if common is not None:
-                return common
-            why = "cannot be averaged with" if unlike else "does not show its parameters"
-            return (
-                f"{provider.name} {why}, and the two hold no public set in common; "
-                f"give both peers the same public set: Learner(public_sets=[...])"
-            )
-        return f"{provider.name} shows neither parameters that fit nor outputs on public sets"
+    # ---- what was learned, with the gain of each provider
 
-    # ---- under a uniform prior
-
-    def _own_loss(self, learner: Learner) -> "_OwnLoss":
-        return _OwnLoss(learner, self.smoothing)
-
-    def _average(self, learner: Learner, pieces: Sequence[Piece]) -> dict[str, float]:
-        """The learner's weights become the mean, without models that harm it; returns what to note."""
+    def _average(self, learner: Learner, pieces: Sequence[Piece]) -> tuple[dict[str, float], dict[str, float]]:
+        """The learner's weights become the mean, without models that harm it. Gains, and what to note."""
         mine = Piece("", "", 0, sum(learner.describe().histogram), averaging.own(learner))
         everybody = sorted([mine, *pieces], key=lambda piece: averaging.content_key(piece.tensors))
         counted = all(piece.samples for piece in everybody)
@@ -237,25 +212,20 @@ class Auto(Base):
             return robust.mean([p.tensors for p in chosen], [p.samples for p in chosen] if counted else None)
 
         proof = prove(learner, mean, len(everybody), mine=everybody.index(mine))
-        self._ledger.gained({p.sender: g for p, g in zip(everybody, proof.gains, strict=True) if p is not mine})
         learner.overwrite(mean(proof.keep))
-        return {"averaged": float(len(proof.keep)), "left_out": float(len(everybody) - len(proof.keep))}
+        gains = {piece.sender: gain for piece, gain in zip(everybody, proof.gains, strict=True) if piece is not mine}
+        return gains, {"averaged": float(len(proof.keep)), "left_out": float(len(everybody) - len(proof.keep))}
 
-    def _distil(self, learner: Learner, span: Span, kept: Sequence[Kept]) -> Report:
-        before = _likelihood(learner)
-        pools = _pools(learner, kept, self.sharpness)
-        orders = {print_: Order(len(pool), BATCH, seed=print_) for print_, pool in pools.items()}
-        for print_, order in orders.items():
-            order.go_to(*self._positions.get(print_, (0, 0)))
-        own = self._own_loss(learner)
-        sets = {public.fingerprint: public for public in learner.public_sets}
+    def _distil(self, learner: Learner, span: Span, outputs: Mapping[str, Outputs]) -> tuple[Report, dict[str, float]]:
+        """A span of learning from own labels and from the pool of these outputs, by sender; the gain is everybody's in
+        equal parts."""
+        before = likelihood(learner)
+        own = OwnLoss(learner, self.smoothing)
+        pools = Pools(learner, list(outputs.values()), self.sharpness, self._positions)
 
         def objective(model: nn.Module, batch: Batch) -> Tensor:
             value = own(model, batch)
-            for print_, pool in pools.items():
-                rows = orders[print_].next()
-                logits = model(sets[print_].x[rows].to(learner.device))
-                distance = losses.distill_kl(pool[rows].to(learner.device), logits)
+            for distance in pools.distances(model):
                 value = value + _POOL_WEIGHT / len(pools) * distance
             return value
 
@@ -264,48 +234,7 @@ class Auto(Base):
             report = learner.fit(span, loss=objective)
         except Diverged:
             learner.restore(mark)
-            return Report(committed=False)
-        self._positions |= {print_: list(order.state()) for print_, order in orders.items()}
-        gain = _likelihood(learner) - before
-        self._ledger.gained({each.sender: gain / len(kept) for each in kept})
-        return report
-
-
-class _OwnLoss:
-    """The learner's own loss of logits to which the log of the private class frequencies is added: what is learned is
-    then the likelihood of an input, not how often its class happens to be here."""
-
-    def __init__(self, learner: Learner, smoothing: float) -> None:
-        counts = torch.tensor(learner.describe().histogram, dtype=torch.float64) + 1
-        self._log_prior = (counts / counts.sum()).log().to(learner.device)
-        self._loss = learner.loss
-        self._smoothing = smoothing if learner.loss is F.cross_entropy else 0.0
-
-    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        logits: Tensor = model(batch.x)
-        adjusted = logits + self._log_prior.to(logits.dtype)
-        if self._smoothing:
-            return F.cross_entropy(adjusted, batch.y, label_smoothing=self._smoothing)
-        return self._loss(adjusted, batch.y)
-
-
-def _pools(learner: Learner, kept: Sequence[Kept], sharpness: float) -> dict[str, Tensor]:
-    """By fingerprint of a public set, pooled log-probabilities (N, C) of all teachers on it and of the learner: their
-    mean, raised to a power."""
-    pools = {}
-    for print_ in sorted({each.knowledge.fingerprint for each in kept if isinstance(each.knowledge, Outputs)}):
-        outputs = [e.knowledge for e in kept if isinstance(e.knowledge, Outputs) and e.knowledge.fingerprint == print_]
-        public = held_set(learner, outputs[0])
-        voices = [learner.logits(public.x), *(each.tensors["logits"].float() for each in outputs)]
-        pools[print_] = sharpness * torch.stack([voice.log_softmax(dim=1) for voice in voices]).mean(dim=0)
-    return pools
-
-
-def _likelihood(learner: Learner) -> float:
-    """Mean log-probability of held-out samples' classes, classes counting equally; nan without any."""
-    held = learner.held_out
-    if held is None:
-        return float("nan")
-    share = torch.bincount(held.y, minlength=learner.classes).double()
-    logs = learner.logits(held.x).double().log_softmax(dim=1).gather(1, held.y[:, None])[:, 0]
-    return float((logs / share[held.y]).sum() / int((share > 0).sum()))
+            return Report(committed=False), {}
+        self._positions |= pools.positions()
+        gain = (likelihood(learner) - before) / len(outputs)
+        return report, dict.fromkeys(outputs, gain)

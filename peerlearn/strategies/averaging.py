@@ -55,9 +55,13 @@ class Inbox:
             piece = Piece(sender.id, sender.session, received.knowledge.version, samples, tensors)
             self._waiting[sender.id], self._heard[sender.id] = piece, piece.mark
 
+    def waiting(self) -> list[Piece]:
+        """All that waits."""
+        return [self._waiting[sender] for sender in sorted(self._waiting)]
+
     def take(self) -> list[Piece]:
         """All that waits; nothing waits any more."""
-        pieces = [self._waiting[sender] for sender in sorted(self._waiting)]
+        pieces = self.waiting()
         self._used |= {piece.sender: piece.mark for piece in pieces}
         self._waiting.clear()
         return pieces

@@ -2,13 +2,28 @@
 
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from peerlearn.errors import ConfigError
 from peerlearn.learning.learner import Learner
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """The model after so many steps: all tensors of its state, on the CPU. `network`: made of them when first asked."""
+
+    steps: int
+    tensors: dict[str, Tensor]
+    network: nn.Module | None = None
+
+    def logits(self, learner: Learner, x: Tensor) -> Tensor:
+        """(B, C) for inputs (B, ...)."""
+        if self.network is None:
+            self.network = learner.build(self.tensors)
+        return learner.logits(x, model=self.network)
 
 
 class Committee:
@@ -19,46 +34,40 @@ class Committee:
     """
 
     def __init__(self, size: int) -> None:
-        if size < 0:
-            raise ConfigError(f"auto: committee must be at least 0, not {size}")
-        self._states: deque[tuple[int, dict[str, Tensor]]] = deque(maxlen=size)
-        self._networks: dict[int, nn.Module] = {}
+        self._members: deque[Member] = deque(maxlen=size)
 
     def __len__(self) -> int:
-        return len(self._states)
+        return len(self._members)
 
-    def join(self, learner: Learner) -> None:
-        """The learner's state as it is now, from now on a member."""
-        if self._states.maxlen:
-            state = {name: tensor.detach().cpu().clone() for name, tensor in learner.state.items()}
-            self._states.append((learner.steps, state))
+    def join(self, member: Member) -> None:
+        """From now on one of us; the oldest leaves when there is no more room."""
+        self._members.append(member)
 
     def predict(self, learner: Learner, x: Tensor) -> Tensor:
         """Probabilities (B, C) for inputs (B, ...)."""
-        kept = {id(state) for _, state in self._states}
-        self._networks = {key: network for key, network in self._networks.items() if key in kept}
-        logs = [learner.logits(x, model=self._network(learner, state)).log_softmax(dim=1) for _, state in self._states]
+        logs = [member.logits(learner, x).log_softmax(dim=1) for member in self._members]
         if not self._is_current(learner):
             logs.append(learner.logits(x).log_softmax(dim=1))
         return torch.stack(logs).mean(dim=0).softmax(dim=1)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"states": [{"steps": steps, "tensors": state} for steps, state in self._states]}
+        return {"states": [{"steps": member.steps, "tensors": member.tensors} for member in self._members]}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        self._states.clear()
-        self._states.extend((int(entry["steps"]), dict(entry["tensors"])) for entry in saved["states"])
-        self._networks.clear()
-
-    def _network(self, learner: Learner, state: dict[str, Tensor]) -> nn.Module:
-        key = id(state)
-        if key not in self._networks:
-            self._networks[key] = learner.build(state)
-        return self._networks[key]
+        self._members.clear()
+        self._members.extend(Member(int(entry["steps"]), dict(entry["tensors"])) for entry in saved["states"])
 
     def _is_current(self, learner: Learner) -> bool:
         """Whether the newest member is the model as it is now, which then has no second voice."""
-        if not self._states:
+        if not self._members:
             return False
-        steps, state = self._states[-1]
-        return steps == learner.steps and all(torch.equal(state[n], t.cpu()) for n, t in learner.state.items())
+        newest = self._members[-1]
+        return newest.steps == learner.steps and all(
+            torch.equal(newest.tensors[name], tensor.cpu()) for name, tensor in learner.state.items()
+        )
+
+
+def as_it_is(learner: Learner) -> Member:
+    """A copy of the learner's model of this moment."""
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in learner.state.items()}
+    return Member(learner.steps, tensors)

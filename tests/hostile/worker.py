@@ -31,7 +31,9 @@ KEEPS = Schedule(cycle=(Local(epochs(1)), Publish()), on={"received": ()})
 class _MallInfo(ctypes.Structure):
     """glibc's struct mallinfo2: ten sizes, of which the ninth is that of what is free."""
 
-    _fields_ = [(name, ctypes.c_size_t) for name in ("a", "b", "c", "d", "e", "f", "g", "h", "fordblks", "j")]
+    _fields_ = [  # type: ignore[mutable-override]  # ctypes wants it written so
+        (name, ctypes.c_size_t) for name in ("a", "b", "c", "d", "e", "f", "g", "h", "fordblks", "j")
+    ]
 
 
 def kept_free() -> int:
