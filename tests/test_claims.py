@@ -93,7 +93,7 @@ def test_what_was_not_measured_is_not_judged(formula):
         "[x for x in mine.shared]",
         "mean(mine.shared >= 1)",
         "mean(",
-        "1" * 600,
+        "1" * 1200,
     ],
 )
 def test_anything_else_is_refused(formula):

@@ -29,24 +29,30 @@ KEEPS = Schedule(cycle=(Local(epochs(1)), Publish()), on={"received": ()})
 
 
 class _MallInfo(ctypes.Structure):
-    """glibc's struct mallinfo2: ten sizes, of which the ninth is that of what is free."""
+    """glibc's struct mallinfo2: ten sizes."""
 
     _fields_ = [  # type: ignore[mutable-override]  # ctypes wants it written so
-        (name, ctypes.c_size_t) for name in ("a", "b", "c", "d", "e", "f", "g", "h", "fordblks", "j")
+        (name, ctypes.c_size_t) for name in ("a", "b", "c", "d", "mapped", "e", "f", "used", "g", "h")
     ]
 
 
-def kept_free() -> int:
-    """Bytes that nobody uses and that the C library has not given back yet; 0 where it does not tell."""
+def heap() -> int:
+    """Bytes that the C library has given out, and that nobody has given back; 0 where it does not tell."""
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallinfo2"):
         return 0
     libc.mallinfo2.restype = _MallInfo
-    return int(libc.mallinfo2().fordblks)
+    known = libc.mallinfo2()
+    return int(known.used + known.mapped)
 
 
 def say(**facts: Any) -> None:
     print(json.dumps(facts), flush=True)
+
+
+def held() -> dict[str, int]:
+    """What a leak would be seen in, whatever the allocators keep for later."""
+    return {"tasks": len(asyncio.all_tasks()), "heap": heap(), "objects": sys.getallocatedblocks()}
 
 
 async def main(settings: dict[str, Any]) -> None:
@@ -76,7 +82,7 @@ async def main(settings: dict[str, Any]) -> None:
             if now() - told > 1.0:
                 told = now()
                 here = [contact.name for contact in peer.others() if contact.alive]
-                say(what="well", round=peer.rounds_done, here=here, tasks=len(asyncio.all_tasks()), free=kept_free())
+                say(what="well", round=peer.rounds_done, here=here, **held())
         say(what="done", round=peer.rounds_done, model=bits(dict(peer.learner.state)))
 
 
