@@ -1,4 +1,4 @@
-"""auto: the way per provider, the average and its proof, the pool, the committee, the accounts; alone and on the wire."""
+"""auto: the way per provider, average and proof, pool, committee, accounts; by direct calls and on the wire."""
 
 import asyncio
 import math
@@ -12,21 +12,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peerlearn.errors import ConfigError, KnowledgeError
-from peerlearn.knowledge import Outputs, Params, Question, Received
+from peerlearn.knowledge import Outputs, Params, Received
 from peerlearn.learning.data import Unlabelled
 from peerlearn.learning.errors import Interrupted
 from peerlearn.learning.learner import Batch, Learner
-from peerlearn.learning.order import generator
+from peerlearn.learning.order import Order, generator
 from peerlearn.orchestrator.gate import Gate, Verdict
 from peerlearn.orchestrator.training import gated_transfer
 from peerlearn.recording import FetchFailed, Trained
 from peerlearn.strategies import registry, robust
 from peerlearn.strategies.auto import Auto
-from peerlearn.strategies.base import Asked, Strategy
+from peerlearn.strategies.base import Asked
 from peerlearn.strategies.committee import Committee, as_it_is
 from peerlearn.strategies.ledger import Ledger
 from peerlearn.strategies.pooling import pooled
 from peerlearn.strategies.proof import prove
+from peerlearn.strategies.public import BATCH
 from peerlearn.strategies.uniform import OwnLoss
 from peerlearn.types import Card, Exposure, epochs, steps
 from tests import village as people
@@ -99,8 +100,10 @@ async def test_one_transfer_of_three_leaves_all_with_the_samples_weighted_mean_t
 
 
 def test_without_counts_everybody_counts_once() -> None:
-    other = member("birch", 2, data=tiny_data(samples=32, seed=2))
-    me, came = member("amber", 1), received(member("amber", 1), other)
+    me, other = member("amber", 1, held_out=0), member("birch", 2, data=tiny_data(samples=32, seed=2))
+    for who in (me, other):
+        who[1].fit(epochs(1))
+    came = received(me, other)
     mean = robust.mean([copied(me[1].state), copied(other[1].state)])
     me[2].absorb(me[1], [replace(came, sender=replace(came.sender, histogram=()))])
     me[2].transfer(me[1], epochs(1))
@@ -296,7 +299,8 @@ def test_a_transfer_leaves_the_liar_out_and_counts_it() -> None:
 
 
 def test_gains_are_what_leaving_out_costs_per_class() -> None:
-    me, other, third = tiny_learner(1), tiny_learner(2), tiny_learner(3)
+    me = tiny_learner(1, data=tiny_data(samples=240, seed=1, only=[0, 0, 0, 0, 0, 1, 2, 2]))
+    other, third = tiny_learner(2), tiny_learner(3)
     for its in (me, other, third):
         its.fit(epochs(2))
     states = [copied(its.state) for its in (me, other, third)]
@@ -340,7 +344,7 @@ def booked(per: Any = "byte", **accounts: tuple[float, int, float]) -> Ledger:
 
 
 def order(ledger: Ledger, *names: str) -> list[str]:
-    by_id = {tiny_id(name): name for name in names}
+    by_id: dict[str, str] = {tiny_id(name): name for name in names}
     return [by_id[found] for found in ledger.ranked(cards(*names))]
 
 
@@ -444,6 +448,17 @@ def test_size_0_is_the_present_model_alone() -> None:
     torch.testing.assert_close(me[2].predict(me[1], x), me[1].predict(x))
 
 
+def test_a_transfer_seats_the_model_before_and_after_it() -> None:
+    me, seats = taught(member("birch", 2, unlike=True)), []
+    for span in (2, 3):
+        seats.append((me[1].steps, weights(me[1])))
+        me[2].transfer(me[1], steps(span))
+        seats.append((me[1].steps, weights(me[1])))
+    found = [(seat["steps"], bits(seat["tensors"])) for seat in me[2].state_dict()["members"]["states"]]
+    assert found == seats
+    assert [steps for steps, _ in found] == [0, 2, 2, 5]
+
+
 class Never(Gate):
     def judge(self, before: float, after: float) -> Verdict:
         return Verdict(False, before, after, "never")
@@ -495,7 +510,8 @@ def test_a_transfer_by_outputs_is_the_own_loss_and_twice_the_distance_to_the_poo
         at = next(rows)
         student = model(PUBLIC.x[at]).log_softmax(1)
         distance = (teacher[at] * (teacher[at].log() - student)).sum(dim=1).mean()
-        return own(model, batch) + 2 * distance
+        value: Tensor = own(model, batch) + 2 * distance
+        return value
 
     report = me[2].transfer(me[1], epochs(1))
     plain[1].fit(epochs(1), loss=by_hand)
@@ -505,9 +521,6 @@ def test_a_transfer_by_outputs_is_the_own_loss_and_twice_the_distance_to_the_poo
 
 
 def _rows(amount: int) -> list[Tensor]:
-    from peerlearn.learning.order import Order
-    from peerlearn.strategies.public import BATCH
-
     draw = Order(len(PUBLIC), BATCH, seed=PUBLIC.fingerprint)
     return [draw.next() for _ in range(amount)]
 
@@ -581,7 +594,7 @@ def test_a_transfer_that_is_stopped_in_the_middle_has_not_happened_and_can_be_ma
         ({"smoothing": float("nan")}, "auto: smoothing must be"),
         ({"sharpness": 0}, "auto: sharpness must be positive and at most 100, not 0"),
         ({"sharpness": math.inf}, "auto: sharpness must be"),
-        ({"comittee": 3}, "did you mean 'committee'"),
+        ({"smooth": 0.1}, "did you mean 'smoothing'"),
     ],
 )
 def test_a_bad_option_is_one_sentence(options: dict[str, Any], sentence: str) -> None:
@@ -591,10 +604,6 @@ def test_a_bad_option_is_one_sentence(options: dict[str, Any], sentence: str) ->
 
 
 def test_it_is_found_by_name() -> None:
-    made: Strategy = registry.make("auto", committee=0, via="params")
-    assert made == Auto(committee=0, via="params")
-    assert isinstance(made.ask(*_alike()), Question)
-
-
-def _alike() -> tuple[Learner, Card]:
-    return tiny_learner(1), tiny_card(*member("birch", 2))
+    made = registry.make("auto", committee=0, via="params")
+    assert isinstance(made, Auto)
+    assert (made.committee, made.via, made.per) == (0, "params", "byte")

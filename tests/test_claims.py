@@ -9,9 +9,14 @@ from peerlearn.errors import ConfigError
 from peerlearn.experiments import claims
 from peerlearn.experiments.claims import Claim, Verdict, judge
 
-VALUES = {
-    "mine": {"shared": (0.8, 0.9), "cost": (2.0, 4.0)},
-    "other": {"shared": (0.7, 0.85), "cost": (1.0, 1.0)},
+VALUES: dict[str, dict[str, tuple[float, ...]]] = {
+    "mine": {
+        "shared": (0.8, 0.9),
+        "cost": (2.0, 4.0),
+        "reached": (math.nan, math.nan),
+        "half": (math.nan, 0.95),
+    },
+    "other": {"shared": (0.7, 0.85), "cost": (1.0, 1.0), "reached": (0.5, math.nan)},
 }
 ROUNDS = ({1: 0.5, 2: 0.8}, {1: 0.6, 2: 0.9})
 
@@ -55,6 +60,33 @@ def test_a_formula_is_judged(formula, value, holds):
     found = verdict(formula)
     assert found.value == pytest.approx(value)
     assert found.holds is holds
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("formula", "value"),
+    [
+        ("max(mean(mine.shared), mean(other.shared))", 0.85),
+        ("min(mean(mine.shared), mean(other.shared), 0.9)", 0.775),
+        ("max(mean(mine.reached), mean(other.shared))", 0.775),
+        ("max(mean(other.shared), mean(mine.reached))", 0.775),
+        ("min(mean(other.shared), mean(mine.reached))", 0.775),
+        ("mean(max(mine.half, other.shared))", (0.7 + 0.95) / 2),
+        ("max(mean(mine.reached), mean(other.reached))", NAN),
+    ],
+)
+def test_the_greatest_and_the_least_of_several_leave_out_what_was_not_reached(formula, value):
+    found = verdict(formula).value
+    assert found is None if math.isnan(value) else found == pytest.approx(value)
+
+
+def test_the_bar_may_be_the_best_of_several():
+    found = verdict("mean(mine.shared) >= max(mean(other.shared), mean(other.reached)) + 0.07")
+    assert found.bar == pytest.approx(0.845)
+    assert found.holds
+    assert verdict("mean(mine.shared) >= max(mean(mine.reached), mean(other.reached))").holds is None
 
 
 def test_the_bar_may_be_measured_too():
@@ -104,6 +136,8 @@ def test_anything_else_is_refused(formula):
 def test_a_value_per_seed_is_not_a_number():
     with pytest.raises(ConfigError, match="one value per seed"):
         verdict("mine.shared >= 0.5")
+    with pytest.raises(ConfigError, match="one value per seed"):
+        verdict("max(mine.shared, other.shared) >= 0.5")
 
 
 def test_unknown_names_are_errors():

@@ -153,12 +153,30 @@ async def test_what_was_sent_and_then_lost_in_the_networks_buffers_is_sent_again
     up, down = Wire(), Wire()
     down.frames = asyncio.Queue(100)  # swallows all of it
 
+    class Losing(End):
+        """What was under way after a few frames never arrives."""
+
+        arrived = 0
+
+        async def read(self) -> bytes | None:
+            self.arrived += 1
+            if self.arrived > 5:
+                await asyncio.Event().wait()
+            return await super().read()
+
     async def answers(_: Message) -> Message:
         return bob.given
 
     async with asyncio.TaskGroup() as group:
         asking = group.create_task(
-            ask(End(down, up), question(partial), peer="bob", timing=QUICK, limits=Limits(), link=Link(loopback=True))
+            ask(
+                Losing(down, up),
+                question(partial),
+                peer="bob",
+                timing=QUICK,
+                limits=Limits(),
+                link=Link(loopback=True),
+            )
         )
         await reply(
             End(up, down), Service(answers), lambda nbytes: None, caller=Caller("memory"), timing=QUICK,

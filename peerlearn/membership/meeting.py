@@ -91,17 +91,20 @@ class Meeter:
         before silence, since somebody who refuses is at least there.
         """
         race = _Race(expect, doubtful, unless_met)
-        async with background() as tries:
-            for address in addresses:
-                self._start(address, race, tries)
-                await _news(race, STAGGER)
-                if race.winner is not None:
-                    break
-            while race.open:
-                await _news(race, None)
-        if race.winner is None and not race.oneself:
-            raise _told(race, addresses)
-        return race.winner
+        try:
+            async with background() as tries:
+                for address in addresses:
+                    self._start(address, race, tries)
+                    await _news(race, STAGGER)
+                    if race.winner is not None:
+                        break
+                while race.open:
+                    await _news(race, None)
+            if race.winner is None and not race.oneself:
+                raise _told(race, addresses)
+            return race.winner
+        finally:
+            race.failures.clear()  # each holds a frame that holds it: a cycle, and in it a connection
 
     def _start(self, address: Address, race: _Race, tries: Background) -> None:
         race.running += 1
@@ -130,7 +133,10 @@ class Meeter:
         while (under_way := self._under_way.get(sure) or self._under_way.get(place)) is not None:
             await asyncio.wait([under_way])
             if not under_way.cancelled():
-                return _outcome(under_way.result())
+                try:
+                    return _outcome(under_way.result())
+                finally:
+                    del under_way  # as below
         mine = self._under_way[place] = asyncio.get_running_loop().create_future()
         try:
             async with self._rooms[race.doubtful]:
@@ -146,6 +152,7 @@ class Meeter:
         finally:
             mine.cancel()  # does nothing once there is a result
             del self._under_way[place]
+            del mine  # it holds an error that holds this frame: a cycle, and in it a connection
 
     async def _introduce(self, address: Address) -> Card | None:
         try:
@@ -167,9 +174,12 @@ class Meeter:
 
 
 def _outcome(outcome: Card | TransferError | WireError | None) -> Card | None:
-    if isinstance(outcome, (TransferError, WireError)):
-        raise outcome
-    return outcome
+    try:
+        if isinstance(outcome, (TransferError, WireError)):
+            raise outcome
+        return outcome
+    finally:
+        del outcome
 
 
 async def _news(race: _Race, within: float | None) -> None:

@@ -31,6 +31,8 @@ async def unbroken(conversation: Coroutine[Any, Any, T], end: Callable[[], None]
         if not task.cancelled():
             task.exception()  # retrieved: that the call was ended is our own doing
         raise
+    finally:
+        del task  # it holds its error, and that this frame: they, and the call, would wait for the cycle collector
 
 
 class CallPipe:

@@ -1,9 +1,9 @@
 """`scripts/soak`: four real peers on loopback for a quarter of an hour, killed with -9 and started again by chance.
 
-Sampled: memory as the kernel sees it, what of it is given out by the C library (heap) and Python's objects (thousands of
-blocks), file descriptors, threads and tasks of every peer, and the disk that its state directory takes. One of the four is
-never killed: it would show what the coming and going of others leaves behind. Shown: a table, how fast each figure rises,
-and whether it is flat. Exit status 0: all is flat, and all peers know one another in the end.
+Sampled: memory as the kernel sees it, and what of it is in use (the C library's heap, and Python's objects in thousands
+of blocks), file descriptors, threads and tasks of every peer, and the disk that its state directory takes. One of the
+four is never killed: it would show what the coming and going of others leaves behind. Shown: a table, how fast each
+figure rises, and whether it is flat. Exit status 0: all is flat, and all peers know one another in the end.
 """
 
 import argparse
