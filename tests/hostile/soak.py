@@ -45,7 +45,7 @@ class Measure:
 
 
 MEASURES = {
-    "memory": Measure("MiB", lambda before: 64.0),  # of which the allocators keep some that nobody uses
+    "memory": Measure("MiB", lambda before: 4.0),
     "heap": Measure("MiB", lambda before: 2.0),
     "objects": Measure("k", lambda before: 0.01 * before),
     "files": Measure("", lambda before: 8),
