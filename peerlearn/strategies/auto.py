@@ -20,7 +20,7 @@ from peerlearn.learning.learner import Batch, Learner
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
 from peerlearn.schedule import Exchange, Local, Publish, Schedule, Transfer
-from peerlearn.strategies import answers, averaging, robust, teaching
+from peerlearn.strategies import averaging, robust, teaching, ways
 from peerlearn.strategies.averaging import Inbox, Piece
 from peerlearn.strategies.base import Asked, Base
 from peerlearn.strategies.committee import Committee, as_it_is
@@ -83,15 +83,11 @@ class Auto(Base):
 
     @property
     def needs(self) -> frozenset[Exposure]:
-        """One exposure or the other, as `misfit` finds per provider; only a fixed way needs a certain one."""
-        fixed = {"params": Exposure.PARAMS_FULL, "outputs": Exposure.PUBLIC_OUTPUTS}
-        return frozenset({fixed[self.via]}) if self.via in fixed else frozenset()
+        return ways.needed(self.via)
 
     @property
     def exposes(self) -> frozenset[Exposure]:
-        ways = {"params": {Exposure.PARAMS_FULL}, "outputs": {Exposure.PUBLIC_OUTPUTS}}
-        both = {Exposure.PARAMS_FULL, Exposure.PUBLIC_OUTPUTS}
-        return frozenset({Exposure.HISTOGRAM, *ways.get(self.via, both)})
+        return ways.shown(self.via)
 
     @property
     def schedule(self) -> Schedule:
@@ -116,20 +112,13 @@ class Auto(Base):
             raise KnowledgeError(way)
         if way is None:
             return Question(conditional(Query(want="params"), self._inbox.heard(provider), provider))
-        select = {"dataset": way.name, "fingerprint": way.fingerprint, "ids": None}
-        query = Query(want="outputs", select=select)
-        return Question(conditional(query, self._memory.version_of(provider, Outputs), provider))
+        return Question(conditional(ways.outputs_on(way), self._memory.version_of(provider, Outputs), provider))
 
     def publish(self, learner: Learner) -> tuple[Unlabelled, ...]:
         return learner.public_sets
 
     def answer(self, snapshot: Snapshot, asked: Asked) -> Answer:
-        query = asked.question.query
-        if query.want == "params" and not query.select and Exposure.PARAMS_FULL in self.exposes:
-            return answers.whole_model(snapshot)
-        if query.want == "outputs" and Exposure.PUBLIC_OUTPUTS in self.exposes:
-            return answers.public_logits(snapshot, snapshot.extras or (), query)
-        return answers.not_mine(self.name, query)
+        return ways.answered(self.name, self.via, snapshot, asked.question.query)
 
     def absorb(self, learner: Learner, received: Sequence[Received]) -> None:
         params = self._inbox.new([each for each in received if isinstance(each.knowledge, Params)])

@@ -20,7 +20,7 @@ from peerlearn.learning.learner import Batch, Learner, Objective
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
 from peerlearn.schedule import Exchange, Local, Schedule, Transfer
-from peerlearn.strategies import answers, teaching
+from peerlearn.strategies import teaching, ways
 from peerlearn.strategies.base import Asked, Base
 from peerlearn.strategies.memory import Memory, conditional
 from peerlearn.strategies.public import PublicTeachers, check_outputs
@@ -56,15 +56,11 @@ class Distillation(Base):
 
     @property
     def needs(self) -> frozenset[Exposure]:
-        """One exposure or the other, as `misfit` finds per provider; only a fixed route needs a certain one."""
-        fixed = {"params": Exposure.PARAMS_FULL, "outputs": Exposure.PUBLIC_OUTPUTS}
-        return frozenset({fixed[self.via]}) if self.via in fixed else frozenset()
+        return ways.needed(self.via)
 
     @property
     def exposes(self) -> frozenset[Exposure]:
-        by_route = {"params": {Exposure.PARAMS_FULL}, "outputs": {Exposure.PUBLIC_OUTPUTS}}
-        both = {Exposure.PARAMS_FULL, Exposure.PUBLIC_OUTPUTS}
-        return frozenset({Exposure.HISTOGRAM, *by_route.get(self.via, both)})
+        return ways.shown(self.via)
 
     @property
     def schedule(self) -> Schedule:
@@ -84,20 +80,13 @@ class Distillation(Base):
             raise KnowledgeError(route)
         if route is None:
             return Question(conditional(Query(want="params"), self._memory.version_of(provider, Params), provider))
-        select = {"dataset": route.name, "fingerprint": route.fingerprint, "ids": None}
-        query = Query(want="outputs", select=select)
-        return Question(conditional(query, self._memory.version_of(provider, Outputs), provider))
+        return Question(conditional(ways.outputs_on(route), self._memory.version_of(provider, Outputs), provider))
 
     def publish(self, learner: Learner) -> tuple[Unlabelled, ...]:
         return learner.public_sets
 
     def answer(self, snapshot: Snapshot, asked: Asked) -> Answer:
-        query = asked.question.query
-        if query.want == "params" and not query.select and Exposure.PARAMS_FULL in self.exposes:
-            return answers.whole_model(snapshot)
-        if query.want == "outputs" and Exposure.PUBLIC_OUTPUTS in self.exposes:
-            return answers.public_logits(snapshot, snapshot.extras or (), query)
-        return answers.not_mine(self.name, query)
+        return ways.answered(self.name, self.via, snapshot, asked.question.query)
 
     def absorb(self, learner: Learner, received: Sequence[Received]) -> None:
         new = [each for each in received if self._memory.is_new(each)]
@@ -147,8 +136,7 @@ class Distillation(Base):
             return None
         if self.via == "params":
             return f"{provider.name} " + ("does not show its parameters" if same else "has another architecture")
-        held = {public.fingerprint for public in provider.public_sets}
-        common = next((public for public in learner.public_sets if public.fingerprint in held), None)
+        common = ways.common_set(learner, provider)
         if common is not None and Exposure.PUBLIC_OUTPUTS in provider.exposes:
             return common
         why = "shows no parameters" if same else "has another architecture"

@@ -1,13 +1,49 @@
-"""How a learner can learn from a provider: by its parameters, by its outputs on a common public set, or not at all."""
+"""How a learner can learn from a provider: by its parameters, by its outputs on a common public set, or not at all.
+
+What the methods that know both ways have in common: what they need and show, the query for outputs, the answers.
+"""
 
 from typing import Literal
 
+from peerlearn.knowledge import Answer, Query
 from peerlearn.learning.data import Unlabelled
 from peerlearn.learning.learner import Learner
-from peerlearn.strategies import averaging
+from peerlearn.learning.snapshot import Snapshot
+from peerlearn.strategies import answers, averaging
 from peerlearn.types import Card, Exposure
 
 Via = Literal["auto", "params", "outputs"]
+
+_SHOWN = {"params": Exposure.PARAMS_FULL, "outputs": Exposure.PUBLIC_OUTPUTS}
+
+
+def needed(via: Via) -> frozenset[Exposure]:
+    """One exposure or the other, as is found per provider; only a fixed way needs a certain one."""
+    return frozenset({_SHOWN[via]}) if via in _SHOWN else frozenset()
+
+
+def shown(via: Via) -> frozenset[Exposure]:
+    """What answering by these ways shows, class counts included."""
+    return frozenset({Exposure.HISTOGRAM, *(needed(via) or _SHOWN.values())})
+
+
+def outputs_on(public: Unlabelled) -> Query:
+    """For the provider's outputs on all of a public set."""
+    return Query(want="outputs", select={"dataset": public.name, "fingerprint": public.fingerprint, "ids": None})
+
+
+def answered(strategy: str, via: Via, snapshot: Snapshot, query: Query) -> Answer:
+    """From a snapshot that was published with the learner's public sets."""
+    if query.want == "params" and not query.select and Exposure.PARAMS_FULL in shown(via):
+        return answers.whole_model(snapshot)
+    if query.want == "outputs" and Exposure.PUBLIC_OUTPUTS in shown(via):
+        return answers.public_logits(snapshot, snapshot.extras or (), query)
+    return answers.not_mine(strategy, query)
+
+
+def common_set(learner: Learner, provider: Card) -> Unlabelled | None:
+    held = {public.fingerprint for public in provider.public_sets}
+    return next((public for public in learner.public_sets if public.fingerprint in held), None)
 
 
 def way_to_learn(learner: Learner, provider: Card, via: Via) -> Unlabelled | str | None:
@@ -24,9 +60,7 @@ def way_to_learn(learner: Learner, provider: Card, via: Via) -> Unlabelled | str
         return f"{provider.name} does not show its parameters"
     if Exposure.PUBLIC_OUTPUTS not in provider.exposes:
         return f"{provider.name} shows neither parameters that fit nor outputs on public sets"
-    held = {public.fingerprint for public in provider.public_sets}
-    common = next((public for public in learner.public_sets if public.fingerprint in held), None)
-    if common is not None:
+    if (common := common_set(learner, provider)) is not None:
         return common
     why = "teaches by outputs, but" if via == "outputs" else _no_params(unlike)
     return (
