@@ -27,7 +27,7 @@ from peerlearn.errors import NetworkError
 from peerlearn.types import Address
 
 LAN_PEER = Path(__file__).with_name("lan_peer.py")
-SOON = 10.0
+SOON = 30.0
 
 
 class Ear:

@@ -286,6 +286,27 @@ async def test_a_second_process_with_the_same_identity_gives_up(village: Village
         assert first.names() == ["amber"]
 
 
+async def test_a_copy_whose_network_comes_late_gives_up_all_the_same() -> None:
+    village, me = Village("memory"), Identity.ephemeral()
+    late = village.timing.gone_after + village.timing.suspect_after
+
+    class Late:
+        @asynccontextmanager
+        async def announcing(self, _: Any, listener: Any) -> AsyncIterator[None]:
+            from peerlearn.discovery.base import Hint
+
+            hint = Hint(addresses=(amber.address,), source="mdns", key="k", id_prefix=amber.id[:12])
+            asyncio.get_running_loop().call_later(late, listener.hinted, hint)
+            yield
+
+    async with village.peer("amber") as amber, village.peer("birch", peers=[amber.address], identity=me):
+        await within(5, amber, "birch")
+        with pytest.raises(IdentityError, match="in use elsewhere"):
+            async with village.peer("copy", discoveries=[Late()], identity=me):
+                await asyncio.sleep(20)
+        assert amber.directory.find("birch").alive
+
+
 async def test_a_twin_that_meets_the_first_directly_gives_up(village: Village) -> None:
     me = Identity.ephemeral()
     async with village.peer("birch", identity=me, session="1-older") as first:

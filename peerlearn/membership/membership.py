@@ -29,6 +29,7 @@ from peerlearn.wire.cards import card_from_pb, card_to_pb
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 _GOODBYE = 0.5  # seconds that leaving waits for watchers to hear it
+_DOUBTED_FOR = 3  # silences: a slow start, or a network that comes late, must not keep a twin from being found out
 _LOOK = 3.0  # seconds between two looks at the addresses of this machine
 
 
@@ -309,7 +310,7 @@ class Membership:
         """Somebody says that our id is alive elsewhere. After a restart that is true for a while, of our former self,
         and one who slept meanwhile learns of it later than others: only who goes on saying so is believed. And once we
         have been here for long, nobody's word alone makes us go."""
-        young = now() - self._began <= self._timing.gone_after + self._timing.suspect_after
+        young = now() - self._began <= _DOUBTED_FOR * (self._timing.gone_after + self._timing.suspect_after)
         if exc.reason is not RefusalReason.IDENTITY or not young:
             return
         since = self._doubted.setdefault(exc.peer, now())
