@@ -22,6 +22,7 @@ from peerlearn.orchestrator.selection import choose
 from peerlearn.orchestrator.training import gated_transfer
 from peerlearn.peer import Peer
 from peerlearn.recording import Fetched, FetchFailed, Published
+from peerlearn.schedule import Local
 from peerlearn.strategies import robust
 from peerlearn.strategies.base import Asked, Strategy
 from peerlearn.strategies.fedavg import FedAvg, FedAvgShared
@@ -448,7 +449,8 @@ def test_roles_do_not_answer_for_one_another() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"role": "server"}, {"role": "hub"}, {"local_epochs": 0}, {"aggregate": "mode"}, {"liars": 1}, {"liars": -1},
+        {"role": "server"}, {"role": "hub"}, {"local_epochs": 0}, {"local_steps": 0}, {"aggregate": "mode"},
+        {"liars": 1}, {"liars": -1},
         {"cohort": 2}, {"hub": "amber"}, {"role": "hub", "cohort": 4, "aggregate": "krum", "liars": 1},
         {"role": "hub", "cohort": 2, "aggregate": "trimmed-mean", "liars": 1},
     ],
@@ -476,6 +478,12 @@ def test_9_2_gossip_with_two_peers_is_fedavg_with_equal_weights() -> None:
                 strategy.transfer(learner, steps(0))
         ends.append((weights(one[1]), weights(two[1])))
     assert ends[0] == ends[1]
+
+
+def test_a_round_may_be_counted_in_steps() -> None:
+    local, *_ = FedAvg(local_steps=3).schedule.cycle
+    assert local == Local(steps(3))
+    assert FedAvg(local_epochs=2).schedule.cycle[0] == Local(epochs(2))
 
 
 def test_9_2_fedavg_with_one_peer_is_isolated_training_with_a_fresh_optimizer_per_round() -> None:

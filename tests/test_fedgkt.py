@@ -232,6 +232,24 @@ def test_7_10_3_replies_are_the_hubs_outputs_by_id_whatever_the_order_of_samples
     assert bits(replies(False)) == bits(replies(True))
 
 
+def test_7_10_3_the_control_mixes_up_whose_reply_is_whose_and_nothing_else() -> None:
+    """003-3b: each sample is taught by the hub's logits on another, always the same one; all logits are used."""
+    edge = an_edge()
+    mixed = "edge", edge_learner(1), edge_of(control="misaligned")
+    for each in (edge, mixed):
+        one_round(a_hub(), [each], 1)
+    ids = torch.cat([batch.ids for batch in edge[1].passing()])
+    straight, crossed = edge[2]._held.logits(ids), mixed[2]._held.logits(ids, "misaligned")
+    assert torch.equal(straight, mixed[2]._held.logits(ids))
+    assert (straight != crossed).any(dim=1).double().mean() > 0.8
+    assert sorted(map(tuple, straight.tolist())) == sorted(map(tuple, crossed.tolist()))
+    half = ids[: len(ids) // 2]
+    assert torch.equal(mixed[2]._held.logits(half, "misaligned"), crossed[: len(half)])
+    for each in (edge, mixed):
+        each[2].local(each[1], epochs(1))
+    assert weights(edge[1]) != weights(mixed[1])
+
+
 def test_7_10_4_no_gradient_crosses_the_cut_and_a_hubs_step_changes_no_edge() -> None:
     hub, edge = a_hub(), an_edge(bn=True)
     edge[2].local(edge[1], epochs(1))

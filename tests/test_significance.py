@@ -127,13 +127,27 @@ def test_5_12_3_of_equal_scores_the_first_come_first() -> None:
 
 
 def test_5_12_4_the_gradient_of_a_linear_layer_in_closed_form() -> None:
-    """d z_c / d W_c = sum of x over the samples labelled c, the other rows are 0; d z_c / d b_c = their number."""
+    """d z_c / d W_c = sum of x over the samples labelled c; d z_c / d b_c = their number. Of the other rows the logit
+    knows nothing, and what is left is the tie-break: a millionth of d log p_c / d W_k = - sum of p_k x."""
     model, batch = nn.Linear(DIMS, CLASSES), shown_batch()
     grads = significance.class_gradients(model, [batch], [2])[2]
-    expected = torch.zeros(CLASSES, DIMS)
-    expected[2] = batch.x[batch.y == 2].sum(dim=0)
-    torch.testing.assert_close(grads["weight"], expected)
-    assert grads["bias"].tolist() == [0, 0, float((batch.y == 2).sum()), 0]
+    x = batch.x[batch.y == 2]
+    torch.testing.assert_close(grads["weight"][2], x.sum(dim=0))
+    torch.testing.assert_close(grads["bias"][2], torch.tensor(float(len(x))))
+    others, p = [0, 1, 3], model(x).softmax(dim=1).detach()
+    torch.testing.assert_close(grads["weight"][others], -1e-6 * p[:, others].T @ x, rtol=1e-4, atol=0)
+    torch.testing.assert_close(grads["bias"][others], -1e-6 * p[:, others].sum(dim=0), rtol=1e-4, atol=0)
+
+
+def test_of_what_no_logit_depends_on_the_rival_classes_come_first() -> None:
+    """Half of an output layer: the row of the class itself, then the one that it is most taken for."""
+    model, batch = nn.Linear(DIMS, CLASSES), shown_batch()
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.copy_(torch.tensor([-5.0, -5.0, 0.0, 1.0]))
+    scores = significance.sensitivity([significance.class_gradients(model, [batch], [2])[2]])["weight"]
+    picked = significance.top(scores, scores.numel() // 2)
+    assert set((picked // DIMS).tolist()) == {2, 3}
 
 
 @pytest.mark.parametrize("labelled", [True, False])

@@ -30,7 +30,8 @@ class FedAvg(Base):
     train; averages as soon as contributions of `cohort` peers have come, and those who come later count for the next
     average. A peer whose hub is gone learns alone.
 
-    `local_epochs`: E, of a peer's round. `aggregate`: `weighted` by the numbers of labelled samples, which the cards
+    `local_epochs`: E, of a peer's round; `local_steps`: optimizer steps instead (on a stream, request batches).
+    `aggregate`: `weighted` by the numbers of labelled samples, which the cards
     then show; `mean`: everybody counts once, and nobody shows them; `median`, `trimmed-mean`, `krum`: bear some who
     lie (robust.py), `liars` of them. `hub`: the hub's name or the start of its id; empty: whoever answers as one.
 
@@ -42,6 +43,7 @@ class FedAvg(Base):
 
     role: Literal["all", "peer", "hub"] = "all"
     local_epochs: int = 1
+    local_steps: int | None = None
     aggregate: robust.Rule = "weighted"
     liars: int = 0
     cohort: int = 0
@@ -54,6 +56,8 @@ class FedAvg(Base):
             raise ConfigError(f"{self.name}: role {self.role!r} is not one of all, peer, hub")
         if self.local_epochs < 1:
             raise ConfigError(f"{self.name}: local_epochs must be at least 1, not {self.local_epochs}")
+        if self.local_steps is not None and self.local_steps < 1:
+            raise ConfigError(f"{self.name}: local_steps must be at least 1, not {self.local_steps}")
         robust.check_rule(self.name, self.aggregate, self.liars)
         if self.hub and self.role != "peer":
             raise ConfigError(f"{self.name}: only a peer has a hub to name, not role {self.role}")
@@ -81,7 +85,8 @@ class FedAvg(Base):
     def schedule(self) -> Schedule:
         if self.role == "hub":
             return Schedule(cycle=(), on={"received": (Transfer(steps(0)),), "averaged": (Publish(),)})
-        cycle = (Local(epochs(self.local_epochs)), Publish(), *_AVERAGE)
+        span = epochs(self.local_epochs) if self.local_steps is None else steps(self.local_steps)
+        cycle = (Local(span), Publish(), *_AVERAGE)
         return Schedule(cycle=cycle, first=_AVERAGE if self.role == "peer" else ())
 
     def misfit(self, learner: Learner, provider: Card) -> str | None:

@@ -23,7 +23,7 @@ from peerlearn.schedule import Exchange, Local, Publish, Schedule, Transfer
 from peerlearn.strategies import answers, gkt_edge, teaching
 from peerlearn.strategies.base import Asked, Base
 from peerlearn.strategies.gkt_edge import Cut, FeatureDtype, LabelDtype
-from peerlearn.strategies.gkt_held import HeldOfHub
+from peerlearn.strategies.gkt_held import Control, HeldOfHub
 from peerlearn.strategies.gkt_store import DATASET, FeatureStore, Replies, Reply, check_brought
 from peerlearn.strategies.gkt_training import HubTraining, ReplyBy, Shuffle
 from peerlearn.strategies.memory import conditional
@@ -46,6 +46,7 @@ class FedGKT(Base):
     `batch_size`: of the hub's training (gkt_training.HubTraining). `features`, `labels`: how they travel.
     `predict` download: an edge also fetches the hub's `network` (a name in gkt_models, or a module) and gives users
     f_s after f_e; the hub must show its parameters. own: users get the small network, and no weights travel.
+    `control` misaligned, at an edge: what the hub says of one sample is taken for another. It shows that ids count.
     """
 
     name: ClassVar[str] = "fedgkt"
@@ -68,6 +69,7 @@ class FedGKT(Base):
     network: str | nn.Module = "GKTLarge"
     extractor: str = "extractor"
     classifier: str = "classifier"
+    control: Control = "none"
 
     _held: HeldOfHub = field(default_factory=HeldOfHub, init=False, repr=False)
     _brought: int = field(default=0, init=False, repr=False)
@@ -88,6 +90,7 @@ class FedGKT(Base):
             "features": get_args(FeatureDtype),
             "labels": get_args(LabelDtype),
             "predict_by": ("download", "own"),
+            "control": get_args(Control),
         }
         check_choices(self.name, self, choices)
         least = {"local_epochs": 0, "hub_epochs": 0, "edges": 1, "batch_size": 1, "alpha": 0}
@@ -248,7 +251,8 @@ class FedGKT(Base):
 
     def _agreement(self, z: Tensor, batch: Batch) -> Tensor:
         """alpha * KD_T(Z_s[ids] -> z), z (B, C)."""
-        return self.alpha * losses.distill_kl(self._held.logits(batch.ids).to(z.device), z, self.temperature)
+        said = self._held.logits(batch.ids, self.control).to(z.device)
+        return self.alpha * losses.distill_kl(said, z, self.temperature)
 
     @property
     def _kd(self) -> bool:

@@ -1,14 +1,17 @@
 """What a FedGKT edge holds of its hub: logits on its own samples, the large network, and the version seen last."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from peerlearn.knowledge import Outputs, Params, Received
+from peerlearn.learning.order import generator
 from peerlearn.strategies import teaching
 from peerlearn.types import Card
+
+Control = Literal["none", "misaligned"]
 
 
 class HeldOfHub:
@@ -33,10 +36,13 @@ class HeldOfHub:
         """The state of its network, if held."""
         return self._network["tensors"] if self._network else None
 
-    def logits(self, ids: Tensor) -> Tensor:
-        """What the hub says, (B, C), on sample ids int64 (B,) of one's own."""
+    def logits(self, ids: Tensor, control: Control = "none") -> Tensor:
+        """What the hub says, (B, C), on sample ids int64 (B,) of one's own; misaligned: on others, always the same."""
         said: Tensor = self._reply["logits"]
-        return said[torch.searchsorted(self._reply["ids"], ids)]
+        rows = torch.searchsorted(self._reply["ids"], ids)
+        if control == "misaligned":
+            rows = torch.randperm(len(said), generator=generator("misaligned", len(said)))[rows]
+        return said[rows]
 
     def next_version(self, provider: Card) -> int:
         """The hub's version that will be the next after what is known of it here."""
