@@ -12,7 +12,7 @@ import torch
 
 from peerlearn.cli.main import main
 from peerlearn.errors import ConfigError, StateError
-from peerlearn.experiments import build, experiment, fabric, library, report, results, rows, weather
+from peerlearn.experiments import build, experiment, fabric, library, page, report, results, rows, weather
 from peerlearn.experiments import run as running
 from peerlearn.experiments.build import World
 from peerlearn.experiments.run import Job
@@ -536,6 +536,31 @@ def test_run_and_report_end_with_one_json_object(tmp_path: Path, capsys: pytest.
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == first
     assert "(results/tiny-curves.png)" in (tmp_path / "docs" / "results.md").read_text()
     assert (tmp_path / "docs" / "results" / "tiny-curves.png").is_file()
+
+
+SECTION = """## {name}: about {name} (data)
+
+| claim |  | formula | bar | value |  |
+| --- | ---: | ---: | ---: | ---: | ---: |
+| {name}-1 | It works. | `mean(a.b) >= 0` | >= 0 | 1 | **holds** |
+| {name}-2 | It \\| works well. Because. | `mean(a.b) >= 2` | >= 2 | 1 | **does not hold** |
+| {name}-3 | More. | `mean(a.b)` | - | 1 | no bar |
+"""
+
+
+def test_a_page_of_results_keeps_the_sections_of_other_experiments() -> None:
+    first = page.page({"b-two": SECTION.format(name="b-two"), "c": SECTION.format(name="c")})
+    second = page.page({"a": SECTION.format(name="a"), "c": SECTION.format(name="c").replace("| 1 |", "| 3 |")}, first)
+    assert SECTION.format(name="b-two").strip() in second, "the section of another experiment is as it was"
+    assert second.index("## a:") < second.index("## b-two:") < second.index("## c:")
+    assert second.count("## c:") == 1
+    assert "| c-1 | It works. | `mean(a.b) >= 0` | >= 0 | 3 | **holds** |" in second
+    head = second[: second.index("## a:")]
+    assert "| [b-two](#b-two-about-b-two-data) | 1 | 1 |" in head
+    assert "| all | 3 | 3 |" in head
+    assert "| [c](#c-about-c-data) | c-2 | It \\| works well. Because. | >= 2 | 3 |" in head
+    assert page.page({}, second) == second
+    assert page.page({}) == page.page({}, page.page({}))
 
 
 def test_data_that_is_not_there_skips_the_experiment_with_the_reason(

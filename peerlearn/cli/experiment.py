@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from peerlearn.cli import choices
 from peerlearn.cli.output import Output
 from peerlearn.errors import ConfigError, StateError
-from peerlearn.experiments import build, library, pictures, report, results
+from peerlearn.experiments import build, library, page, pictures, report, results
 from peerlearn.experiments import experiment as experiments
 from peerlearn.experiments import run as running
 from peerlearn.experiments.results import Stored
@@ -81,25 +81,30 @@ def tell(folders: list[Path], out: Path | None, output: Output) -> None:
 
 
 def _tell(found: list[Stored], out: Path | None, output: Output) -> None:
-    """Markdown to stdout (with --json to stderr), into each experiment's directory, or all of it into `out`."""
-    texts = []
+    """Markdown to stdout (with --json to stderr), and into each experiment's directory, or into the page in `out`."""
+    texts: dict[str, str] = {}
     for stored in found:
         own = stored.path if out is None else out
         place = (own, "") if out is None else (own / "results", f"{stored.head.name}-")
         drawn = [] if stored.skipped else pictures.draw(stored, *place)
         if drawn is None:
             output.warn("no pictures: matplotlib is not installed; pip install 'peerlearn[plot]'")
-        texts.append(report.markdown(stored, [(title, str(path.relative_to(own))) for title, path in drawn or ()]))
+        named = [(title, str(path.relative_to(own))) for title, path in drawn or ()]
+        texts[stored.head.name] = text = report.markdown(stored, named)
         if out is None:
-            _write(own / "report.md", texts[-1])
+            _write(own / "report.md", text)
     if out is not None:
-        _write(out / "results.md", "# Results\n\nMade by `peerlearn report`.\n\n" + "\n".join(texts))
-    if output.as_json:
-        sys.stderr.write("\n".join(texts))
-    else:
-        sys.stdout.write("\n".join(texts))
+        _write(out / "results.md", page.page(texts, _read(out / "results.md")))
+    (sys.stderr if output.as_json else sys.stdout).write("\n".join(texts.values()))
     summaries = [report.summary(stored) for stored in found]
     output.result(summaries[0] if len(summaries) == 1 else {"experiments": summaries})
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as exc:
+        raise StateError(f"{path} is in the way and cannot be read ({exc}): move it, or choose another --out") from exc
 
 
 def _write(path: Path, text: str) -> None:

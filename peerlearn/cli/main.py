@@ -184,7 +184,8 @@ def experiment_list(as_json: Json = False) -> None:
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="What `experiment run` has written.")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Everything into DIR/results.md; default: each its own.")
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Into DIR/results.md, beside what is there; else each its own."),
     ] = None,
     as_json: Json = False,
 ) -> None:

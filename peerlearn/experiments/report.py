@@ -14,6 +14,8 @@ _SHARES = ("private", "remote", "shared", "on_", "error", "own_error", "base", "
 """Metrics whose names begin so are shares, and shown in percent."""
 _UNTOLD = ("bytes_all_peers", "wall_seconds", "failed_exchanges", "version", "seconds_local", "seconds_transfer")
 _EMPTY = "-"
+HOLDS = {True: "**holds**", False: "**does not hold**", None: "not measured"}
+"""The last word on a claim."""
 
 
 def summary(stored: Stored) -> dict[str, Any]:
@@ -102,7 +104,7 @@ def _accuracies(stored: Stored, found: Sequence[Row]) -> str:
         body.append(
             [_named(stored, variant), *cells, str(max((r.n for r in found if r.variant == variant), default=0))]
         )
-    return _table(["", *titles, "seeds"], body)
+    return table(["", *titles, "seeds"], body)
 
 
 def _with_paper(stored: Stored, variant: str, metric: str, found: Sequence[Row]) -> str:
@@ -125,7 +127,7 @@ def _more(stored: Stored, found: Sequence[Row]) -> list[str]:
             for variant in _variants(stored, found)
             if any(_row(found, variant, metric) for metric in chosen)
         ]
-        tables.append(_table(["", *(metric.replace("_", " ") for metric in chosen)], body))
+        tables.append(table(["", *(metric.replace("_", " ") for metric in chosen)], body))
     return tables
 
 
@@ -134,21 +136,21 @@ def _costs(stored: Stored, found: Sequence[Row]) -> str:
     for variant in _variants(stored, found):
         received, sent, seconds, cpu = (_row(found, variant, metric) for metric in _COSTS)
         body.append([variant, _scaled(received, 1e6), _scaled(sent, 1e6), _scaled(seconds, 1), _scaled(cpu, 1)])
-    return _table(["per measured peer", "MB received", "MB sent", "seconds", "processor seconds"], body)
+    return table(["per measured peer", "MB received", "MB sent", "seconds", "processor seconds"], body)
 
 
 def _claims(judged: Sequence[Verdict]) -> str:
     body = []
     for verdict in judged:
         claim = verdict.claim
-        word = {True: "**holds**", False: "**does not hold**", None: "not measured"}[verdict.holds]
+        word = HOLDS[verdict.holds]
         if claim.report_only and verdict.value is not None:
             word = "no bar"
         bar = f"{verdict.comparison} {verdict.bar:.4g}" if verdict.bar is not None else verdict.comparison or _EMPTY
         value = f"{verdict.value:.4g}" if verdict.value is not None else _EMPTY
         said = f"{claim.says} {claim.note}".strip()
         body.append([claim.id, said, f"`{claim.formula}`", bar, value, word])
-    return _table(["claim", "", "formula", "bar", "value", ""], body)
+    return table(["claim", "", "formula", "bar", "value", ""], body)
 
 
 # ---------------------------------------------------------------- cells
@@ -186,7 +188,8 @@ def _scaled(row: Row | None, unit: float) -> str:
     return f"{mean:.{2 if mean < 10 else 1}f}"
 
 
-def _table(titles: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def table(titles: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """In Markdown; the first column to the left, all others to the right."""
     lines = [_line(titles), _line(["---"] + ["---:"] * (len(titles) - 1)), *map(_line, body)]
     return "\n".join(lines)
 
