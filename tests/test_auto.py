@@ -448,15 +448,28 @@ def test_size_0_is_the_present_model_alone() -> None:
     torch.testing.assert_close(me[2].predict(me[1], x), me[1].predict(x))
 
 
-def test_a_transfer_seats_the_model_before_and_after_it() -> None:
-    me, seats = taught(member("birch", 2, unlike=True)), []
-    for span in (2, 3):
+def test_a_transfer_seats_the_model_before_and_after_an_average() -> None:
+    me, other = member("amber", 1), member("birch", 2)
+    seats = []
+    for version in (1, 2):
+        other[1].fit(steps(2))
+        me[2].absorb(me[1], [received(me, other, version=version)])
         seats.append((me[1].steps, weights(me[1])))
-        me[2].transfer(me[1], steps(span))
+        me[2].transfer(me[1], epochs(1))
         seats.append((me[1].steps, weights(me[1])))
     found = [(seat["steps"], bits(seat["tensors"])) for seat in me[2].state_dict()["members"]["states"]]
     assert found == seats
-    assert [steps for steps, _ in found] == [0, 2, 2, 5]
+    assert seats[0] != seats[1], "the average has moved it"
+
+
+def test_who_learns_from_the_pool_alone_predicts_alone() -> None:
+    me, x = taught(member("birch", 2)), tiny_data(seed=9).x
+    me[2].transfer(me[1], epochs(1))
+    assert len(me[2].state_dict()["members"]["states"]) == 2
+    me[2].absorb(me[1], [received(me, member("cedar", 3, unlike=True))])
+    me[2].transfer(me[1], epochs(1))
+    assert not me[2].state_dict()["members"]["states"]
+    torch.testing.assert_close(me[2].predict(me[1], x), me[1].predict(x))
 
 
 class Never(Gate):
@@ -503,7 +516,7 @@ def test_a_transfer_by_outputs_is_the_own_loss_and_twice_the_distance_to_the_poo
     me, plain = taught(other), member("amber", 1)
     came = received(plain, other).knowledge
     assert isinstance(came, Outputs)
-    teacher = (2 * (plain[1].logits(PUBLIC.x).log_softmax(1) + came.tensors["logits"].log_softmax(1)) / 2).softmax(1)
+    teacher = ((plain[1].logits(PUBLIC.x).log_softmax(1) + came.tensors["logits"].log_softmax(1)) / 2).softmax(1)
     own, rows = OwnLoss(plain[1], 0.1), iter(_rows(me[1].count(epochs(1))))
 
     def by_hand(model: nn.Module, batch: Batch) -> Tensor:

@@ -3,7 +3,7 @@
 Composed of what has been measured here (docs/results.md): local training under a uniform prior (balanced softmax, Ren
 et al. 2020; logit adjustment, Menon et al. 2021), so that models of skewed data can be compared and combined at all;
 federated averaging (McMahan et al. 2017) where architecture and start agree; distillation from the pooled outputs of
-all on a public set (FedDF, Lin et al. 2020) where they do not; and a committee of one's own last models to predict.
+all on a public set (FedDF, Lin et al. 2020) where they do not; and a committee of one's last averages to predict.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,8 +49,10 @@ class Auto(Base):
     `via` params or outputs allows one way only, and shows nothing of the other. An average leaves out a model that
     harms it beyond doubt on held-out data (strategies/proof.py). What each provider's knowledge gained is held against
     its price, `per` byte or second, and decides whom to ask first when not all can be asked; `per` second is not
-    repeatable. `committee`: rounds whose models predict together, each with two; 0: the present model alone.
-    `smoothing`: of own labels; `sharpness`: power to which the pool's probabilities are raised.
+    repeatable. `committee`: rounds whose models predict together, each with the one before and the one after its
+    average; 0: the present model alone, as always where nothing is averaged: models that learn from one pool err alike.
+    `smoothing`: of own labels; `sharpness`: power to which the pool's probabilities are raised. Above 1 the pool is
+    surer than its voices, and so of its errors.
 
     Predictions are for all classes equally often, whatever the private data holds: turn the dial for another prior.
     """
@@ -61,7 +63,7 @@ class Auto(Base):
     per: Per = "byte"
     committee: int = 3
     smoothing: float = 0.1
-    sharpness: float = 2.0
+    sharpness: float = 1.0
 
     _inbox: Inbox = field(default_factory=Inbox, init=False, repr=False)
     _memory: Memory = field(default_factory=Memory, init=False, repr=False)
@@ -161,8 +163,11 @@ class Auto(Base):
         report, more = self._distil(learner, span, outputs) if outputs else (Report(), {})
         self._inbox.take()
         self._ledger.gained({**gains, **more})
-        self._members.join(earlier)
-        if report.committed:
+        if pieces:
+            self._members.join(earlier)
+        else:
+            self._members.dismiss()
+        if pieces and report.committed:
             self._members.join(as_it_is(learner))
         gain, nbytes, seconds = self._ledger.totals()
         spent = {"gain": gain, "cost_megabytes": nbytes / 1e6, "cost_seconds": seconds}

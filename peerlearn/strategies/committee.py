@@ -43,6 +43,10 @@ class Committee:
         """From now on one of us; the oldest leaves when there is no more room."""
         self._members.append(member)
 
+    def dismiss(self) -> None:
+        """The model predicts alone until others join."""
+        self._members.clear()
+
     def predict(self, learner: Learner, x: Tensor) -> Tensor:
         """Probabilities (B, C) for inputs (B, ...)."""
         logs = [member.logits(learner, x).log_softmax(dim=1) for member in self._members]
