@@ -1,5 +1,6 @@
 """Pictures of an experiment: learning curves, private against shared accuracy with every model's curve, confusion."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,10 +49,11 @@ def draw(stored: Stored, folder: Path, prefix: str = "") -> list[tuple[str, Path
 
 
 def _learning(stored: Stored, figure: "Figure") -> bool:
-    """Private, remote and shared accuracy (a stream: the error) per round, mean over seeds."""
-    metrics = [
-        m for m in ("private", "remote", "shared", "error") if any(_mean_series(stored, v, m) for v in stored.runs)
-    ]
+    """Private, remote and shared accuracy (a stream: the error) per round, mean over seeds; where nobody lacks a class,
+    there is nothing remote, and what is private is all."""
+    metrics = [m for m in ("private", "remote", "shared", "error") if _measured(stored, m)]
+    if "shared" in metrics and "remote" not in metrics:
+        metrics.remove("private")
     if not metrics:
         return False
     figure.set_size_inches(4.6 * len(metrics), 4.2)
@@ -147,6 +149,11 @@ def _matrix(axes: "Axes", counts: "np.ndarray[Any, Any]", title: str) -> None:
 def _legend(figure: "Figure", axes: "Axes") -> None:
     """Beside the picture, where it covers nothing."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
+
+
+def _measured(stored: Stored, metric: str) -> bool:
+    means = (mean for variant in stored.runs for mean in _mean_series(stored, variant, metric).values())
+    return any(map(math.isfinite, means))
 
 
 def _mean_series(stored: Stored, variant: str, metric: str) -> dict[int, float]:
