@@ -221,7 +221,7 @@ class Peer:
     @property
     def put_aside(self) -> dict[PeerId, str]:
         """Those whose knowledge this peer does not use, each with the reason: it did harm, or made no sense."""
-        return self._orchestrator.put_aside()
+        return {barred.id: barred.why for barred in self._orchestrator.put_aside}
 
     @property
     def complaints(self) -> tuple[Complaint, ...]:

@@ -12,6 +12,7 @@ from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
 from peerlearn.orchestrator import spans, training
+from peerlearn.orchestrator.blame import Barred
 from peerlearn.orchestrator.compute import Compute
 from peerlearn.orchestrator.exchange import Exchanges
 from peerlearn.orchestrator.gate import Gate
@@ -124,12 +125,13 @@ class Orchestrator:
         self._triggered = deque(at.triggered)
         self._first = self._schedule.first if at.first else ()
         self._exchanges.taught_by = set(at.taught_by)
+        self._exchanges.blame.restore(at.blame)
 
     def _progress(self) -> Progress:
         return Progress(
             round=self.round, version=self.version, cursor=self._cursor, into=self._into,
             triggered=tuple(self._triggered), first=bool(self._first),
-            taught_by=tuple(sorted(self._exchanges.taught_by)),
+            taught_by=tuple(sorted(self._exchanges.taught_by)), blame=self._exchanges.blamed(),
         )  # fmt: skip
 
     async def rounds(self, amount: int | None, *, app_trains: bool = False) -> None:
@@ -161,8 +163,9 @@ class Orchestrator:
         """Why nothing is taken of this peer at this version; None: it may bring what it has."""
         return self._exchanges.blame.why(giver, version)
 
-    def put_aside(self) -> dict[PeerId, str]:
-        return self._exchanges.blame.put_aside()
+    @property
+    def put_aside(self) -> tuple[Barred, ...]:
+        return self._exchanges.blame.barred
 
     def wake(self) -> None:
         """Something changed that the next step may depend on."""
