@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import isfinite
 from typing import Any
 
@@ -13,16 +13,8 @@ from peerlearn.orchestrator.fetch import Fetcher
 from peerlearn.orchestrator.suspicion import REMEMBERED, Sentence, Suspicion
 from peerlearn.orchestrator.training import Outcome
 from peerlearn.recording import PutAside, Record
+from peerlearn.status import Barred
 from peerlearn.types import Card, PeerId
-
-
-@dataclass(frozen=True, slots=True)
-class Barred:
-    """A peer whose knowledge is not used now, and why."""
-
-    id: PeerId
-    name: str
-    why: str
 
 
 class Blame:
@@ -78,7 +70,9 @@ class Blame:
     def barred(self) -> tuple[Barred, ...]:
         """Who is put aside at what was last seen of it."""
         cards = self._givers.values()
-        return tuple(Barred(c.id, c.name, why) for c in cards if (why := self.why(c, c.version)) is not None)
+        return tuple(
+            Barred(id=c.id, name=c.name, why=why) for c in cards if (why := self.why(c, c.version)) is not None
+        )
 
     def as_tree(self) -> dict[str, Any]:
         """For a checkpoint: whom it would otherwise judge anew."""

@@ -12,7 +12,6 @@ from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
 from peerlearn.orchestrator import spans, training
-from peerlearn.orchestrator.blame import Barred
 from peerlearn.orchestrator.compute import Compute
 from peerlearn.orchestrator.exchange import Exchanges
 from peerlearn.orchestrator.gate import Gate
@@ -36,6 +35,7 @@ from peerlearn.orchestrator.saving import Saving
 from peerlearn.orchestrator.snapshots import Snapshots
 from peerlearn.recording import Decided, Evaluated, Gated, PhaseStarted, Published, Record, Trained
 from peerlearn.schedule import Exchange, Local, Phase, Schedule, Transfer
+from peerlearn.status import Barred
 from peerlearn.strategies.base import Strategy
 from peerlearn.types import Card, PeerId
 
@@ -167,6 +167,10 @@ class Orchestrator:
     def put_aside(self) -> tuple[Barred, ...]:
         return self._exchanges.blame.barred
 
+    def teachers(self) -> tuple[str, ...]:
+        """Names of those whose knowledge the strategy holds."""
+        return self._exchanges.names(sorted(self._exchanges.taught_by))
+
     def wake(self) -> None:
         """Something changed that the next step may depend on."""
         self._changed.set()
@@ -293,7 +297,7 @@ class Orchestrator:
         await self._saving.after_span(self._progress())
 
     async def _transfer(self, phase: Transfer, tasks: asyncio.TaskGroup) -> None:
-        teachers = self._teachers()
+        teachers = self.teachers()
         began = self._begin("transfer", teachers)
         try:
             outcome = await self._train(training.gated_transfer, self._strategy, self._learner, phase.span, self._gate)
@@ -349,9 +353,6 @@ class Orchestrator:
             return
         metrics = await self._compute.run(training.measured, self._strategy, self._learner, self._measure)
         self._record(Evaluated(round=self.round, phase=phase, metrics=metrics))
-
-    def _teachers(self) -> tuple[str, ...]:
-        return self._exchanges.names(sorted(self._exchanges.taught_by))
 
     async def _publish(self) -> None:
         """The snapshot is saved before anybody hears of it."""
