@@ -34,6 +34,7 @@ from peerlearn.types import PROTOCOL, Address, Card, Exposure, PeerId
 from peerlearn.wire.frames import Message
 from peerlearn.wire.v1 import fabric_pb2 as pb
 from tests.test_cli import _look, app, up
+from tests.test_group import unreadable
 from tests.village import Village, gathered, learner, until
 
 __all__ = ["app"]  # a fixture
@@ -510,6 +511,35 @@ async def test_a_list_that_the_group_has_not_signed_is_refused() -> None:
             with pytest.raises(PeerRefused, match="at most"):
                 await transport.introduce(amber.address, said)
             await transport.introduce(amber.address, introduction())
+
+
+async def test_a_member_cannot_take_others_down_by_a_certificate_that_cannot_be_read() -> None:
+    """Neither by what it says when it introduces itself, nor by what it answers, nor by a word to those who watch."""
+    said = revoked(LAB, peers=["1" * 32])
+    said.list += b"\x00"  # not the one that is known already
+    said.links.append(unreadable(authority.der(LAB.authorities[0]))["curve"])
+    async with guest("amber") as amber, guest("mallory", LAB, amber) as mallory:
+        await meet(amber, mallory)
+        honest, greet = mallory.introduce, mallory.membership._greeter.greet
+
+        async def answer(introduction: pb.Introduction, caller: Caller) -> pb.Introduction:
+            given = await honest(introduction, caller)
+            given.revocations.CopyFrom(said)
+            return given
+
+        def introduce(host: str) -> pb.Introduction:
+            given = greet(host)
+            given.revocations.CopyFrom(said)
+            return given
+
+        vars(mallory)["introduce"] = answer
+        vars(mallory.membership._greeter)["greet"] = introduce
+        with pytest.raises(PeerRefused, match="no certificate"):
+            await mallory.transport.introduce(amber.address, introduce("127.0.0.1"))
+        async with guest("birch", LAB, mallory, amber) as birch:
+            await until(lambda: birch.alive == ["amber"])
+            await until(lambda: any("no certificate" in problem for problem in birch.membership.problems))
+            assert (await birch.ask(amber)).header.sender == amber.identity.id
 
 
 async def test_a_revocation_in_the_file_reaches_running_peers_without_a_restart(tmp_path: Path) -> None:
