@@ -542,6 +542,37 @@ async def test_a_member_cannot_take_others_down_by_a_certificate_that_cannot_be_
             assert (await birch.ask(amber)).header.sender == amber.identity.id
 
 
+async def test_a_member_that_says_ever_more_is_read_at_a_bounded_pace_and_starts_no_more_than_one_task() -> None:
+    """Each of its cards names another certificate, so that each is a reason to meet it anew."""
+    said, heard, most = [0], [0], 0
+    async with guest("mallory") as mallory, guest("amber", LAB, mallory, limits=Limits(calls=20)) as amber:
+        await meet(mallory, amber)
+        card = mallory.membership.card
+
+        async def flood(request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Notice]:
+            while True:
+                said[0] += 1
+                other = replace(card, serial=card.serial + said[0], certificate_sha256=said[0].to_bytes(32, "big"))
+                yield pb.Notice(card=sign_card(mallory.identity, other))
+
+        follower = amber.membership._at_home()._follower
+        heed = follower._heed_notice
+
+        def counted(*args: Any) -> None:
+            heard[0] += 1
+            heed(*args)
+
+        vars(mallory)["watch"], vars(follower)["_heed_notice"] = flood, counted
+        follower.renew()
+        began = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() < began + 2:
+            most = max(most, sum(task.get_name().startswith("rebind:") for task in asyncio.all_tasks()))
+            await asyncio.sleep(0.005)
+        assert most == 1
+        assert 50 < heard[0] < 5 * 20 + 4 * 20, "a burst of five seconds, and then no more than the pace"
+        assert amber.alive == ["mallory"]
+
+
 async def test_a_revocation_in_the_file_reaches_running_peers_without_a_restart(tmp_path: Path) -> None:
     LAB.save(tmp_path / "lab.group")
     here = Group.load(tmp_path / "lab.group")
