@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from peerlearn.schedule import Schedule as Schedule
     from peerlearn.schedule import Transfer as Transfer
     from peerlearn.security.group import Group as Group
+    from peerlearn.status import Status as Status
     from peerlearn.strategies.distillation import Distillation as Distillation
     from peerlearn.strategies.isolated import Isolated as Isolated
     from peerlearn.strategies.pairwise import Pairwise as Pairwise
@@ -59,6 +60,7 @@ _HOMES = {
     "Report": "learning.report",
     "Schedule": "schedule",
     "Span": "types",
+    "Status": "status",
     "Timing": "config",
     "Transfer": "schedule",
     "epochs": "types",
@@ -93,6 +95,7 @@ __all__ = [
     "Report",
     "Schedule",
     "Span",
+    "Status",
     "Timing",
     "Transfer",
     "datasets",

@@ -12,6 +12,7 @@ from peerlearn.directory import Contact
 from peerlearn.learning.dial import Dial, Prior
 from peerlearn.learning.report import Report
 from peerlearn.peer import Peer
+from peerlearn.status import Status
 from peerlearn.types import Address, Card, PeerId
 
 P = ParamSpec("P")
@@ -61,6 +62,10 @@ class BlockingPeer:
     def others(self) -> tuple[Contact, ...]:
         """Confirmed peers, alive or suspect, in id order."""
         return self._portal.call(self._peer.others)
+
+    def status(self) -> Status:
+        """How this peer stands, for its owner."""
+        return self._portal.call(self._peer.status)
 
     def meet(self, others: int, timeout: float | None = None) -> None:
         """Wait until at least `others` other peers are alive here; PeerUnreachable after `timeout` seconds."""

@@ -43,6 +43,7 @@ from peerlearn.recording import Complaint, Record, Started, Stopped, discard
 from peerlearn.schedule import Schedule
 from peerlearn.security.group import Group
 from peerlearn.security.identity import Identity
+from peerlearn.status import Status
 from peerlearn.strategies import registry
 from peerlearn.strategies.base import Strategy
 from peerlearn.tasks import sole_cause
@@ -221,12 +222,22 @@ class Peer:
     @property
     def put_aside(self) -> dict[PeerId, str]:
         """Those whose knowledge this peer does not use, each with the reason: it did harm, or made no sense."""
-        return self._orchestrator.put_aside()
+        return {barred.id: barred.why for barred in self._orchestrator.put_aside}
 
     @property
     def complaints(self) -> tuple[Complaint, ...]:
         """What others say against this peer's knowledge: the last word of each who has put it aside."""
         return self._complaints.latest
+
+    def status(self) -> Status:
+        """How this peer stands, for its owner: what nobody else gets to see included."""
+        return Status(
+            name=self.name, id=self.id, address=self.address, strategy=self.strategy.name,
+            round=self._orchestrator.round, version=self._orchestrator.version,
+            others={contact.name: str(contact.status) for contact in self.others()},
+            learns_from=self._orchestrator.teachers(), put_aside=self._orchestrator.put_aside,
+            complaints=self.complaints, problems=self.problems,
+        )  # fmt: skip
 
     @property
     def rounds_done(self) -> int:

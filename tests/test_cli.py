@@ -155,10 +155,19 @@ def test_exit_codes_are_documented():
         (["up", "no-module"], "is not an import path: write MODULE:NAME"),
         (["up", "no_such_module_here:learner"], "there is no module 'no_such_module_here': looked in"),
         (["ls", "--seconds", "0"], "--seconds"),
+        (["group", "revoke", "x", "--group", "y", "--seconds", "nan"], "--seconds must be at least 0, not nan"),
+        (["show"], "name the peer to show"),
     ],
 )
 def test_a_wrong_command_is_one_sentence(arguments, sentence, capsys):
     assert sentence in said(capsys, *arguments, code=2)
+
+
+def test_a_group_of_commands_alone_prints_its_help_and_nothing_else(capsys):
+    assert main(["group"]) == 0
+    told = capsys.readouterr()
+    assert "rotate" in told.out
+    assert not told.err
 
 
 @pytest.mark.parametrize(

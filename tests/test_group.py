@@ -1,8 +1,10 @@
 """Groups on one machine: files, certificates, revocations, rotation, who may see what; and the commands for them."""
 
+import base64
 import dataclasses
 import json
 import os
+import random
 import re
 import stat
 import subprocess
@@ -19,9 +21,10 @@ import torch
 from cryptography import x509
 
 from peerlearn import arguments
-from peerlearn.cli import options
+from peerlearn.cli import grouping, options
+from peerlearn.cli.output import Output
 from peerlearn.config import Limits
-from peerlearn.errors import ConfigError, Corrupt, GroupError, Oversized, PeerRefused, RefusalReason
+from peerlearn.errors import ConfigError, Corrupt, GroupError, IdentityError, Oversized, PeerRefused, RefusalReason
 from peerlearn.knowledge import NotModified, Outputs, Params, Query, Refusal, Sparse
 from peerlearn.membership.greeting import announcement
 from peerlearn.orchestrator.exposure import Allowance, Showing
@@ -98,7 +101,7 @@ def edited(path: Path, **changes: Any) -> None:
     ("spoil", "sentence"),
     [
         (lambda p: p.unlink(), "peerlearn group new"),
-        (lambda p: (p.unlink(), p.mkdir(0o700)), "cannot read|not a file"),
+        (lambda p: (p.unlink(), p.mkdir(0o700)), "not a file"),
         (lambda p: p.write_bytes(b""), "not a group file"),
         (lambda p: p.write_bytes(p.read_bytes()[:400]), "not a group file"),
         (lambda p: p.write_bytes(b"\x00\xff" * 50), "not a group file"),
@@ -115,6 +118,8 @@ def edited(path: Path, **changes: Any) -> None:
         (lambda p: edited(p, key="x"), "damaged"),
         (lambda p: edited(p, key=authority.key_pem(authority.new_key()).decode()), "not that of its authority"),
         (lambda p: edited(p, member={}), "either a key or"),
+        (lambda p: edited(p, issued=[{"name": "pi", "fingerprint": "00", "until": 1e300}]), "what was issued"),
+        (lambda p: edited(p, issued=[{"name": "\x1b[2J", "fingerprint": "00", "until": 1}]), "what was issued"),
     ],
 )
 def test_a_bad_file_is_an_error_with_the_fix_and_stays_as_it_is(lab: Group, spoil: Any, sentence: str) -> None:
@@ -127,6 +132,87 @@ def test_a_bad_file_is_an_error_with_the_fix_and_stays_as_it_is(lab: Group, spoi
     with pytest.raises(GroupError, match=sentence):
         Group.load(path)
     assert (path.read_bytes() if path.is_file() else None) == content
+
+
+def unreadable(certificate: bytes) -> dict[str, bytes]:
+    """Certificates in DER that somebody has made up: each comes apart at another place, and some only when a field is
+    looked at."""
+    changes = {
+        "kind of key": ("2a8648ce3d0201", "2a8648ce3d0202"), "curve": ("2a8648ce3d030107", "2a8648ce3d03010f"),
+        "no point": ("034200", "034201"), "version": ("a003020102", "a003020113"), "no name": ("5504030c", "5504040c"),
+        "twice one extension": ("0603551d0e", "0603551d23"), "text": (b"peerlearn".hex(), "70656572fffefdfcfb"),
+        "date": ("5a170d", "5a170d39"),
+    }  # fmt: skip
+    return {why: bytes.fromhex(certificate.hex().replace(*change)) for why, change in changes.items()}
+
+
+@pytest.mark.parametrize("what", unreadable(b""))
+def test_a_certificate_that_somebody_has_made_up_is_no_more_than_refused(lab: Group, what: str) -> None:
+    made_up = unreadable(authority.der(lab.authorities[0]))[what]
+    with pytest.raises(ValueError, match="cannot be read"):
+        authority.read(made_up)
+    signed = _signed(Revocations().also(lab, peers=[tiny_id("eve")]))
+    signed.links.append(made_up)
+    with pytest.raises(Corrupt, match="no certificate"):
+        open_revocations(signed, lab, LIMITS)
+    host, guest = Passport(lab), Passport(lab)
+    for chain in ((made_up,), (guest.chain[0], made_up), (made_up, guest.chain[0])):
+        with pytest.raises(PeerRefused):
+            host.check(chain, "eve")
+    host.check(guest.chain, "ada")
+
+
+def test_whatever_is_changed_in_a_group_file_it_is_read_or_refused_in_a_sentence(lab: Group, tmp_path: Path) -> None:
+    entered, member = lab.issue("pi", days=9)
+    draw, path = random.Random(0), tmp_path / "changed.group"
+    whole = [groupfile.render(entered.rotate(days=9, overlap_days=1)), groupfile.render(member)]
+    for _ in range(1500):
+        content = json.loads(draw.choice(whole))
+        if draw.random() < 0.3:
+            field = draw.choice(list(content))
+            content[field] = draw.choice([None, -1, 1e308, "", [], {}, [{}], ["x"], {"chain": [], "key": ""},
+                                          [{"name": "x", "fingerprint": "00", "until": 1e300}],
+                                          [{"name": "\x1b", "fingerprint": "00", "until": 1}]])  # fmt: skip
+            data = json.dumps(content).encode()
+        elif draw.random() < 0.2:
+            raw = bytearray(json.dumps(content).encode())
+            raw[draw.randrange(len(raw))] = draw.randrange(256)
+            data = bytes(raw)
+        else:
+            data = json.dumps(with_a_changed_pem(content, draw)).encode()
+        path.write_bytes(data)
+        path.chmod(0o600)
+        try:
+            read = Group.load(path)
+        except GroupError:
+            continue
+        grouping.show(path, Output(as_json=True))
+        read.until(read.credential().chain, time.time())
+
+
+def with_a_changed_pem(content: dict[str, Any], draw: random.Random) -> dict[str, Any]:
+    """A byte of a key or a certificate in it, below the PEM, is another."""
+    places: list[tuple[Any, Any]] = [(content["authorities"], 0)]
+    places += [(content["links"], 0)] if content["links"] else []
+    places += (
+        [(content["member"], "key"), (content["member"]["chain"], 0)] if "member" in content else [(content, "key")]
+    )
+    where, at = draw.choice(places)
+    head, *body, tail = where[at].strip().split("\n")
+    raw = bytearray(base64.b64decode("".join(body)))
+    raw[draw.randrange(len(raw))] = draw.randrange(256)
+    where[at] = "\n".join([head, base64.b64encode(raw).decode(), tail]) + "\n"
+    return content
+
+
+def test_what_is_no_file_is_said_at_once_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for place in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(GroupError, match="name the group file itself"):
+            Group.load(place)
+    os.mkfifo(tmp_path / "identity.key", 0o600)
+    with pytest.raises(IdentityError, match="is not a file"):
+        Identity.load_or_create(tmp_path)
 
 
 def test_an_expired_group_is_refused_and_so_is_one_of_the_future(monkeypatch: pytest.MonkeyPatch, lab: Group) -> None:

@@ -1,11 +1,15 @@
 """Who is to blame for a rollback: halves, then one, then strikes, then a pause; and what an owner gets to hear."""
 
+import copy
 import itertools
+import json
+import random
+from typing import Any
 
 import pytest
 
 from peerlearn.orchestrator.complaints import CHARS, EVERY, Complaints
-from peerlearn.orchestrator.suspicion import FIRST_PAUSE, STRIKES, Sentence, Suspicion
+from peerlearn.orchestrator.suspicion import FIRST_PAUSE, REMEMBERED, STRIKES, Sentence, Suspicion
 from peerlearn.recording import Complaint, MemorySink
 from peerlearn.types import Card, PeerId
 
@@ -110,3 +114,75 @@ def test_who_complains_is_bounded() -> None:
         complaints.heard(Card(id=PeerId(f"{n:032x}"), name=f"p{n}", session="s"), "why not")
     assert len(complaints.latest) == 256
     assert complaints.latest[-1].by == "p999"
+
+
+# ---- kept across a restart
+
+
+def saved(suspicion: Suspicion) -> dict[str, Any]:
+    tree: dict[str, Any] = json.loads(json.dumps(suspicion.as_tree()))
+    return tree
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_read_back_from_disk_after_any_history_goes_on_as_if_nothing_had_happened(seed: int) -> None:
+    draw, kept = random.Random(seed), Suspicion()
+    restarted = Suspicion()
+    for version in range(60):
+        session = "s2" if version > 40 and draw.random() < 0.1 else "s1"
+        everybody = [card(name, version=version, session=session) for name in "abcdef"]
+        free = [c for c in everybody if kept.why(c, version) is None]
+        assert free == [c for c in everybody if restarted.why(c, version) is None]
+        ids = [c.id for c in free]
+        limited = kept.trial(ids)
+        assert restarted.trial(ids) == limited
+        asked = [c for c in free if limited is None or c.id in limited]
+        match draw.choice(("kept", "failed", "failed", "refused", "unheard")):
+            case "kept":
+                kept.kept([c.id for c in asked])
+                restarted.kept([c.id for c in asked])
+            case "failed" if asked:
+                assert kept.failed(asked, "harm") == restarted.failed(asked, "harm")
+            case "refused" if asked:
+                assert kept.refused(asked[0], "nonsense") == restarted.refused(asked[0], "nonsense")
+        tree = saved(restarted)
+        assert tree == saved(kept)
+        restarted = Suspicion()
+        restarted.restore(tree)
+
+
+def test_what_is_no_state_of_a_suspicion_changes_nothing() -> None:
+    sound = Suspicion()
+    for _ in range(STRIKES):
+        sound.refused(card("a"), "harm")
+    sound.failed([card("b"), card("c"), card("d")], "harm")
+    tree = saved(sound)
+    (entry,) = tree["standing"]
+    spoiled = [
+        {}, {**tree, "standing": "a"}, {**tree, "standing": [entry[:-1]]},
+        {**tree, "standing": [["amber", *entry[1:]]]},
+        {**tree, "standing": [[*entry[:2], -1, *entry[3:]]]}, {**tree, "standing": [[*entry[:4], "soon", "harm"]]},
+        {**tree, "standing": [[*entry[:5], None]]}, {**tree, "groups": [[["a" * 32], "x"]]},
+        {**tree, "groups": [[["a" * 32], 0], [["a" * 32], 1]]}, {**tree, "groups": [[["x"], 0]]},
+        {**tree, "standing": [entry] * (REMEMBERED + 1)}, {**tree, "groups": [[[], 0]] * (REMEMBERED + 1)},
+    ]  # fmt: skip
+    for nonsense in spoiled:
+        with pytest.raises((ValueError, TypeError, KeyError)):
+            sound.restore(nonsense)
+        assert saved(sound) == tree
+
+
+def test_of_ever_new_liars_no_more_are_remembered_than_that_and_those_put_aside_go_last() -> None:
+    suspicion, first = Suspicion(), card("f")
+    for _ in range(STRIKES):
+        suspicion.refused(first, "harm")
+    for n in range(2 * REMEMBERED):
+        suspicion.refused(Card(id=PeerId(f"{n:032x}"), name="new", session="s1"), "harm")
+        suspicion.failed([Card(id=PeerId(f"{n:016x}{k:016x}"), name="x", session="s1") for k in (1, 2)], "harm")
+    tree = copy.deepcopy(suspicion.as_tree())
+    assert len(tree["standing"]) == REMEMBERED
+    assert len(tree["groups"]) == REMEMBERED
+    assert suspicion.why(first, 0) is not None
+    last = Card(id=PeerId(f"{2 * REMEMBERED - 1:032x}"), name="new", session="s1")
+    suspicion.refused(last, "harm")
+    assert suspicion.refused(last, "harm") is not None, "who came last is known, and can be put aside"

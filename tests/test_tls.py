@@ -34,6 +34,7 @@ from peerlearn.types import PROTOCOL, Address, Card, Exposure, PeerId
 from peerlearn.wire.frames import Message
 from peerlearn.wire.v1 import fabric_pb2 as pb
 from tests.test_cli import _look, app, up
+from tests.test_group import unreadable
 from tests.village import Village, gathered, learner, until
 
 __all__ = ["app"]  # a fixture
@@ -510,6 +511,66 @@ async def test_a_list_that_the_group_has_not_signed_is_refused() -> None:
             with pytest.raises(PeerRefused, match="at most"):
                 await transport.introduce(amber.address, said)
             await transport.introduce(amber.address, introduction())
+
+
+async def test_a_member_cannot_take_others_down_by_a_certificate_that_cannot_be_read() -> None:
+    """Neither by what it says when it introduces itself, nor by what it answers, nor by a word to those who watch."""
+    said = revoked(LAB, peers=["1" * 32])
+    said.list += b"\x00"  # not the one that is known already
+    said.links.append(unreadable(authority.der(LAB.authorities[0]))["curve"])
+    async with guest("amber") as amber, guest("mallory", LAB, amber) as mallory:
+        await meet(amber, mallory)
+        honest, greet = mallory.introduce, mallory.membership._greeter.greet
+
+        async def answer(introduction: pb.Introduction, caller: Caller) -> pb.Introduction:
+            given = await honest(introduction, caller)
+            given.revocations.CopyFrom(said)
+            return given
+
+        def introduce(host: str) -> pb.Introduction:
+            given = greet(host)
+            given.revocations.CopyFrom(said)
+            return given
+
+        vars(mallory)["introduce"] = answer
+        vars(mallory.membership._greeter)["greet"] = introduce
+        with pytest.raises(PeerRefused, match="no certificate"):
+            await mallory.transport.introduce(amber.address, introduce("127.0.0.1"))
+        async with guest("birch", LAB, mallory, amber) as birch:
+            await until(lambda: birch.alive == ["amber"])
+            await until(lambda: any("no certificate" in problem for problem in birch.membership.problems))
+            assert (await birch.ask(amber)).header.sender == amber.identity.id
+
+
+async def test_a_member_that_says_ever_more_is_read_at_a_bounded_pace_and_starts_no_more_than_one_task() -> None:
+    """Each of its cards names another certificate, so that each is a reason to meet it anew."""
+    said, heard, most = [0], [0], 0
+    async with guest("mallory") as mallory, guest("amber", LAB, mallory, limits=Limits(calls=20)) as amber:
+        await meet(mallory, amber)
+        card = mallory.membership.card
+
+        async def flood(request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Notice]:
+            while True:
+                said[0] += 1
+                other = replace(card, serial=card.serial + said[0], certificate_sha256=said[0].to_bytes(32, "big"))
+                yield pb.Notice(card=sign_card(mallory.identity, other))
+
+        follower = amber.membership._at_home()._follower
+        heed = follower._heed_notice
+
+        def counted(*args: Any) -> None:
+            heard[0] += 1
+            heed(*args)
+
+        vars(mallory)["watch"], vars(follower)["_heed_notice"] = flood, counted
+        follower.renew()
+        began = asyncio.get_running_loop().time()
+        while asyncio.get_running_loop().time() < began + 2:
+            most = max(most, sum(task.get_name().startswith("rebind:") for task in asyncio.all_tasks()))
+            await asyncio.sleep(0.005)
+        assert most == 1
+        assert 50 < heard[0] < 5 * 20 + 4 * 20, "a burst of five seconds, and then no more than the pace"
+        assert amber.alive == ["mallory"]
 
 
 async def test_a_revocation_in_the_file_reaches_running_peers_without_a_restart(tmp_path: Path) -> None:

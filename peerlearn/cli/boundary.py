@@ -28,7 +28,9 @@ def guarded(call: Callable[[], object], *, as_json: bool = False) -> int:
             raise
         return _failed(cause, as_json=as_json)
     except USAGE_ERROR as exc:
-        return _failed(ConfigError(_usage(exc)), as_json=as_json)
+        if not (said := _usage(exc)):  # a group of commands without one of them: its help has been printed
+            return 0
+        return _failed(ConfigError(said), as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
@@ -55,7 +57,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> PeerlearnError | None:
 
 def _usage(exc: BaseException) -> str:
     text: str = exc.format_message() if hasattr(exc, "format_message") else str(exc)
-    return f"{text.rstrip('.')}; see peerlearn --help"
+    return f"{text.rstrip('.')}; see peerlearn --help" if text else ""
 
 
 def _failed(exc: PeerlearnError, *, as_json: bool) -> int:

@@ -79,6 +79,8 @@ def issue(name: str, path: Path, out: Path | None, days: float, output: Output) 
 def revoke(who: Sequence[str], path: Path, seconds: float, peers: tuple[str, ...], output: Output) -> None:
     """Raises ConfigError for somebody unknown, GroupError without the group's key."""
     choices.addresses(peers)
+    if not seconds >= 0:
+        raise ConfigError(f"--seconds must be at least 0, not {seconds:g}")
     group, _ = _load(path)
     _ = group.signer
     where = Where(seconds, "", peers, path)

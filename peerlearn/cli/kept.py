@@ -50,12 +50,17 @@ _SHAPES: dict[str, Any] = {
 def keep(state: Path, kept: Kept) -> None:
     """Whole or not at all; nothing is written when it is there already. Raises StateError."""
     settings = {"format": FORMAT, "software": __version__, **{f.name: getattr(kept, f.name) for f in fields(kept)}}
-    data = (json.dumps(settings, indent=2) + "\n").encode()
-    path, draft = state / FILE, state / f".{FILE}.partial"
+    write(state / FILE, settings)
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """For this user alone; whole or not at all; nothing is written when it is there already. Raises StateError."""
+    data = (json.dumps(content, indent=2) + "\n").encode()
+    draft = path.with_name(f".{path.name}.partial")
     try:
         if path.is_file() and path.read_bytes() == data:
             return
-        with draft.open("wb") as file:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -13,6 +13,7 @@ from peerlearn.cli.group import app as group_app
 from peerlearn.cli.options import Bounds, Exposures, GroupFile, Json, Static, exposures, group_file, limits
 from peerlearn.cli.output import Output
 from peerlearn.config import NO_TLS_1_2
+from peerlearn.errors import ConfigError
 from peerlearn.version import __version__
 
 # Read once, when grpc is imported. Its fork handlers may hang a process that forks; and what it has to say about ports
@@ -138,16 +139,25 @@ def ls(
 
 @app.command()
 def show(
-    who: Annotated[str, typer.Argument(metavar="PEER", help="Name, or the start of an id.")],
+    who: Annotated[str | None, typer.Argument(metavar="PEER", help="Name, or the start of an id.")] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", metavar="DIR", help="Instead: your own peer, whom it has put aside and why."),
+    ] = None,
     seconds: Seconds = 2.0,
     group: GroupFile = None,
     group_tag: GroupTag = "",
     peer: Static = None,
     as_json: Json = False,
 ) -> None:
-    """One peer's card in full."""
-    from peerlearn.cli import look
+    """One peer's card in full; or how your own peer stands with others, which nobody else can see."""
+    from peerlearn.cli import look, standing
 
+    if (who is None) == (state is None):
+        raise ConfigError("name the peer to show, or the directory of your own by --state, and not both")
+    if state is not None:
+        return standing.show(state, Output(as_json=as_json))
+    assert who is not None
     look.show(who, look.Where(seconds, group_tag, tuple(peer or ()), group_file(group)), Output(as_json=as_json))
 
 

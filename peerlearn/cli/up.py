@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peerlearn.casts import check_cast
-from peerlearn.cli import choices, kept
+from peerlearn.cli import choices, kept, standing
 from peerlearn.cli.events import events_file
 from peerlearn.cli.follow import follower
 from peerlearn.cli.importing import load_learner
@@ -141,9 +141,10 @@ async def _serve(peer: "Peer", options: Options, row: Progress) -> str:
                 kept.keep(options.state, _how(peer, options, done=peer.rounds_done))
             learning = group.create_task(peer.run(_rounds(peer, options, row)), name="up")
             stopping = group.create_task(stopped.wait(), name="signals")
+            telling = [group.create_task(standing.keep(peer, options.state), name="standing")] if options.state else []
             await asyncio.wait((learning, stopping), return_when=asyncio.FIRST_COMPLETED)
-            learning.cancel()
-            stopping.cancel()
+            for task in (learning, stopping, *telling):
+                task.cancel()
     return "stopped" if stopped.is_set() else "all rounds done"
 
 

@@ -14,6 +14,7 @@ from peerlearn.membership.trust import Trust
 from peerlearn.security import open_card
 from peerlearn.tasks import Background
 from peerlearn.transport.base import Transport
+from peerlearn.transport.door import Pace
 from peerlearn.types import Address, PeerId
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
@@ -55,6 +56,8 @@ class Follower:
         self._followed: set[PeerId] = set()
         self._watches: dict[PeerId, tuple[str, asyncio.Timeout]] = {}
         self._renewing: set[PeerId] = set()
+        self._rebinding: dict[PeerId, bool] = {}
+        """Those who are being met for another certificate; whether they have said so again since that began."""
 
     def heed(self, change: Change) -> None:
         """A change of the directory."""
@@ -106,6 +109,15 @@ class Follower:
     async def _reassure(self, contact: Contact) -> None:
         await self._meet(contact)
 
+    async def _rebind(self, contact: Contact) -> None:
+        """One at a time, and once more when it has said so again meanwhile."""
+        try:
+            while self._rebinding.get(contact.id):
+                self._rebinding[contact.id] = False
+                await self._meet(contact)
+        finally:
+            del self._rebinding[contact.id]
+
     async def _watch(self, contact: Contact) -> None:
         try:
             await self._listen(contact)
@@ -126,13 +138,15 @@ class Follower:
 
     async def _listen(self, contact: Contact) -> None:
         """Until the watch ends; TimeoutError when the directory has judged meanwhile."""
-        reassured = now()
+        reassured, pace = now(), Pace(self._limits.calls)
         self._renewing.discard(contact.id)
         try:
             async with asyncio.timeout(None) as silence:
                 self._watches[contact.id] = (contact.session, silence)
                 async with aclosing(self._watch_of(contact)) as notices:
                     async for notice in notices:
+                        if not pace.allows(contact.id, now()):
+                            await asyncio.sleep(1 / self._limits.calls)  # who says ever more is read no faster
                         self._heed_notice(contact, notice)
                         if now() - reassured > self._timing.suspect_after / 2 and not self._watched_by(contact.id):
                             reassured = now()
@@ -158,7 +172,9 @@ class Follower:
                 self._directory.card_changed(card)
             else:
                 # It says that it has another certificate now: believed when a new connection has shown it.
-                self._tasks.start(self._reassure(contact), name=f"rebind:{contact.id[:12]}")
+                if contact.id not in self._rebinding:
+                    self._tasks.start(self._rebind(contact), name=f"rebind:{contact.id[:12]}")
+                self._rebinding[contact.id] = True
         elif kind in ("version", "beat"):
             version = notice.version if kind == "version" else notice.beat.version
             self._directory.noticed_version(contact.id, contact.session, version)

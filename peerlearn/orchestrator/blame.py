@@ -1,17 +1,19 @@
 """Who has taught, how it went, and what follows for them: said in events, and told to the owner of who is put aside."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from math import isfinite
+from typing import Any
 
-from peerlearn.errors import TransferError, WireError
+from peerlearn.errors import StateError, TransferError, WireError
 from peerlearn.knowledge import Query, Question
 from peerlearn.orchestrator.complaints import printable
 from peerlearn.orchestrator.fetch import Fetcher
-from peerlearn.orchestrator.suspicion import Sentence, Suspicion
+from peerlearn.orchestrator.suspicion import REMEMBERED, Sentence, Suspicion
 from peerlearn.orchestrator.training import Outcome
 from peerlearn.recording import PutAside, Record
+from peerlearn.status import Barred
 from peerlearn.types import Card, PeerId
 
 
@@ -28,6 +30,9 @@ class Blame:
     def gave(self, provider: Card, version: int) -> None:
         """Knowledge of this version is about to be used."""
         self._givers[provider.id] = replace(provider, version=version)
+        if len(self._givers) > REMEMBERED:
+            barred = {each.id for each in self.barred} | {provider.id}
+            del self._givers[next((peer for peer in self._givers if peer not in barred), next(iter(self._givers)))]
 
     def why(self, provider: Card, version: int) -> str | None:
         """Why this provider, now at this version, is not to be used; None when it may be."""
@@ -61,10 +66,32 @@ class Blame:
         why = "the method took back what it had made of it" if verdict.kept else verdict.why
         return self._carry_out(self._suspicion.failed(known, why), tasks, round_)
 
-    def put_aside(self) -> dict[PeerId, str]:
-        """Who is put aside at what was last seen of it, each with the reason."""
+    @property
+    def barred(self) -> tuple[Barred, ...]:
+        """Who is put aside at what was last seen of it."""
         cards = self._givers.values()
-        return {card.id: why for card in cards if (why := self._suspicion.why(card, card.version)) is not None}
+        return tuple(
+            Barred(id=c.id, name=c.name, why=why) for c in cards if (why := self.why(c, c.version)) is not None
+        )
+
+    def as_tree(self) -> dict[str, Any]:
+        """For a checkpoint: whom it would otherwise judge anew."""
+        givers = [[card.id, card.name, card.session, card.version] for card in self._givers.values()]
+        return {"givers": givers, "suspicion": self._suspicion.as_tree()}
+
+    def restore(self, tree: Mapping[str, Any]) -> None:
+        """As it was when `as_tree` was called; an empty tree is of a checkpoint that knows nothing of this, and of
+        nobody. Raises StateError for nonsense."""
+        if not tree:
+            return
+        try:
+            self._suspicion.restore(tree["suspicion"])
+            self._givers = {
+                PeerId(str(id)): Card(id=PeerId(str(id)), name=str(name), session=str(session), version=int(version))
+                for id, name, session, version in tree["givers"][:REMEMBERED]
+            }
+        except (KeyError, TypeError, ValueError) as exc:
+            raise StateError(f"who was put aside cannot be read: {exc}") from exc
 
     def _giver(self, provider: Card) -> Card:
         return self._givers.setdefault(provider.id, provider)

@@ -1,9 +1,9 @@
 """One exchange with several providers: choose, ask, remember what is held, hand the answers to the strategy."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from peerlearn.clock import now
 from peerlearn.config import Timing
@@ -62,6 +62,7 @@ class Exchanges:
         self._links = links
         self._aside = AsideList(now, first=timing.stall, most=12 * timing.stall)
         self.blame = Blame(fetcher, patience=patience, record=record)
+        self._blamed_before: Mapping[str, Any] = {}
         self._answers: dict[PeerId, list[Fetch]] = {}
         self._names: dict[str, str] = {}
         self._misfits: dict[PeerId, tuple[str, int, str | None]] = {}
@@ -75,6 +76,8 @@ class Exchanges:
         self, fetching: asyncio.TaskGroup, exchange: Exchange, *, round_: int, at: int | None, due_now: bool
     ) -> None:
         """Send questions to the chosen providers; `at`: the version wanted of each (lockstep)."""
+        if not (self.asked or self.nobody):
+            self._blamed_before = self.blame.as_tree()
         contacts = [contact for contact in self._company.alive() if self._links(contact.card)]
         cards, versions = [contact.card for contact in contacts], {c.card.id: c.version for c in contacts}
         misfits = await self._weigh(cards)
@@ -129,6 +132,11 @@ class Exchanges:
             await self._compute.run(self._strategy.forget, peer)
         self.taught_by = taught_by
         self.asked = False
+
+    def blamed(self) -> Mapping[str, Any]:
+        """What a checkpoint keeps of `blame`: an exchange under way is not part of it, since a resumed peer begins it
+        anew, and whose turn it is to be tried would else go on twice."""
+        return self._blamed_before if self.asked or self.nobody else self.blame.as_tree()
 
     def names(self, peers: Iterable[str]) -> tuple[str, ...]:
         """As people know them, even when they have left since."""

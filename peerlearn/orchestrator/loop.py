@@ -35,6 +35,7 @@ from peerlearn.orchestrator.saving import Saving
 from peerlearn.orchestrator.snapshots import Snapshots
 from peerlearn.recording import Decided, Evaluated, Gated, PhaseStarted, Published, Record, Trained
 from peerlearn.schedule import Exchange, Local, Phase, Schedule, Transfer
+from peerlearn.status import Barred
 from peerlearn.strategies.base import Strategy
 from peerlearn.types import Card, PeerId
 
@@ -124,12 +125,13 @@ class Orchestrator:
         self._triggered = deque(at.triggered)
         self._first = self._schedule.first if at.first else ()
         self._exchanges.taught_by = set(at.taught_by)
+        self._exchanges.blame.restore(at.blame)
 
     def _progress(self) -> Progress:
         return Progress(
             round=self.round, version=self.version, cursor=self._cursor, into=self._into,
             triggered=tuple(self._triggered), first=bool(self._first),
-            taught_by=tuple(sorted(self._exchanges.taught_by)),
+            taught_by=tuple(sorted(self._exchanges.taught_by)), blame=self._exchanges.blamed(),
         )  # fmt: skip
 
     async def rounds(self, amount: int | None, *, app_trains: bool = False) -> None:
@@ -161,8 +163,13 @@ class Orchestrator:
         """Why nothing is taken of this peer at this version; None: it may bring what it has."""
         return self._exchanges.blame.why(giver, version)
 
-    def put_aside(self) -> dict[PeerId, str]:
-        return self._exchanges.blame.put_aside()
+    @property
+    def put_aside(self) -> tuple[Barred, ...]:
+        return self._exchanges.blame.barred
+
+    def teachers(self) -> tuple[str, ...]:
+        """Names of those whose knowledge the strategy holds."""
+        return self._exchanges.names(sorted(self._exchanges.taught_by))
 
     def wake(self) -> None:
         """Something changed that the next step may depend on."""
@@ -290,7 +297,7 @@ class Orchestrator:
         await self._saving.after_span(self._progress())
 
     async def _transfer(self, phase: Transfer, tasks: asyncio.TaskGroup) -> None:
-        teachers = self._teachers()
+        teachers = self.teachers()
         began = self._begin("transfer", teachers)
         try:
             outcome = await self._train(training.gated_transfer, self._strategy, self._learner, phase.span, self._gate)
@@ -346,9 +353,6 @@ class Orchestrator:
             return
         metrics = await self._compute.run(training.measured, self._strategy, self._learner, self._measure)
         self._record(Evaluated(round=self.round, phase=phase, metrics=metrics))
-
-    def _teachers(self) -> tuple[str, ...]:
-        return self._exchanges.names(sorted(self._exchanges.taught_by))
 
     async def _publish(self) -> None:
         """The snapshot is saved before anybody hears of it."""

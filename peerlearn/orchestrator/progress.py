@@ -1,7 +1,7 @@
 """Where a run stands: what a checkpoint keeps of the orchestrator. Values only."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from peerlearn.errors import ConfigError, StateError
@@ -26,6 +26,8 @@ class Progress:
     """Whether the schedule's `first` is yet to be done."""
     taught_by: tuple[PeerId, ...] = ()
     """Those whose knowledge the strategy holds."""
+    blame: Mapping[str, Any] = field(default_factory=dict)
+    """Who is under suspicion or put aside; see `Blame.as_tree`."""
 
     def as_tree(self) -> dict[str, Any]:
         return {
@@ -36,6 +38,7 @@ class Progress:
             "triggered": [_as_tree(phase) for phase in self.triggered],
             "first": self.first,
             "taught_by": [str(peer) for peer in self.taught_by],
+            "blame": dict(self.blame),
         }
 
     @classmethod
@@ -51,6 +54,7 @@ class Progress:
                 triggered=tuple(_phase(each) for each in tree.get("triggered", ())),
                 first=bool(tree.get("first", False)),
                 taught_by=tuple(PeerId(str(peer)) for peer in tree.get("taught_by", ())),
+                blame=dict(tree.get("blame", {})),
             )
         except (KeyError, TypeError, ValueError, ConfigError) as exc:
             raise StateError(f"where the run stood cannot be read: {exc}") from exc

@@ -7,10 +7,12 @@ those whom nobody suspects teach. All is counted in exchanges and versions, neve
 they are.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from peerlearn.types import Card, PeerId
+from peerlearn.wire.cards import is_peer_id
 
 STRIKES = 3
 """One may be chance: a held-out set is small. Three in a row, alone, are not."""
@@ -19,6 +21,9 @@ FIRST_PAUSE = 8
 """Versions that the provider must publish before it is tried again; twice as many with each further time."""
 
 MOST_PAUSE = 1024
+
+REMEMBERED = 1024
+"""Peers at most of whom anything is held, and groups that wait for a trial; those who are put aside go last."""
 
 _UNHEARD = 3
 """So often a group is asked without a verdict, because nothing new came of it, until it is no longer waited for."""
@@ -111,6 +116,7 @@ class Suspicion:
         standing = self._of(provider) or _Standing(provider.session)
         standing.strikes, standing.why = standing.strikes + 1, why
         self._standing[provider.id] = standing
+        self._forget_one(besides=provider.id)
         if standing.strikes < self._strikes:
             return None
         self._regroup(frozenset({provider.id}), [])
@@ -118,6 +124,30 @@ class Suspicion:
         pause = min(FIRST_PAUSE * 2 ** (standing.sentences - 1), MOST_PAUSE)
         standing.until = provider.version + pause
         return Sentence(provider.id, why, standing.until)
+
+    # ---------------------------------------------------------------- kept across a restart
+
+    def as_tree(self) -> dict[str, Any]:
+        """All that it knows, for a checkpoint."""
+        return {
+            "standing": [
+                [peer, its.session, its.strikes, its.sentences, its.until, its.why]
+                for peer, its in self._standing.items()
+            ],
+            "groups": [[sorted(group), times] for group, times in self._groups],
+            "turn": self._turn,
+        }
+
+    def restore(self, tree: Mapping[str, Any]) -> None:
+        """As it was when `as_tree` was called. Raises ValueError, TypeError or KeyError, with nothing changed, for
+        what that cannot have made."""
+        standing = {_id(peer): _standing(*its) for peer, *its in _few(tree["standing"])}
+        groups = [(frozenset(map(_id, _few(members))), _count(times)) for members, times in _few(tree["groups"])]
+        if sum(len(group) for group, _ in groups) != len(frozenset[PeerId]().union(*(group for group, _ in groups))):
+            raise ValueError("somebody is in two groups of suspects")
+        self._standing, self._groups, self._turn = standing, groups, bool(tree["turn"])
+
+    # ---------------------------------------------------------------- inside
 
     def _of(self, provider: Card) -> _Standing | None:
         """A provider that comes back under another session begins with a clean slate."""
@@ -128,6 +158,12 @@ class Suspicion:
             return None
         return standing
 
+    def _forget_one(self, *, besides: PeerId) -> None:
+        """When too many are remembered."""
+        if len(self._standing) > REMEMBERED:
+            free = (peer for peer, its in self._standing.items() if its.until is None and peer != besides)
+            del self._standing[next(free, next(iter(self._standing)))]
+
     def _asked(self, group: frozenset[PeerId]) -> None:
         """A verdict may never come: then it makes room for the others, and after some times for good."""
         times = dict(self._groups)[group] + 1
@@ -137,6 +173,30 @@ class Suspicion:
 
     def _regroup(self, known: frozenset[PeerId], parts: list[frozenset[PeerId]], *, last: bool = False) -> None:
         """`known` leave the groups that they are in; these parts of them come first, or last."""
-        left = [(rest, times) for group, times in self._groups if (rest := group - known)]
+        left = [(rest, times) for group, times in self._groups if (rest := group - known)][: REMEMBERED - len(parts)]
         new = [(part, 0) for part in parts]
         self._groups = [*left, *new] if last else [*new, *left]
+
+
+def _standing(session: str, strikes: int, sentences: int, until: int | None, why: str) -> _Standing:
+    if not isinstance(session, str) or not isinstance(why, str):
+        raise TypeError("what is held against somebody is no text")
+    return _Standing(session, _count(strikes), _count(sentences), None if until is None else _count(until), why)
+
+
+def _id(peer: object) -> PeerId:
+    if not isinstance(peer, str) or not is_peer_id(peer):
+        raise ValueError(f"{str(peer)[:40]!r} is no id of a peer")
+    return PeerId(peer)
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{str(value)[:40]!r} is no count")
+    return value
+
+
+def _few(entries: object) -> list[Any]:
+    if not isinstance(entries, list) or len(entries) > REMEMBERED:
+        raise ValueError(f"what is held against others is no list of at most {REMEMBERED}")
+    return entries

@@ -6,10 +6,10 @@ record does: whoever connects sees the server's, before it has shown its own.
 
 import datetime
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
     EllipticCurvePrivateKey,
@@ -32,6 +32,11 @@ SERVER_NAME = "peer.peerlearn.internal"
 
 _SLACK = datetime.timedelta(hours=1)
 """That clocks may differ by."""
+_UNREADABLE = (
+    ValueError, TypeError, IndexError, OverflowError, UnsupportedAlgorithm,
+    x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
+)  # fmt: skip
+"""What the library raises for certificates that somebody has made up: some of it only when a field is looked at."""
 _DEEPEST = 6
 """Authorities between a peer's certificate and one that is trusted: one per rotation whose overlap still runs."""
 
@@ -90,7 +95,7 @@ def verified(
     policy = PolicyBuilder().store(Store(list(trusted))).time(utc(now)).max_chain_depth(_DEEPEST)
     try:
         path = policy.build_client_verifier().verify(chain[0], list(chain[1:])).chain
-    except VerificationError:
+    except (VerificationError, *_UNREADABLE):
         return None
     return min(certificate.not_valid_after_utc for certificate in path)
 
@@ -111,6 +116,17 @@ def valid(certificate: x509.Certificate, now: float) -> bool:
     return certificate.not_valid_before_utc <= utc(now) <= certificate.not_valid_after_utc
 
 
+def read(data: bytes) -> x509.Certificate:
+    """A certificate in DER. Raises ValueError unless it is of a P-256 key and all of it can be read: what is looked at
+    later raises nothing."""
+    return _sound(lambda: x509.load_der_x509_certificate(data))
+
+
+def read_pem(text: bytes) -> x509.Certificate:
+    """The same in PEM."""
+    return _sound(lambda: x509.load_pem_x509_certificate(text))
+
+
 def der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(Encoding.DER)
 
@@ -129,6 +145,8 @@ def read_key(text: bytes) -> EllipticCurvePrivateKey:
         key = load_pem_private_key(text, password=None)
     except TypeError as exc:
         raise ValueError("the key is encrypted") from exc
+    except UnsupportedAlgorithm as exc:
+        raise ValueError("the key is of no kind that is known here") from exc
     if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
         raise ValueError("the key is not of ECDSA P-256")
     return key
@@ -140,25 +158,39 @@ def belongs(key: EllipticCurvePrivateKey, certificate: x509.Certificate) -> bool
     return key.public_key().public_bytes(*form) == _p256(certificate).public_bytes(*form)
 
 
+def _sound(loaded: Callable[[], x509.Certificate]) -> x509.Certificate:
+    try:
+        certificate = loaded()
+        (
+            _p256(certificate),
+            _name(certificate),
+            certificate.issuer,
+            certificate.extensions,
+        )  # each is parsed when asked for
+        valid(certificate, 0)
+    except _UNREADABLE as exc:
+        raise ValueError(f"a certificate that cannot be read: {str(exc)[:80]}") from exc
+    return certificate
+
+
 def _p256(certificate: x509.Certificate) -> EllipticCurvePublicKey:
     key = certificate.public_key()
-    if not isinstance(key, EllipticCurvePublicKey):
-        raise ValueError("the certificate is not of an ECDSA key")
+    if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
+        raise ValueError("the certificate is not of an ECDSA P-256 key")
     return key
 
 
 def _is_authority(certificate: x509.Certificate) -> bool:
     try:
-        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except (x509.ExtensionNotFound, ValueError):
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
         return False
-    return constraints.ca and isinstance(certificate.public_key(), EllipticCurvePublicKey)
 
 
 def _issued(certificate: x509.Certificate, by: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(by)
-    except (InvalidSignature, ValueError, TypeError):
+    except (InvalidSignature, *_UNREADABLE):
         return False
     return True
 

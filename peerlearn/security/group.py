@@ -141,7 +141,7 @@ class Group:
     def until(self, chain: Sequence[bytes], now: float) -> float | None:
         """Until when a peer's certificate (DER, the first) makes it one of us; None: it does not, or no more."""
         try:
-            certificates = [x509.load_der_x509_certificate(each) for each in chain[:8]]
+            certificates = [authority.read(each) for each in chain[:8]]
         except ValueError:
             return None
         end = authority.verified(certificates, self.trusted(now), now) if certificates else None

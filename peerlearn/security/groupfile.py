@@ -19,6 +19,8 @@ FORMAT = 1
 _ID = re.compile(r"[0-9a-f]{32}")
 _AUTHORITIES_MOST = 16
 _ISSUED_MOST = 4096
+_LATEST = 253_402_300_800.0
+"""Seconds since 1970 at the end of the year 9999, behind which there are no dates."""
 
 
 def render(group: "Group") -> bytes:
@@ -77,10 +79,7 @@ def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
         fields["key"] = key = authority.read_key(content["key"].encode())
         if not authority.belongs(key, authorities[0]):
             raise ValueError("its key is not that of its authority")
-        entries = content["issued"][:_ISSUED_MOST]
-        fields["issued"] = tuple(
-            Issued(str(each["name"]), bytes.fromhex(each["fingerprint"]), float(each["until"])) for each in entries
-        )
+        fields["issued"] = tuple(map(_issued, content["issued"][:_ISSUED_MOST]))
         return fields
     member_key = authority.read_key(content["member"]["key"].encode())
     certificate, *above = _certificates(content["member"]["chain"])
@@ -90,7 +89,14 @@ def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def _issued(entry: Mapping[str, Any]) -> Issued:
+    name, until = entry["name"], float(entry["until"])
+    if not isinstance(name, str) or not name.isprintable() or not 0 <= until < _LATEST:
+        raise ValueError("an entry of what was issued is none")
+    return Issued(name, bytes.fromhex(entry["fingerprint"]), until)
+
+
 def _certificates(texts: Any) -> tuple[x509.Certificate, ...]:
     if not isinstance(texts, list) or len(texts) > _AUTHORITIES_MOST:
         raise ValueError("its certificates are not a short list")
-    return tuple(x509.load_pem_x509_certificate(text.encode()) for text in texts)
+    return tuple(authority.read_pem(text.encode()) for text in texts)

@@ -126,6 +126,8 @@ def _holder(lock: IO[bytes]) -> str:
 
 def _read(path: Path) -> Ed25519PrivateKey:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise IdentityError(f"{path} is not a file: remove it for a new identity, or restore the key")
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             data = file.read(_KEY_FILE_MOST)

@@ -13,6 +13,8 @@ MOST_BYTES = 1 << 20
 def read_private(path: Path) -> bytes:
     """Raises GroupError, with the fix, for a file that is missing, unreadable, huge, or that others may read."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise GroupError(f"{path} is not a file: name the group file itself")
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             data = file.read(MOST_BYTES + 1)

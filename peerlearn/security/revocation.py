@@ -122,7 +122,7 @@ def _verifies(key: EllipticCurvePublicKey, signed: pb.SignedRevocations) -> bool
 
 def _links(links: Sequence[bytes]) -> list[x509.Certificate]:
     try:
-        return [x509.load_der_x509_certificate(link) for link in links]
+        return [authority.read(link) for link in links]
     except ValueError as exc:
         raise Corrupt("a list of revocations with a link that is no certificate") from exc
 
