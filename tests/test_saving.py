@@ -320,6 +320,7 @@ def half(state: Path) -> None:
         (lambda state: kept(state, limits={"calls": "many"}), "is damaged"),
         (lambda state: kept(state, limits={"tales": 1}), "is damaged"),
         (lambda state: kept(state, directory="/no/such/place"), "which cannot be entered"),
+        (lambda state: kept(state, settings=["role"]), "settings cannot be ['role']"),
     ],
 )
 def test_what_cannot_be_resumed_is_one_sentence(make: Any, sentence: str, tmp_path: Path, monkeypatch, capsys) -> None:

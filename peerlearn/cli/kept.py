@@ -37,13 +37,15 @@ class Kept:
     """Those that differ from the defaults."""
     save_every: float
     cast: str
+    settings: dict[str, object]
+    """Options of the strategy."""
 
 
 _SHAPES: dict[str, Any] = {
     "directory": str, "learner": str, "name": str, "strategy": str, "goal": int | None, "peers": list,
     "listen": str | None, "insecure": bool, "group": str | None, "group_tag": str, "events": str | None,
     "expose": dict | None, "limits": dict, "save_every": int | float,
-    "cast": str,
+    "cast": str, "settings": dict,
 }  # fmt: skip
 
 
@@ -109,6 +111,7 @@ def load(state: Path) -> Kept:
 
 
 def _checked(settings: dict[str, Any]) -> Kept:
+    settings = {"settings": {}, **settings}  # those of the first release had none
     for name, shape in _SHAPES.items():
         if name not in settings:
             raise KeyError(f"{name} is missing")

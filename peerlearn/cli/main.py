@@ -10,7 +10,18 @@ import typer
 
 from peerlearn.cli.boundary import guarded, leave
 from peerlearn.cli.group import app as group_app
-from peerlearn.cli.options import Bounds, Exposures, GroupFile, Json, Static, exposures, group_file, limits
+from peerlearn.cli.options import (
+    Bounds,
+    Exposures,
+    GroupFile,
+    Json,
+    Settings,
+    Static,
+    exposures,
+    group_file,
+    limits,
+    settings,
+)
 from peerlearn.cli.output import Output
 from peerlearn.config import NO_TLS_1_2
 from peerlearn.errors import ConfigError
@@ -68,6 +79,7 @@ def up(
     learner: Annotated[str, typer.Argument(metavar="MODULE:NAME", help="Your Learner, or a function that makes it.")],
     name: Annotated[str | None, typer.Option("--name", help="What others call this peer.")] = None,
     strategy: StrategyName = "distillation",
+    setting: Settings = None,
     peer: Static = None,
     listen: Annotated[
         str | None, typer.Option("--listen", metavar="HOST:PORT", help="Default: loopback, any free port.")
@@ -93,9 +105,10 @@ def up(
 
     door.up(
         door.Options(
-            learner=learner, name=name, strategy=strategy, peers=tuple(peer or ()), listen=listen, insecure=insecure,
-            group=group_file(group), group_tag=group_tag, rounds=rounds, state=state, events=events,
-            expose=exposures(expose or ()), limits=limits(limit or ()), save_every=save_every, cast=cast,
+            learner=learner, name=name, strategy=strategy, settings=settings(setting or ()),
+            peers=tuple(peer or ()), listen=listen, insecure=insecure, group=group_file(group), group_tag=group_tag,
+            rounds=rounds, state=state, events=events, expose=exposures(expose or ()), limits=limits(limit or ()),
+            save_every=save_every, cast=cast,
         ),
         Output(as_json=as_json),
     )  # fmt: skip

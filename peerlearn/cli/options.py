@@ -1,5 +1,6 @@
 """Options that several commands have, and how their texts become values. Light: `--help` imports no more than this."""
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -43,6 +44,13 @@ Bounds = Annotated[
     ),
 ]
 
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="OPTION=VALUE", help="An option of the strategy, as role=hub or members=3; repeatable."
+    ),
+]
+
 _UNITS = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _VALUE = re.compile(r"(\d{1,15})\s*([KMG]i?B)?", re.IGNORECASE)
 
@@ -69,6 +77,27 @@ def limits(texts: Iterable[str]) -> Limits:
             raise ConfigError(f"--limit {text!r}: write {name}=VALUE, a whole number, for bytes also as 64MiB")
         values[name] = int(match[1]) * _UNITS[(match[2] or "").lower()]
     return Limits(**values)
+
+
+def settings(texts: Iterable[str]) -> dict[str, object]:
+    """Of `option=value`, where a value is read as JSON (3, 0.5, true, null), else as the word it is. Which options
+    there are is the strategy's to say. Raises ConfigError for what is not written so."""
+    values: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not name or not equals or not value:
+            raise ConfigError(f"--set {text!r}: write OPTION=VALUE, as role=hub")
+        if name in values:
+            raise ConfigError(f"--set {text!r}: {name} is set to {values[name]!r} already; give each option once")
+        values[name] = _read(value)
+    return values
+
+
+def _read(value: str) -> object:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def exposures(texts: Iterable[str]) -> Mapping[str, list[str]] | None:

@@ -33,7 +33,8 @@ def resume(state: Path, changes: Changes, output: Output) -> None:
     _go_to(Path(was.directory))
     up(
         Options(
-            learner=was.learner, name=was.name, strategy=was.strategy, peers=tuple(changes.peers or was.peers),
+            learner=was.learner, name=was.name, strategy=was.strategy, settings=was.settings,
+            peers=tuple(changes.peers or was.peers),
             listen=changes.listen or was.listen, insecure=was.insecure, group=group or None, group_tag=was.group_tag,
             rounds=changes.rounds, goal=was.goal if changes.rounds is None else None, state=state,
             events=events or None, expose=was.expose, limits=Limits(**was.limits), save_every=was.save_every,

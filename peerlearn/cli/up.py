@@ -4,7 +4,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,8 @@ class Options:
     limits: Limits
     save_every: float
     cast: str
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """Options of the strategy."""
     goal: int | None = None
     """Rounds in all, of a run that is resumed; `rounds` counts from where it stands."""
     resumed: bool = False
@@ -90,11 +92,13 @@ def _check(options: Options) -> None:
 
 def _peer(learner: "Learner", options: Options, record: Record) -> "Peer":
     from peerlearn.peer import Peer
+    from peerlearn.strategies import registry
     from peerlearn.transport.allocator import tune_allocator
 
     tune_allocator()
+    strategy = registry.make(options.strategy, **options.settings)
     return Peer(
-        learner, strategy=options.strategy, name=options.name or "", state=options.state, listen=options.listen,
+        learner, strategy=strategy, name=options.name or "", state=options.state, listen=options.listen,
         peers=options.peers, group_tag=options.group_tag, insecure=options.insecure, record=record,
         group=options.group, expose=options.expose, limits=options.limits, save_every=options.save_every,
         cast=options.cast,
@@ -106,6 +110,7 @@ def _how(peer: "Peer", options: Options, *, done: int) -> kept.Kept:
     usual = Limits()
     return kept.Kept(
         directory=str(Path.cwd()), learner=options.learner, name=peer.name, strategy=options.strategy,
+        settings=dict(options.settings),
         goal=None if options.rounds is None else done + options.rounds, peers=options.peers,
         listen=options.listen, insecure=options.insecure, group=_absolute(options.group), group_tag=options.group_tag,
         events=_absolute(options.events), save_every=options.save_every, cast=options.cast,
