@@ -360,7 +360,7 @@ async def test_9_1_1_two_peers_over_the_network_come_to_the_bits_of_direct_calls
         )
         for n, s in seeds.items()
     ]  # fmt: skip
-    async with gathered(*peers), asyncio.timeout(20), asyncio.TaskGroup() as running:
+    async with gathered(*peers), asyncio.timeout(60), asyncio.TaskGroup() as running:
         for peer in peers:
             running.create_task(peer.run(rounds))
     direct: list[Member] = [(n, people.learner(*s), AdmmGossip(rho=0.5, pairing="pairs")) for n, s in seeds.items()]

@@ -83,7 +83,7 @@ async def test_one_transfer_of_three_leaves_all_with_the_samples_weighted_mean_t
 
     village = Village()
     peers = [village.peer(name, made(name), strategy="auto", pace="lockstep", gate=OFF) for name in amounts]
-    async with gathered(*peers), asyncio.timeout(20), asyncio.TaskGroup() as running:
+    async with gathered(*peers), asyncio.timeout(60), asyncio.TaskGroup() as running:
         for peer in peers:
             running.create_task(peer.run(1))
     alone = {name: made(name) for name in amounts}
@@ -192,7 +192,7 @@ async def test_the_network_changes_no_bit_whichever_the_ways(kind: Any) -> None:
     village = Village(kind)
     peers = [village.peer(name, mixed(name), strategy=Auto(committee=1), pace="lockstep", gate=OFF) for name in MIXED]
     x = people.blobs([0, 1, 2, 3], 5, 50)[0]
-    async with gathered(*peers), asyncio.timeout(30):
+    async with gathered(*peers), asyncio.timeout(60):
         async with asyncio.TaskGroup() as running:
             for peer in peers:
                 running.create_task(peer.run(3))

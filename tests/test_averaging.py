@@ -656,7 +656,7 @@ async def by_fabric(
 ) -> dict[str, dict[str, Tensor]]:
     village = Village()
     peers = [village.peer(n, people.learner(*SEEDS[n]), strategy=strategy(), pace="lockstep", gate=OFF) for n in names]
-    async with gathered(*peers), asyncio.timeout(20), asyncio.TaskGroup() as running:
+    async with gathered(*peers), asyncio.timeout(60), asyncio.TaskGroup() as running:
         for peer in peers:
             running.create_task(peer.run(rounds))
     for name in names:
@@ -696,7 +696,7 @@ async def test_gossip_with_a_quiet_neighbour_leaves_both_with_the_mean() -> None
         alone = people.learner([0, 1], 1)
         alone.fit(epochs(1))
         mean = mean_of([copy_of(alone), start])
-        await people.until(lambda: not same(copy_of(birch.learner), start), within=5)
+        await people.until(lambda: not same(copy_of(birch.learner), start))
         assert same(copy_of(amber.learner), mean)
         assert same(copy_of(birch.learner), mean)
 
@@ -718,7 +718,7 @@ async def test_fedavg_with_a_hub_is_that_of_direct_calls_and_a_late_peer_begins_
         for n in ("amber", "birch")
     ]
     late = village.peer("cedar", people.learner(*SEEDS["cedar"]), strategy=FedAvg(role="peer", hub="hub"), gate=OFF)
-    async with gathered(hub, *peers), hub_at_work(hub), asyncio.timeout(20):
+    async with gathered(hub, *peers), hub_at_work(hub), asyncio.timeout(60):
         async with asyncio.TaskGroup() as running:
             for peer in peers:
                 running.create_task(peer.run(3))
@@ -730,7 +730,7 @@ async def test_fedavg_with_a_hub_is_that_of_direct_calls_and_a_late_peer_begins_
         assert {e.provider for e in village.events["amber"].of(Fetched)} == {"hub"}
         assert not village.events["hub"].of(Fetched)
         async with late:
-            await late.meet(3, timeout=5)
+            await late.meet(3, timeout=30)
             async with asyncio.TaskGroup() as running:
                 running.create_task(late.run(1))
                 running.create_task(peers[0].run(1))
@@ -742,11 +742,11 @@ async def test_9_1_6_a_peer_whose_hub_is_gone_learns_alone() -> None:
     village = Village()
     hub = village.peer("hub", people.learner([0, 1, 2, 3], 9), strategy=FedAvg(role="hub", cohort=2))
     amber = village.peer("amber", people.learner(*SEEDS["amber"]), strategy=FedAvg(role="peer", hub="hub"))
-    async with amber, asyncio.timeout(20), asyncio.TaskGroup() as running:
+    async with amber, asyncio.timeout(60), asyncio.TaskGroup() as running:
         async with hub, hub_at_work(hub):
-            await amber.meet(1, timeout=5)
+            await amber.meet(1, timeout=30)
             round_ = running.create_task(amber.run(2))  # waits for an average that one peer does not make
-            await people.until(lambda: bool(village.events["amber"].of(Published)[1:]), within=10)
+            await people.until(lambda: bool(village.events["amber"].of(Published)[1:]))
             assert not round_.done()
     assert amber.rounds_done == 2
     assert village.events["amber"].of(FetchFailed)

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -30,9 +29,13 @@ from peerlearn.cli.progress import Progress
 from peerlearn.directory import Contact
 from peerlearn.directory.contacts import Status
 from peerlearn.types import Address, Card, Exposure, PeerId
+from tests.patience import timed
 
 ROOT = Path(__file__).parents[1]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+AT_ONCE = 4.0
+"""Seconds that leaving may take: less than any deadline in it."""
+
 COMMANDS = ("demo", "up", "resume", "ls", "show", "doctor", "version")
 
 APP = """
@@ -252,7 +255,7 @@ class Shell:
         self.process = process
         self.lines: list[str] = []
 
-    async def until(self, *texts: str, seconds: float = 30) -> str:
+    async def until(self, *texts: str, seconds: float = 60) -> str:
         """Until each of these was said, in any order; the last line."""
         missing = set(texts)
         async with asyncio.timeout(seconds):
@@ -267,10 +270,10 @@ class Shell:
 
     async def interrupt(self) -> tuple[int | None, float, str, str]:
         """Ctrl-C; the exit code, the seconds it took, and the rest of what was said."""
-        began = time.monotonic()
-        self.process.send_signal(signal.SIGINT)
-        out, err = await self.process.communicate()
-        return self.process.returncode, time.monotonic() - began, out.decode(), err.decode()
+        with timed() as watch:
+            self.process.send_signal(signal.SIGINT)
+            out, err = await self.process.communicate()
+        return self.process.returncode, watch.seconds, out.decode(), err.decode()
 
 
 @asynccontextmanager
@@ -299,7 +302,7 @@ async def test_two_peers_find_each_other_are_listed_and_leave_cleanly(app, tag, 
             await birch.until("amber is here")
             await birch.until("learns from amber")
 
-            listed = await _look("ls", *common)
+            listed = await _listed(2, *common)
             assert {p["name"] for p in listed["peers"]} == {"amber", "birch"}
             assert all(p["status"] == "alive" for p in listed["peers"])
             seen = await _look("show", "amber", *common)
@@ -309,10 +312,10 @@ async def test_two_peers_find_each_other_are_listed_and_leave_cleanly(app, tag, 
             assert seen["layers"][0]["shape"] == [8, 4]
 
             amber.process.send_signal(signal.SIGINT)
-            began = time.monotonic()
-            out, err = await amber.process.communicate()
+            with timed() as watch:
+                out, err = await amber.process.communicate()
             assert amber.process.returncode == 0, err.decode()
-            assert time.monotonic() - began < 2.0
+            assert watch.seconds < AT_ONCE
             last = json.loads(out.decode().splitlines()[-1])
             assert last["name"] == "amber"
             assert last["learned_from"] == ["birch"]
@@ -321,9 +324,18 @@ async def test_two_peers_find_each_other_are_listed_and_leave_cleanly(app, tag, 
             await birch.until("amber left")  # a goodbye was heard; after mere silence it would be gone
             code, seconds, _, told = await birch.interrupt()
             assert code == 0, told
-            assert seconds < 2.0
+            assert seconds < AT_ONCE
     kinds = {json.loads(line)["kind"] for line in (tmp_path / "birch.jsonl").read_text().splitlines()}
     assert {"started", "peer", "phase", "fetched", "trained", "published", "stopped"} <= kinds
+
+
+async def _listed(amount: int, *arguments: str) -> dict[str, Any]:
+    """What `ls` tells; once more when somebody is missing, as on a machine that was busy while it looked."""
+    for _ in range(3):
+        listed = await _look("ls", *arguments)
+        if len(listed["peers"]) == amount:
+            break
+    return listed
 
 
 async def _look(*arguments: str) -> dict[str, Any]:

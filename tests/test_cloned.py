@@ -286,7 +286,7 @@ async def test_6_9_9_one_message_in_and_so_many_members_out_per_edge() -> None:
     village = Village()
     hub = village.peer("hub", learner([0, 1, 2, 3], 0), strategy=hub_of(members=3, first_epochs=1, hub_epochs=1))
     edge = village.peer("edge", learner([0, 1, 2, 3], 1), strategy=edge_of(members=3, edge_epochs=1, hub="hub"))
-    async with gathered(hub, edge), asyncio.timeout(20):
+    async with gathered(hub, edge), asyncio.timeout(60):
         await hub.run(0)
         await edge.run(3)
         await until(lambda: len(village.events["hub"].of(Trained)) >= 2)
@@ -688,7 +688,7 @@ async def test_the_network_changes_no_bit(kind: Any) -> None:
         its, strategy = made_of(name)
         pace = "lockstep" if name != "hub" and kind == "memory" else "free"
         peers[name] = village.peer(name, its, strategy=strategy, gate=off, pace=pace)
-    async with gathered(*peers.values()), asyncio.timeout(30):
+    async with gathered(*peers.values()), asyncio.timeout(60):
         async with asyncio.TaskGroup() as running:
             running.create_task(peers["hub"].run(0))
             running.create_task(peers["second"].run(1))

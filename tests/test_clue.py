@@ -771,7 +771,7 @@ async def test_9_1_6_a_drifting_peer_that_is_alone_goes_on_and_asks_again_when_s
         assert not village.events["amber"].of(Fetched)
         async with village.peer("birch", learners()["birch"], strategy="clue") as birch:
             await birch.run(10)
-            await amber.meet(1, timeout=10)
+            await amber.meet(1, timeout=30)
             await until(lambda: any(sum(c.card.histogram) for c in amber.others()))
             await amber.run(5)
             assert [e.provider for e in village.events["amber"].of(Fetched)] == ["birch"]

@@ -19,6 +19,7 @@ from peerlearn.transport.grpc import GrpcTransport
 from peerlearn.transport.memory import MemoryTransport
 from peerlearn.types import PROTOCOL, Address, Card, PeerId
 from peerlearn.wire.v1 import fabric_pb2 as pb
+from tests.patience import SOON
 from tests.test_membership import Village
 from tests.test_transport import Service as Served
 from tests.village import until
@@ -38,7 +39,7 @@ async def test_each_is_introduced_to_each_once(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(MemoryTransport, "introduce", counted)
     village, lobby = Village("memory", timing=Timing(retry_most=60)), Lobby()
-    async with AsyncExitStack() as stack, asyncio.timeout(20):
+    async with AsyncExitStack() as stack, asyncio.timeout(60):
         guests = [await stack.enter_async_context(village.peer(f"p{number}", lobby=lobby)) for number in range(12)]
         for guest in guests:
             await guest.membership.until(lambda directory: len(directory.alive()) == 11)
@@ -76,7 +77,7 @@ async def test_dead_addresses_do_not_hold_up_the_living() -> None:
     amber = Identity.ephemeral()
     street = Street(amber=amber)
     meet = meeter(street).meet
-    async with asyncio.TaskGroup() as group, asyncio.timeout(5):
+    async with asyncio.TaskGroup() as group, asyncio.timeout(SOON):
         dead = [group.create_task(meet([Address(f"dead{number}", 1)], doubtful=True)) for number in range(40)]
         await asyncio.sleep(0)
         card = await meet([Address("amber", 1)])
@@ -99,7 +100,7 @@ async def test_what_comes_of_an_introduction_holds_for_all_who_wanted_it() -> No
 async def test_when_the_one_who_introduces_is_cancelled_another_does_it() -> None:
     street = Street(amber=Identity.ephemeral())
     meet = meeter(street).meet
-    async with asyncio.TaskGroup() as group, asyncio.timeout(5):
+    async with asyncio.TaskGroup() as group, asyncio.timeout(SOON):
         first = group.create_task(meet([Address("amber", 1)]))
         await until(lambda: bool(street.called))
         second = group.create_task(meet([Address("amber", 1)]))

@@ -156,7 +156,7 @@ async def provider(host: str = "127.0.0.1", *, space: str = "") -> AsyncIterator
     )
     try:
         assert child.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             port = int(await child.stdout.readline())
         yield psutil.Process(child.pid), Address(host, port)
     finally:

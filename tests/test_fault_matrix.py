@@ -111,18 +111,18 @@ async def one_case(name: str, kind: str, moment: Moment, network: Literal["memor
         village = Village(network, TIMING)
         amber = village.peer("amber", way.consumer(), strategy=way.strategy(), gate=OFF)
         birch = village.peer("birch", way.provider(), strategy=way.strategy(), gate=OFF)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(90):
             with badly(plan):
                 await birch.__aenter__()
             try:
                 async with amber:
-                    await amber.meet(1, timeout=20)
+                    await amber.meet(1, timeout=30)
                     await birch.run(way.ahead)
                     shown = model_of(birch)
                     await amber.run(way.rounds)
                     await judge(village, amber, way, plan, expected)
                     assert name == "gossip" or model_of(birch) == shown, "only gossip brings what changes the provider"
-                    await until(lambda: plan.at_rest, within=10)
+                    await until(lambda: plan.at_rest)
                     await recover(village, amber, plan)
             finally:
                 await birch.__aexit__(None, None, None)
@@ -168,9 +168,9 @@ async def test_one_that_dies_between_rounds_and_returns_elsewhere_with_an_older_
     village = Village(network, replace(TIMING, suspect_after=1.0, gone_after=4.0))
     amber = village.peer("amber", way.consumer(), strategy=way.strategy(), gate=OFF)
     first = village.peer("birch", way.provider(), strategy=way.strategy(), gate=OFF, identity=identity)
-    async with amber, asyncio.timeout(60):
+    async with amber, asyncio.timeout(90):
         async with first:
-            await amber.meet(1, timeout=20)
+            await amber.meet(1, timeout=30)
             await first.run(3)
             await until(lambda: [contact.version >= 3 for contact in amber.others()] == [True])
             while not village.events["amber"].of(Fetched):
@@ -198,8 +198,8 @@ async def test_a_bad_provider_keeps_nobody_from_learning_from_a_good_one() -> No
     with badly(plan):
         await birch.__aenter__()
     try:
-        async with gathered(amber, cedar), asyncio.timeout(60):
-            await amber.meet(2, timeout=20)
+        async with gathered(amber, cedar), asyncio.timeout(90):
+            await amber.meet(2, timeout=30)
             await amber.run(4)
     finally:
         await birch.__aexit__(None, None, None)

@@ -169,7 +169,7 @@ async def test_7_10_1_one_networked_edge_is_the_alternating_reference_to_the_bit
     village = Village(kind)
     hub = village.peer("hub", hub_learner(), strategy=hub_of())
     edge = village.peer("edge", edge_learner(), strategy=edge_of())
-    async with gathered(hub, edge), asyncio.timeout(30):
+    async with gathered(hub, edge), asyncio.timeout(60):
         await edge.run(3)
     small, large = reference(3, edge.learner, tiny_data(samples=48, seed=1), hub_epochs=2)
     assert same(dict(edge.learner.state), small)
@@ -321,7 +321,7 @@ async def test_7_10_7_the_bytes_are_those_of_the_formula_and_each_edge_gets_its_
         part = Dataset(whole.x[span], whole.y[span], whole.ids[span], CLASSES, name)
         strategy = edge_of(features=features, labels=labels, predict_by="own")
         edges.append(village.peer(name, edge_learner(data=part), strategy=strategy))
-    async with gathered(hub, *edges), asyncio.timeout(30), asyncio.TaskGroup() as running:
+    async with gathered(hub, *edges), asyncio.timeout(60), asyncio.TaskGroup() as running:
         for edge in edges:
             running.create_task(edge.run(2))
     for edge, samples in zip(edges, (40, 8), strict=True):
@@ -366,7 +366,7 @@ async def test_7_10_10_an_edge_whose_hub_is_gone_goes_on_with_labels_alone() -> 
     village = Village()
     hub = village.peer("hub", hub_learner(), strategy=hub_of())
     edge = village.peer("edge", edge_learner(), strategy=edge_of())
-    async with edge, asyncio.timeout(30):
+    async with edge, asyncio.timeout(60):
         async with hub:
             await edge.meet(1)
             await edge.run(2)
@@ -841,7 +841,7 @@ async def test_the_network_changes_no_bit(kind: Any) -> None:
     village, off = Village(kind), Gate(metric="off")
     hub = village.peer("hub", hub_learner(), strategy=hub_of(edges=3), gate=off)
     edges = {n: village.peer(n, edge_learner(s, bn=True), strategy=edge_of(), gate=off) for n, s in SEEDS.items()}
-    async with gathered(hub, *edges.values()), asyncio.timeout(30):
+    async with gathered(hub, *edges.values()), asyncio.timeout(60):
         async with asyncio.TaskGroup() as running:
             for edge in edges.values():
                 running.create_task(edge.run(3))
@@ -883,7 +883,7 @@ async def test_edges_in_lockstep_and_a_hub_that_trains_on_each_arrival() -> None
     village = Village()
     hub = village.peer("hub", hub_learner(), strategy=hub_of(edges=1, scope="arrival"))
     edges = [village.peer(n, edge_learner(s), strategy=edge_of(), pace="lockstep") for n, s in SEEDS.items()]
-    async with gathered(hub, *edges), asyncio.timeout(30), asyncio.TaskGroup() as running:
+    async with gathered(hub, *edges), asyncio.timeout(60), asyncio.TaskGroup() as running:
         for edge in edges:
             running.create_task(edge.run(3))
     for edge in edges:

@@ -69,7 +69,7 @@ async def process(space: str, name: str, group: str, listen: str) -> AsyncIterat
 
 async def says(process: Process, name: str, status: str) -> dict[str, str]:
     assert process.stdout is not None
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(40):
         while line := await process.stdout.readline():
             fact: dict[str, str] = json.loads(line)
             if (fact["name"], fact["status"]) == (name, status):

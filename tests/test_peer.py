@@ -32,16 +32,17 @@ from peerlearn.recording import (
 from peerlearn.strategies.distillation import Distillation
 from peerlearn.strategies.isolated import Isolated
 from peerlearn.types import Exposure, Span, steps
+from tests.patience import timed
 from tests.village import Village, blobs, gathered, learner, net, same, until
 
-PATIENT = Timing(beat=0.1, suspect_after=3.0, gone_after=9.0, base=2.0, stall=1.0, retry_first=0.05, retry_most=0.5)
+PATIENT = Timing(beat=0.1, suspect_after=10.0, gone_after=40.0, base=3.0, stall=3.0, retry_first=0.05, retry_most=0.5)
 
 
 @pytest.mark.parametrize("kind", ["memory", "grpc"])
 async def test_two_peers_that_ask_each_other_at_once_both_get_their_answers(kind) -> None:
     village = Village(kind)
     amber, birch = village.peer("amber", learner([0, 1], 1)), village.peer("birch", learner([2, 3], 2))
-    async with gathered(amber, birch), asyncio.timeout(20), asyncio.TaskGroup() as both:
+    async with gathered(amber, birch), asyncio.timeout(60), asyncio.TaskGroup() as both:
         for peer in (amber, birch):
             both.create_task(peer.run(20))
     for name, other in (("amber", "birch"), ("birch", "amber")):
@@ -99,12 +100,11 @@ async def test_a_silent_provider_costs_one_stall_window_once_and_is_used_again_w
     async with gathered(amber, birch):
         await amber.run(1)
         village.network.cut(birch.address)
-        began = time.monotonic()
-        await amber.run(3)
-        took = time.monotonic() - began
+        with timed() as watch:
+            await amber.run(3)
         failed = village.events["amber"].of(FetchFailed)
         assert len(failed) == 1, [e.why for e in failed]
-        assert took < PATIENT.base + PATIENT.stall + 1.0
+        assert watch.seconds < PATIENT.base + PATIENT.stall + 1.0
         assert any("again in" in e.why for e in village.events["amber"].of(Decided))
         village.network.mend(birch.address)
         async with asyncio.timeout(30):
@@ -120,7 +120,7 @@ async def test_late_joiners_and_leavers_need_no_restart_of_others() -> None:
         assert not village.events["amber"].of(Fetched)  # alone: learning went on all the same
         assert len([e for e in village.events["amber"].of(Trained) if e.phase == "local"]) == 2
         async with birch:
-            await amber.meet(1, timeout=5)
+            await amber.meet(1, timeout=30)
             await amber.run(2)
             assert {e.provider for e in village.events["amber"].of(Fetched)} == {"birch"}
         await until(lambda: not amber.others())
@@ -130,7 +130,7 @@ async def test_late_joiners_and_leavers_need_no_restart_of_others() -> None:
         assert not report.steps
         again = village.peer("birch", learner([2, 3], 2))
         async with again:
-            await amber.meet(1, timeout=5)
+            await amber.meet(1, timeout=30)
             assert (await amber.transfer()).providers == (again.id,)
 
 
@@ -271,7 +271,7 @@ async def test_a_peer_is_driven_by_one_call_at_a_time() -> None:
 
 
 async def test_a_program_that_holds_its_loop_up_is_told_and_blames_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    village = Village()
+    village = Village(timing=brisk())
     amber, birch = village.peer("amber", learner([0, 1], 1)), village.peer("birch", learner([2, 3], 2))
     async with gathered(amber, birch):
         time.sleep(village.timing.gone_after + 0.2)  # noqa: ASYNC251  what an app does that trains on the loop

@@ -147,7 +147,7 @@ async def test_what_cannot_be_meant_is_refused_each_time_and_after_three_times_i
     village = Village(timing=PATIENT)
     amber = village.peer("amber", its(1), strategy=make())
     birch = village.peer("birch", its(2), strategy=liar(make(), spoil))
-    async with gathered(amber, birch), asyncio.timeout(30):
+    async with gathered(amber, birch), asyncio.timeout(60):
         for _ in range(3):
             await birch.run(1)  # something new to lie about, for those who listen but once
             await amber.run(1)
@@ -238,7 +238,7 @@ async def test_a_hub_that_refused_three_clones_learns_nothing_of_them_and_says_w
     hub = village.peer("hub", learner(classes, 0), strategy=Cloned(role="hub", first_epochs=2, hub_epochs=1))
     false = liar(Cloned(edge_epochs=1, visits=9, hub="hub"), scaled)
     edge = village.peer("edge", learner(classes, 1), strategy=false)
-    async with gathered(hub, edge), asyncio.timeout(30):
+    async with gathered(hub, edge), asyncio.timeout(60):
         await hub.run(0)
         await edge.run(1)
         await until(lambda: bool(village.events["edge"].of(Complaint)))
@@ -264,7 +264,7 @@ async def test_a_hub_refuses_feature_maps_that_cannot_be_meant(spoil: Spoil) -> 
     village = Village(timing=PATIENT)
     hub = village.peer("hub", hub_learner(), strategy=hub_of())
     edge = village.peer("edge", edge_learner(), strategy=liar(edge_of(wait=False), spoil))
-    async with gathered(hub, edge), asyncio.timeout(30):
+    async with gathered(hub, edge), asyncio.timeout(60):
         await edge.run(3)
         await until(lambda: bool(village.events["edge"].of(Complaint)))
         await edge.run(1)

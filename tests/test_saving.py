@@ -14,6 +14,7 @@ import pytest
 
 from peerlearn.cli.events import events_file
 from peerlearn.cli.main import main
+from peerlearn.config import brisk
 from peerlearn.errors import ConfigError, StateError
 from peerlearn.learning import checkpoint
 from peerlearn.orchestrator.pace import Pace
@@ -84,7 +85,7 @@ async def test_what_a_peer_was_taught_by_is_forgotten_after_a_resume_as_it_would
     birch = village.peer("birch", learner([2, 3], 2))
     async with village.peer("amber", learner([0, 1], 1), state=tmp_path) as amber:
         async with birch:
-            await amber.meet(1, timeout=10)
+            await amber.meet(1, timeout=30)
             await amber.run(1)
         assert len(amber.strategy.state_dict()["kept"]) == 1
     async with village.peer("amber", learner([0, 1], 1), state=tmp_path) as amber:
@@ -352,14 +353,14 @@ def test_absence_is_for_lockstep() -> None:
 
 @pytest.mark.parametrize("absence", [0.0, 60.0])
 async def test_in_lockstep_others_wait_for_who_fell_silent_for_as_long_as_was_agreed(absence: float) -> None:
-    village = Village()
+    village = Village(timing=brisk())
     pace = Pace(mode="lockstep", absence=absence)
     peers = [village.peer(n, learner([0, 1], 1), pace=pace) for n in ("amber", "birch")]
     amber, birch = peers
     async with amber:
         async with birch:
-            await amber.meet(1, timeout=10)
-            await birch.meet(1, timeout=10)
+            await amber.meet(1, timeout=30)
+            await birch.meet(1, timeout=30)
             async with asyncio.TaskGroup() as both:
                 both.create_task(amber.run(1))
                 both.create_task(birch.run(1))

@@ -39,6 +39,7 @@ from peerlearn.types import PROTOCOL, Address
 from peerlearn.wire.compress import Link, Packer
 from peerlearn.wire.frames import Message, blocks, serialize
 from peerlearn.wire.v1 import fabric_pb2 as pb
+from tests.patience import SOON, timed
 
 PROTO = pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1])
 FABRIC = "peerlearn.wire.v1.Fabric"
@@ -197,19 +198,19 @@ async def test_a_watcher_that_leaves_ends_the_stream_at_the_other_side(make: Mak
             with pytest.raises(PeerRefused) as caught:
                 await anext(b.watch(at, pb.WatchRequest()))
             assert caught.value.reason is RefusalReason.BUSY
-        await asyncio.wait_for(service.left.wait(), 5)
+        await asyncio.wait_for(service.left.wait(), SOON)
 
 
 async def test_a_server_that_leaves_ends_its_watchers_quickly(make: Make) -> None:
     a, b = make(), make()
-    start = asyncio.get_running_loop().time()
-    async with b.serving(Service()):
-        async with a.serving(Endless()) as at:
-            notices = b.watch(at, pb.WatchRequest())
-            await anext(notices)
-        with pytest.raises(PeerUnreachable):
-            await anext(notices)
-    assert asyncio.get_running_loop().time() - start < 3
+    with timed() as watch:
+        async with b.serving(Service()):
+            async with a.serving(Endless()) as at:
+                notices = b.watch(at, pb.WatchRequest())
+                await anext(notices)
+            with pytest.raises(PeerUnreachable):
+                await anext(notices)
+    assert watch.seconds < 3
 
 
 # ---------------------------------------------------------------- exchanges
@@ -354,7 +355,7 @@ async def test_a_cancelled_exchange_ends_at_both_sides(make: Make) -> None:
             await started.wait()
             task.cancel()
         assert task.cancelled()
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), SOON)
         service.answers = echo
         await asyncio.sleep(0)
         assert await b.exchange(at, question())
@@ -374,15 +375,17 @@ async def test_nobody_there_is_told_at_once(make: Make) -> None:
     async with a.serving(Service()) as at:
         pass
     async with b.serving(Service()):
-        start = asyncio.get_running_loop().time()
-        for _ in range(2):
-            with pytest.raises(PeerUnreachable, match=rf"^{at}: (no connection \(Connection refused|nobody serves)"):
-                await b.exchange(at, question())
-            with pytest.raises(PeerUnreachable):
-                await b.introduce(at, introduction())
-            with pytest.raises(PeerUnreachable):
-                await anext(b.watch(at, pb.WatchRequest()))
-        assert asyncio.get_running_loop().time() - start < 2
+        with timed() as watch:
+            for _ in range(2):
+                with pytest.raises(
+                    PeerUnreachable, match=rf"^{at}: (no connection \(Connection refused|nobody serves)"
+                ):
+                    await b.exchange(at, question())
+                with pytest.raises(PeerUnreachable):
+                    await b.introduce(at, introduction())
+                with pytest.raises(PeerUnreachable):
+                    await anext(b.watch(at, pb.WatchRequest()))
+    assert watch.seconds < 2
 
 
 async def test_a_provider_that_never_answers_costs_one_base_window(make: Make) -> None:
@@ -390,9 +393,10 @@ async def test_a_provider_that_never_answers_costs_one_base_window(make: Make) -
     async with a.serving(Service(forever)) as at, b.serving(Service()):
         for size in (0, MIB):
             start = asyncio.get_running_loop().time()
-            with pytest.raises(PeerUnreachable, match=r"no answer within 0\.6 s"):
+            with timed() as watch, pytest.raises(PeerUnreachable, match=r"no answer within 0\.6 s"):
                 await b.exchange(at, question(size))
-            assert 0.5 < asyncio.get_running_loop().time() - start < 2
+            assert asyncio.get_running_loop().time() - start > 0.5
+            assert watch.seconds < 2
 
 
 async def test_a_provider_that_returns_is_reached_at_once(make: Make) -> None:
@@ -440,8 +444,10 @@ async def test_delay_is_felt_per_message_not_per_frame() -> None:
     network = MemoryNetwork(delay=0.05)
     a, b = network.transport(), network.transport()
     async with a.serving(Service()) as at, b.serving(Service()):
-        _, traffic = await b.exchange(at, question())
-        assert 0.1 <= traffic.seconds < 0.3
+        with timed() as watch:
+            _, traffic = await b.exchange(at, question())
+        assert traffic.seconds >= 0.1
+    assert watch.seconds < 0.3
 
 
 # ---------------------------------------------------------------- hostile peers, over gRPC
@@ -651,13 +657,13 @@ async def test_a_port_that_is_taken_is_said_with_the_way_out() -> None:
 
 
 async def test_a_large_exchange_leaves_the_loop_responsive() -> None:
-    lags: list[float] = []
+    held: list[float] = []  # by the processor's clock: the machine's own pauses are not the exchange's
 
     async def tick() -> None:
         while True:
-            start = time.perf_counter()
+            start = time.thread_time()
             await asyncio.sleep(0.005)
-            lags.append(time.perf_counter() - start - 0.005)
+            held.append(time.thread_time() - start)
 
     a, b = GrpcTransport(), GrpcTransport()
     big = question(array=np.random.default_rng(0).integers(0, 256, 64 * MIB, np.uint8))
@@ -666,8 +672,8 @@ async def test_a_large_exchange_leaves_the_loop_responsive() -> None:
         got, _ = await b.exchange(at, big)
         ticker.cancel()
     assert body_of(got) == body_of(big)
-    assert len(lags) > 5
-    assert max(lags) < 0.1
+    assert len(held) > 5
+    assert max(held) < 0.1
 
 
 async def test_on_a_slow_link_blocks_are_packed_in_threads() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from peerlearn.peer import Peer
 from peerlearn.recording import MemorySink
 from peerlearn.transport.faults import NONE, Faults
 from peerlearn.transport.memory import MemoryNetwork
+from tests.patience import SOON
 
 CENTERS = torch.eye(4) * 3
 
@@ -44,8 +46,16 @@ def learner(classes: list[int], seed: int, *, hidden: int = 12, amount: int = 24
     return Learner(net(hidden), blobs(classes, seed, amount), classes=4, seed=seed, batch_size=32, **more)
 
 
+def calm() -> Timing:
+    """Brisk, but nobody is given up for what a busy machine does."""
+    return replace(brisk(), suspect_after=10.0, gone_after=40.0, base=20.0, stall=20.0)
+
+
 class Village:
-    """Peers that share a network and a group tag; `events[name]` holds what each has said."""
+    """Peers that share a network and a group tag; `events[name]` holds what each has said.
+
+    Where silence is to be noticed, say so: `Village(timing=brisk())`.
+    """
 
     def __init__(
         self,
@@ -57,7 +67,7 @@ class Village:
     ) -> None:
         """`faults` and the seed that they come from are of the network in memory."""
         self.kind = kind
-        self.timing = timing or brisk()
+        self.timing = timing or calm()
         self.network = MemoryNetwork(faults=faults, seed=seed)
         self.lobby = Lobby()
         self.tag = secrets.token_hex(4)
@@ -82,11 +92,11 @@ async def gathered(*peers: Peer) -> AsyncIterator[None]:
         for peer in peers:
             await stack.enter_async_context(peer)
         for peer in peers:
-            await peer.meet(len(peers) - 1, timeout=10)
+            await peer.meet(len(peers) - 1, timeout=SOON)
         yield
 
 
-async def until(condition: Callable[[], bool], *, within: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], *, within: float = SOON) -> None:
     """Looks every few milliseconds; TimeoutError when the condition has not come true in time."""
     async with asyncio.timeout(within):
         await asyncio.sleep(0.01)
