@@ -39,12 +39,18 @@ AT_ONCE = 4.0
 COMMANDS = ("demo", "up", "resume", "ls", "show", "doctor", "version")
 
 APP = """
-    import torch
+    import time, torch
     import peerlearn as pl
+
+    class Unhurried(torch.nn.Module):  # its peer learns on for as long as a test looks, and leaves the processor to it
+        def forward(self, x):
+            if self.training:
+                time.sleep(0.05)
+            return x
 
     def net():
         torch.manual_seed(0)
-        return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2), Unhurried())
 
     x = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
     y = (x[:, 0] > 0).long()
