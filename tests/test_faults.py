@@ -321,7 +321,11 @@ def received(frames: list[bytes]) -> Message:
     return assembler.finish()
 
 
-@pytest.mark.parametrize("what", [question(), question(30, 0, 9), answer(), answer(40)], ids=str)
+@pytest.mark.parametrize(
+    "what",
+    [question(), question(30, 0, 9), answer(), answer(40)],
+    ids=["question", "question with a body", "answer", "answer with a body"],
+)
 def test_no_flipped_bit_of_a_message_goes_unnoticed(what: Message) -> None:
     frames = frames_of(what)
     assert content(received(frames)) == content(what)
