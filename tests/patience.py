@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-SOON = 30.0
+SOON = 60.0
 """For what comes at once on an idle machine: this only ends what would never end. Speed is measured by `timed`."""
 
 TICK = 0.01

@@ -51,7 +51,7 @@ class FromTheFuture:
 
 async def test_a_peer_of_another_protocol_version_is_one_sentence_and_costs_nothing_else(app, tag):
     async with GrpcTransport(timing=brisk()).serving(FromTheFuture()) as address:
-        async with up(app, "--group-tag", tag, "--peer", str(address)) as amber, asyncio.timeout(60):
+        async with up(app, "--group-tag", tag, "--peer", str(address)) as amber, asyncio.timeout(100):
             line = await amber.until(str(address))
             assert f"speaks protocol {PROTOCOL[0] + 1}" in line
             await amber.until("round 2")  # it learns on

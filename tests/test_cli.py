@@ -261,7 +261,7 @@ class Shell:
         self.process = process
         self.lines: list[str] = []
 
-    async def until(self, *texts: str, seconds: float = 60) -> str:
+    async def until(self, *texts: str, seconds: float = 90) -> str:
         """Until each of these was said, in any order; the last line."""
         missing = set(texts)
         async with asyncio.timeout(seconds):
