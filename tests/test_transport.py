@@ -426,15 +426,16 @@ async def test_a_cut_network_costs_a_window_and_heals() -> None:
 
 async def test_a_network_cut_in_the_middle_of_an_answer_is_a_stall() -> None:
     network = MemoryNetwork()
-    a, b = network.transport(timing=QUICK), network.transport(timing=QUICK)
+    patient = Timing(base=30.0, stall=1.0)
+    a, b = network.transport(timing=patient), network.transport(timing=patient)
 
     large = answer(64 * MIB)
 
     async def answers(asked: Message) -> Message:
-        asyncio.get_running_loop().call_later(0.05, network.cut, at)  # 64 blocks, 8 under way, 0.02 s each: 0.16 s
+        asyncio.get_running_loop().call_later(0.25, network.cut, at)  # 64 blocks, 8 under way, 0.1 s each: 0.8 s
         return large
 
-    network.delay = 0.02
+    network.delay = 0.1
     async with a.serving(Service(answers)) as at, b.serving(Service()):
         with pytest.raises(PeerUnreachable, match=r"nothing more came after \d+ of 67108864 bytes"):
             await b.exchange(at, question())
