@@ -72,7 +72,7 @@ async def test_a_provider_killed_in_the_middle_of_an_exchange_costs_one_stall_wi
 
 
 async def test_beats_stay_regular_while_the_peer_trains_as_hard_as_it_can() -> None:
-    """Seen from another process: of twenty beats, no two come later than 0.25 s."""
+    """Seen from another process: the 99th percentile of how late a beat comes stays under 0.25 s."""
     settings = {"beat": 0.1, "suspect_after": 3.0, "gone_after": 9.0}
     async with child(name="birch", tag=secrets.token_hex(4), train=True, timing=settings) as trainer:
         assert trainer.stdout is not None
@@ -87,8 +87,8 @@ async def test_beats_stay_regular_while_the_peer_trains_as_hard_as_it_can() -> N
                             stamps.append(watch.seconds)
                         elif notice.HasField("version"):
                             versions.append(notice.version)
-                        if len(stamps) == 60:
+                        if len(stamps) >= 110 and versions and versions[-1]:
                             break
     late = sorted(later - earlier - 0.1 for earlier, later in itertools.pairwise(stamps))
-    assert late[int(0.95 * len(late))] < 0.25, late[-5:]
+    assert late[int(0.99 * len(late))] < 0.25, late[-5:]
     assert versions[-1] >= 1, "it trained meanwhile"
