@@ -15,16 +15,18 @@ from torch import Tensor, nn
 
 from peerlearn.config import Timing
 from peerlearn.errors import KnowledgeError
-from peerlearn.knowledge import Answer, Knowledge, Outputs, Params, Question, Received, Sparse
+from peerlearn.knowledge import Answer, Knowledge, Outputs, Params, Query, Question, Received, Sparse
 from peerlearn.learning import plausible
 from peerlearn.learning.data import Unlabelled
 from peerlearn.learning.heads import MultiHead
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.order import generator
+from peerlearn.learning.state import copied
 from peerlearn.orchestrator.gate import Gate
+from peerlearn.orchestrator.training import gated_transfer
 from peerlearn.peer import Peer
 from peerlearn.recording import Complaint, FetchFailed, Gated, PutAside, Refused, Trained
-from peerlearn.strategies import gkt_edge, helpers, registry, robust, significance
+from peerlearn.strategies import averaging, gkt_edge, helpers, registry, robust, significance
 from peerlearn.strategies.base import Strategy
 from peerlearn.strategies.cloned import Cloned
 from peerlearn.strategies.distillation import Distillation
@@ -32,7 +34,7 @@ from peerlearn.strategies.fedavg import FedAvg
 from peerlearn.strategies.gossip import Gossip
 from peerlearn.strategies.mhd import MHD
 from peerlearn.strategies.pairwise import Pairwise
-from peerlearn.types import epochs
+from peerlearn.types import Card, epochs, steps
 from tests.test_fedgkt import edge_learner, edge_of, hub_learner, hub_of
 from tests.tiny import tiny_card, tiny_learner
 from tests.village import Village, blobs, gathered, learner, net, same, until
@@ -231,6 +233,68 @@ async def test_of_three_providers_the_one_that_does_harm_is_found_by_the_gate_an
 
 
 # ---- hubs, to whom others bring; a helper of CLUE's
+
+
+def brought(hub: Learner, strategy: FedAvg, pieces: dict[str, Learner], spoil: dict[str, Spoil]) -> dict[str, Card]:
+    """Each of these has brought its weights to the hub."""
+    cards = {name: tiny_card(name, its, FedAvg(role="peer"), version=1) for name, its in pieces.items()}
+    for name, its in pieces.items():
+        params = averaging.brought(its.snapshot(1))
+        params = spoilt(params, spoil[name]) if name in spoil else params
+        strategy.absorb(hub, [Received(cards[name], params, Query(want="nothing"))])
+    return cards
+
+
+@pytest.mark.parametrize(("names", "liars"), [("abc", "b"), ("abc", ""), ("ab", "a"), ("abcde", "bd"), ("abc", "bc")])
+def test_a_hub_averages_without_those_with_whom_the_gate_fails_and_blames_them_alone(names: str, liars: str) -> None:
+    everybody = [0, 1, 2, 3]
+    its, strategy = skilled(everybody, 1), FedAvg(role="hub", cohort=len(names))
+    pieces = {name: skilled(everybody, 2 + n) for n, name in enumerate(names)}
+    cards = brought(its, strategy, pieces, dict.fromkeys(liars, onesided))
+    before = copied(its.state)
+    outcome = gated_transfer(strategy, its, steps(0), Gate())
+    assert outcome.verdict is not None
+    honest = {cards[name].id for name in names if name not in liars}
+    if 2 * len(liars) > len(names):
+        assert not outcome.verdict.kept
+        assert not outcome.harmful
+        assert same(copied(its.state), before)
+    else:
+        assert outcome.verdict.kept
+        assert set(outcome.harmful) == {cards[name].id for name in liars}
+        assert set(outcome.report.providers) == honest
+        left = sorted((name for name in names if name not in liars), key=lambda name: cards[name].id)
+        weights = [sum(cards[name].histogram) for name in left]
+        assert same(copied(its.state), robust.mean([copied(pieces[name].state) for name in left], weights))
+        assert not liars or "without it" in outcome.harm
+    assert not strategy._mixed, "what was brought is let go of"
+
+
+async def test_a_hub_learns_on_beside_a_liar_puts_it_aside_alone_and_its_owner_hears_why() -> None:
+    village, everybody = Village(timing=PATIENT), [0, 1, 2, 3]
+    hub = village.peer("hub", skilled(everybody, 1), strategy=FedAvg(role="hub", cohort=3))
+    peers = {
+        name: village.peer(name, skilled(everybody, 2 + n), strategy=liar(FedAvg(role="peer"), onesided)
+                           if name == "birch" else FedAvg(role="peer"))
+        for n, name in enumerate(("amber", "birch", "cedar"))
+    }  # fmt: skip
+    before = accuracy(hub.learner, hub.strategy)
+    async with gathered(hub, *peers.values()), asyncio.timeout(90):
+        for _ in range(4):
+            async with asyncio.TaskGroup() as tasks:
+                for peer in peers.values():
+                    tasks.create_task(peer.run(1))
+            if hub.put_aside:
+                break
+        assert list(hub.put_aside) == [peers["birch"].id]
+        await until(lambda: bool(peers["birch"].complaints))
+        assert "without it" in peers["birch"].complaints[0].why
+        verdicts = village.events["hub"].of(Gated)
+        assert len(verdicts) >= 3
+        assert all(verdict.kept for verdict in verdicts), "no average was lost to the liar"
+        assert not peers["amber"].complaints
+        assert not peers["cedar"].complaints
+    assert accuracy(hub.learner, hub.strategy) >= before - 0.1
 
 
 async def test_a_hub_that_refused_three_clones_learns_nothing_of_them_and_says_why() -> None:

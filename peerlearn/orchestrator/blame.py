@@ -55,16 +55,19 @@ class Blame:
 
     def judged(
         self, providers: Collection[PeerId], outcome: Outcome, tasks: asyncio.TaskGroup, *, round_: int
-    ) -> PeerId | None:
-        """How a transfer by these went. The id of who is put aside for it. What was not measured proves nothing."""
+    ) -> list[PeerId]:
+        """How a transfer by these went. Ids of those put aside for it. What was not measured proves nothing."""
         verdict, known = outcome.verdict, [self._givers[peer] for peer in sorted(providers) if peer in self._givers]
         if verdict is None or not isfinite(verdict.before) or not known:
-            return None
+            return []
         if verdict.kept and outcome.report.committed:
             self._suspicion.kept(card.id for card in known)
-            return None
-        why = "the method took back what it had made of it" if verdict.kept else verdict.why
-        return self._carry_out(self._suspicion.failed(known, why), tasks, round_)
+            left_out = [self._givers[PeerId(peer)] for peer in outcome.harmful if peer in self._givers]
+            sentences = [self._suspicion.failed([card], outcome.harm) for card in left_out]
+        else:
+            why = "the method took back what it had made of it" if verdict.kept else verdict.why
+            sentences = [self._suspicion.failed(known, why)]
+        return [peer for each in sentences if (peer := self._carry_out(each, tasks, round_)) is not None]
 
     @property
     def barred(self) -> tuple[Barred, ...]:

@@ -156,7 +156,8 @@ class Exchanges:
     async def judge(self, outcome: training.Outcome, tasks: asyncio.TaskGroup, *, round_: int) -> None:
         """How a transfer went: whoever does harm, and nobody else, is put aside."""
         providers = [PeerId(peer) for peer in outcome.report.providers] or sorted(self.taught_by)
-        await self._forget(self.blame.judged(providers, outcome, tasks, round_=round_))
+        for peer in self.blame.judged(providers, outcome, tasks, round_=round_):
+            await self._forget(peer)
 
     async def _refused(self, card: Card, error: KnowledgeError, tasks: asyncio.TaskGroup, round_: int) -> None:
         self._record(FetchFailed(round=round_, provider=card.name, why=str(error), seconds=0.0))

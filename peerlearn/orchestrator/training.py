@@ -2,7 +2,8 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor
 
@@ -13,11 +14,15 @@ from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
 from peerlearn.orchestrator.gate import Gate, Verdict
-from peerlearn.strategies.base import Strategy
+from peerlearn.strategies.base import Separable, Strategy
 from peerlearn.types import Card, Span
 
 Predict = Callable[[Tensor], Tensor]
 """From inputs (B, ...) to probabilities (B, C)."""
+
+
+_MIXTURES = 64
+"""Measured at most to find out who does harm: each costs an average and a look at the held-out data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,33 +31,74 @@ class Outcome:
 
     report: Report
     verdict: Verdict | None
+    harmful: tuple[str, ...] = ()
+    """Those whose knowledge was left out of what was kept, since with it the transfer failed."""
+    harm: str = ""
 
 
-class _RolledBack(Exception):
+class _TakenBack(Exception):
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
 
 
 def gated_transfer(strategy: Strategy, learner: Learner, span: Span, gate: Gate) -> Outcome:
     """Transfer, measure before and after on held-out data, keep or roll back: model, optimizer, generators and
-    the strategy's own state are then bit for bit as before."""
+    the strategy's own state are then bit for bit as before. What failed as a mixture of what several brought is tried
+    without the one who does most harm, and so on, as long as at least half of them are left."""
+    outcome = _tried(strategy, learner, gate, lambda: strategy.transfer(learner, span))
+    if not isinstance(strategy, Separable):
+        return outcome
+    try:
+        failed = outcome.verdict is not None and not outcome.verdict.kept
+        return (_separated(strategy, strategy, learner, gate, outcome) if failed else None) or outcome
+    finally:
+        strategy.settled()
+
+
+def _tried(
+    strategy: Strategy, learner: Learner, gate: Gate, transfer: Callable[[], Report], *, only_looking: bool = False
+) -> Outcome:
+    """`only_looking`: also what may be kept is taken back."""
     before_state = copy.deepcopy(strategy.state_dict())
     try:
         with learner.tentative():
             before = score(strategy, learner, gate)
-            report = strategy.transfer(learner, span)
+            report = transfer()
             if not report.providers and not report.steps:
                 return Outcome(report, None)
             verdict = gate.judge(before, score(strategy, learner, gate))
-            if not verdict.kept:
-                raise _RolledBack(Outcome(report, verdict))
+            if not verdict.kept or only_looking:
+                raise _TakenBack(Outcome(report, verdict))
             return Outcome(report, verdict)
-    except _RolledBack as rolled_back:
+    except _TakenBack as taken_back:
         strategy.load_state_dict(before_state)
-        return rolled_back.outcome
+        return taken_back.outcome
     except Interrupted:
         strategy.load_state_dict(before_state)
         raise
+
+
+def _separated(strategy: Strategy, mixture: Separable, learner: Learner, gate: Gate, failed: Outcome) -> Outcome | None:
+    """The transfer without those who do harm; None when leaving out as many as half of them does not help."""
+    everybody, absent, measured = sorted(failed.report.providers), frozenset[str](), 0
+    while len(absent) < len(everybody) // 2:
+        best, least = -1.0, absent
+        for without in [absent | {peer} for peer in everybody if peer not in absent]:
+            measured += 1
+            repeat = partial(mixture.transfer_without, learner, without)
+            verdict = _tried(strategy, learner, gate, repeat, only_looking=True).verdict
+            if verdict is None or measured > _MIXTURES:
+                return None
+            if verdict.after > best:
+                best, least = verdict.after, without
+        if least == absent:
+            return None
+        absent = least
+        kept = _tried(strategy, learner, gate, partial(mixture.transfer_without, learner, absent))
+        if kept.verdict is not None and kept.verdict.kept:
+            harm = f"{failed.verdict.why if failed.verdict is not None else ''}; without it {kept.verdict.after:.3f}"
+            return replace(kept, harmful=tuple(sorted(absent)), harm=harm)
+    return None
 
 
 def score(strategy: Strategy, learner: Learner, gate: Gate) -> float:

@@ -3,9 +3,9 @@
 A strategy is two plain objects away from a test: every method runs without a network, in one process.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -123,6 +123,18 @@ class Strategy(Protocol):
 
 
 @dataclass
+@runtime_checkable
+class Separable(Protocol):
+    """A method whose transfer mixes what several have brought, so that nobody can be asked apart: it can be mixed again
+    without some of them, to find out who does harm."""
+
+    def transfer_without(self, learner: Learner, absent: Collection[str]) -> Report:
+        """The last transfer again without these. No providers: there is nothing to repeat, or too little is left."""
+
+    def settled(self) -> None:
+        """The last transfer is judged: what it was made of need not be kept."""
+
+
 class Base:
     """The usual answers. A strategy overrides what differs; inherit for these, not for identity."""
 

@@ -4,7 +4,7 @@ McMahan et al. 2017, "Communication-efficient learning", theta <- sum_k n_k thet
 subset in everybody's pool Zhao et al. 2018, "Federated learning with non-iid data".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -50,6 +50,8 @@ class FedAvg(Base):
     hub: str = ""
 
     _inbox: Inbox = field(default_factory=Inbox, init=False, repr=False)
+    _mixed: list[Piece] = field(default_factory=list, init=False, repr=False)
+    """What a hub's last average was made of, until it is judged."""
 
     def __post_init__(self) -> None:
         if self.role not in ("all", "peer", "hub"):
@@ -136,14 +138,25 @@ class FedAvg(Base):
         pieces = self._inbox.take()
         senders = tuple(piece.sender for piece in pieces)
         if self.role == "hub":
-            learner.overwrite(self._aggregated(pieces))
-            return Report(providers=senders, events=("averaged",))
+            self._mixed = pieces
+            return self.transfer_without(learner, ())
         if self.role == "peer":
             return self._go_on_from(learner, pieces)
         mine = Piece("", "", 0, sum(learner.describe().histogram), averaging.own(learner))
         everybody = sorted([mine, *pieces], key=lambda piece: averaging.content_key(piece.tensors))
         learner.overwrite(self._aggregated(everybody))
         return Report(providers=senders)
+
+    def transfer_without(self, learner: Learner, absent: Collection[str]) -> Report:
+        """A hub's, which gets what is brought and asks nobody."""
+        pieces = [piece for piece in self._mixed if piece.sender not in absent]
+        if len(pieces) < max(1, robust.least_models(self.aggregate, self.liars)):
+            return Report()
+        learner.overwrite(self._aggregated(pieces))
+        return Report(providers=tuple(piece.sender for piece in pieces), events=("averaged",))
+
+    def settled(self) -> None:
+        self._mixed = []
 
     def state_dict(self) -> Mapping[str, Any]:
         return self._inbox.state_dict()

@@ -61,7 +61,7 @@ class Worker:
             self.news.set()
         self.news.set()
 
-    async def says(self, what: str, *, within: float = 60.0) -> dict[str, Any]:
+    async def says(self, what: str, *, within: float = 150.0) -> dict[str, Any]:
         async with asyncio.timeout(within):
             while what not in self.said:
                 if self.process.returncode is not None:
