@@ -605,6 +605,45 @@ async def test_certificates_are_renewed_while_peers_go_on(monkeypatch: pytest.Mo
         await until(lambda: contacts.find("birch").card.certificate_sha256 == birch.membership.card.certificate_sha256)
 
 
+async def test_a_wall_clock_that_jumps_is_not_noticed_and_after_days_of_the_wrong_date_all_is_well_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, off = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: real() + off[0])
+    async with guest("amber") as amber, guest("birch", LAB, amber) as birch:
+        await meet(amber, birch)
+        before = len(amber.events.of(PeerChanged)), len(birch.events.of(PeerChanged))
+        for minutes in (30, -30, 0):  # an hour is allowed for
+            off[0] = 60.0 * minutes
+            await asyncio.sleep(10 * TIMING.beat)
+            assert (await birch.ask(amber)).header.sender == amber.identity.id
+        assert (len(amber.events.of(PeerChanged)), len(birch.events.of(PeerChanged))) == before
+        for days in (3, -3):  # certificates made meanwhile are not valid by anybody else's clock
+            off[0] = 86_400.0 * days
+            await asyncio.sleep(10 * TIMING.beat)
+            off[0] = 0.0
+            async with asyncio.timeout(20):
+                while not (await answers(birch, amber) and await answers(amber, birch)):  # noqa: ASYNC110  no event
+                    await asyncio.sleep(TIMING.beat)
+        await meet(amber, birch)
+
+
+async def answers(asker: Guest, asked: Guest) -> bool:
+    try:
+        return (await asker.ask(asked)).header.sender == asked.identity.id
+    except PeerUnreachable:
+        return False
+
+
+def test_only_certificates_and_what_is_printed_read_the_wall_clock() -> None:
+    """So no jump of it can matter to beats, deadlines, pauses or rounds."""
+    package = Path(__file__).parents[1] / "peerlearn"
+    reads = re.compile(r"\btime\.time\b|\bdatetime\.(?:now|today|utcnow)\b|from time import .*\btime\b")
+    readers = {str(path.relative_to(package)) for path in package.rglob("*.py") if reads.search(path.read_text())}
+    allowed = {"recording.py", "discovery/probes.py"}
+    assert {path for path in readers if not path.startswith(("security/", "cli/", "bench/", "experiments/"))} <= allowed
+
+
 async def test_an_expired_certificate_ends_what_goes_on_under_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async with guest("amber") as amber:
         _, issued = LAB.issue("pi", days=3 / 86_400)
