@@ -22,6 +22,7 @@ def started(state: Path, name: str) -> Path:
     how = kept.Kept(
         directory=str(state), learner="app:learner", name=name, strategy="pairwise", goal=None, peers=(), listen=None,
         insecure=False, group=None, group_tag="", events=None, expose=None, limits={}, save_every=30.0, cast="",
+        settings={},
     )  # fmt: skip
     kept.keep(state, how)
     return state
