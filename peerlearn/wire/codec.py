@@ -76,7 +76,7 @@ def decode_question(message: Message, *, limits: Limits | None = None) -> Questi
     """Raises Corrupt or Oversized. Tensors are views of the message's memory and keep it alive."""
     limits = limits or Limits()
     header = message.header
-    check_header(header, limits)
+    _check(message, limits)
     if not header.HasField("query") or header.HasField("not_modified") or header.HasField("refusal"):
         raise Corrupt("the message is not a question")
     query = header.query
@@ -122,7 +122,7 @@ def decode_answer(message: Message, *, limits: Limits | None = None, held: Held 
     """Raises Corrupt or Oversized; and Changed when what is `held` (as the question said) is not what it should be.
     Tensors are views of the message's memory and keep it alive; those held are given back as they are."""
     header = message.header
-    check_header(header, limits or Limits())
+    _check(message, limits or Limits())
     kinds = [kind for kind in ("not_modified", "refusal", "knowledge") if header.HasField(kind)]
     if len(kinds) != 1 or header.HasField("query"):
         raise Corrupt(f"the message is not an answer: it is {' and '.join(kinds) or 'empty'}")
@@ -133,6 +133,11 @@ def decode_answer(message: Message, *, limits: Limits | None = None, held: Held 
         reason = RefusalReason(header.refusal.reason) if known else RefusalReason.OTHER
         return Refusal(reason, header.refusal.detail[:DETAIL_CHARS])
     return _knowledge(message, held or {})
+
+
+def _check(message: Message, limits: Limits) -> None:
+    if message.checked != limits:  # else it was when it came
+        check_header(message.header, limits)
 
 
 def _header(sender: PeerId, session: str, strategy: str) -> pb.Header:
