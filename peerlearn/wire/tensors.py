@@ -36,11 +36,12 @@ def to_wire(name: str, tensor: Tensor | Sparse, cast: str = "") -> tuple[pb.Tens
 
 def from_wire(header: pb.TensorHeader, body: "Body") -> Tensor | Sparse:
     """The next tensor of a body, casts undone: a view of the body's memory where it is aligned. Raises Corrupt."""
-    sizes = [size for size, _ in sections(header)]
     dtype = DTYPES[header.dtype]
-    values = _uncast(header, _view(header, body.take(sizes[0]), dtype))
     if header.encoding == pb.TensorHeader.DENSE:
-        return values.view(tuple(header.shape))
+        raw = body.take(header.stored * dtype.itemsize)  # as many as its shape has, or the header was refused
+        return _uncast(header, _view(header, raw, dtype)).view(tuple(header.shape))
+    sizes = [size for size, _ in sections(header)]
+    values = _uncast(header, _view(header, body.take(sizes[0]), dtype))
     positions = body.take(sizes[1])
     indices = (
         _from_bitmap(header, positions) if header.encoding == pb.TensorHeader.BITMAP else _from_index(header, positions)
