@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from peerlearn.bench import bare, crowd, endurance, markdown, memory, profile, raw, suite, village
+from peerlearn.bench import anybody, bare, crowd, endurance, markdown, memory, profile, raw, suite, village
 from peerlearn.bench.consumer import Consumer
 from peerlearn.bench.measuring import Lane, Scale, in_turn
 from peerlearn.bench.names import FEATURES, SPARSE_100MB, STATE_100MB, STATE_300KB, TINY
@@ -198,6 +198,25 @@ async def test_ours_brings_the_very_tensors_by_every_way(consumer: Consumer):
 async def test_every_other_lane_takes_some_time(consumer: Consumer, lane: str):
     nbytes = encoded(make(STATE_300KB)).header.body_bytes
     assert await consumer.lane(lane, STATE_300KB, nbytes) > 0
+
+
+@pytest.mark.parametrize("lane", ["chunked", "unary"])
+async def test_the_program_that_anybody_would_write_moves_every_byte(lane: str):
+    async with anybody.serving(3_000_001) as port:
+        asker = anybody.Asker(port, 3_000_001)
+        try:
+            asker._place[:] = bytes(3_000_001)
+            assert await asker.lane(lane) > 0
+            assert bytes(asker._place) == b"\7" * 3_000_001
+        finally:
+            await asker.close()
+
+
+def test_the_program_that_anybody_would_write_has_no_transport_of_ours_in_its_process():
+    """Else the allocator of its process has been helped to adapt, and it is measured with our work done for it."""
+    code = "import sys, peerlearn.bench.anybody; print([m for m in sys.modules if 'transport' in m or 'torch' in m])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert [name for name in json.loads(told.stdout.replace("'", '"')) if name.startswith(("peerlearn", "torch"))] == []
 
 
 async def test_an_unknown_lane_is_refused(consumer: Consumer):

@@ -111,18 +111,29 @@ async def tls(stage: Stage, scale: Scale) -> Result:
 
 
 def rival(name: str, lane: str, least: float, repeats: tuple[int, int]) -> Measure:
-    """Generated protobuf messages over gRPC's own settings and an untouched allocator, beside our own commands."""
+    """Generated protobuf messages over gRPC's own settings, in two processes that hold nothing but such a program does,
+    beside our own commands. Also in processes whose allocator large blocks have made adapt: `adapted`."""
 
     async def measure(stage: Stage, scale: Scale) -> Result:
-        ours, theirs = await stage.pair(), await stage.pair(tuned=False)
+        ours, adapted = await stage.pair(), await stage.pair(tuned=False)
         nbytes = await ours.hold(STATE_100MB)
-        await theirs.hold(STATE_100MB)
-        lanes = lanes_of(ours, STATE_100MB, nbytes, "tcp", "fabric") | lanes_of(theirs, STATE_100MB, nbytes, lane)
-        took = await in_turn(lanes, scale.times(*repeats))
-        ahead = paired(took[lane], took["fabric"])
+        await adapted.hold(STATE_100MB)
+        async with side(tuned=False) as provider, side(tuned=False) as consumer:
+            port = await provider.do("serve_as_anybody", nbytes=nbytes)
+
+            async def theirs() -> float:
+                return float(await consumer.do("ask_as_anybody", port=port, nbytes=nbytes, lane=lane))
+
+            lanes = lanes_of(ours, STATE_100MB, nbytes, "tcp", "fabric") | {"theirs": theirs}
+            took = await in_turn(lanes | lanes_of(adapted, STATE_100MB, nbytes, lane), scale.times(*repeats))
+        ahead = paired(took["theirs"], took["fabric"])
         return Result(
-            name=name, seconds=median(took[lane]), n=len(took[lane]), ratio_to_tcp=paired(took["tcp"], took[lane]),
-            figures={"ours_s": median(took["fabric"]), "times_as_long": ahead},
+            name=name, seconds=median(took["theirs"]), n=len(took["theirs"]),
+            ratio_to_tcp=paired(took["tcp"], took["theirs"]),
+            figures={
+                "ours_s": median(took["fabric"]), "times_as_long": ahead, "adapted_s": median(took[lane]),
+                "adapted_times_as_long": paired(took[lane], took["fabric"]),
+            },
             bars=(Bar("takes as many times our own time", ahead, least),),
         )  # fmt: skip
 

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -19,6 +20,7 @@ from peerlearn.errors import PeerlearnError
 from peerlearn.transport.allocator import tune_allocator
 
 if TYPE_CHECKING:
+    from peerlearn.bench.anybody import Asker
     from peerlearn.bench.consumer import Consumer
     from peerlearn.bench.provider import Provider
     from peerlearn.bench.rounds import Member
@@ -34,12 +36,15 @@ class Side:
         self._provider: Provider | None = None
         self._consumer: Consumer | None = None
         self._member: Member | None = None
+        self._asker: Asker | None = None
         self._ports: dict[str, int] = {}
+        self._stack = AsyncExitStack()
 
     async def close(self) -> None:
-        for part in (self._consumer, self._member, self._provider):
+        for part in (self._consumer, self._asker, self._member, self._provider):
             if part is not None:
                 await part.close()
+        await self._stack.aclose()
 
     # ---------------------------------------------------------------- any side
 
@@ -112,6 +117,19 @@ class Side:
         return await endurance.exchanges(self._consumer, payload, times, how)
 
     # ---------------------------------------------------------------- sides of their own kind
+
+    async def serve_as_anybody(self, nbytes: int) -> int:
+        """The port."""
+        from peerlearn.bench import anybody
+
+        return await self._stack.enter_async_context(anybody.serving(nbytes))
+
+    async def ask_as_anybody(self, port: int, nbytes: int, lane: str) -> float:
+        from peerlearn.bench.anybody import Asker
+
+        if self._asker is None:
+            self._asker = Asker(port, nbytes)
+        return await self._asker.lane(lane)
 
     async def coding(self, payload: str, times: int) -> dict[str, list[float]]:
         from peerlearn.bench import coding

@@ -116,18 +116,18 @@ class Exchanges:
     async def collect(self, tasks: asyncio.TaskGroup, *, round_: int) -> None:
         """Hand what came to the strategy, in provider-id order; what did not come is not used any more."""
         answers, self._answers = self._answers, {}
-        taught_by = set()
-        for peer in sorted(answers):
-            try:
-                for fetch in answers[peer]:
-                    self.blame.gave(fetch.provider, fetch.version)
-                    if fetch.received is not None:
-                        await self._compute.run(self._absorb, fetch.received)
-            except KnowledgeError as exc:
-                await self._refused(answers[peer][0].provider, exc, tasks, round_)
-            else:
+        taught_by, left = set(), sorted(answers)
+        while left:
+            for fetch in (fetch for peer in left for fetch in answers[peer]):
+                self.blame.gave(fetch.provider, fetch.version)
+            absorbed, refused = await self._compute.run(self._absorb_in_turn, [answers[peer] for peer in left])
+            for peer in left[:absorbed]:
                 taught_by.add(peer)
                 self._aside.clear(peer)
+            if refused is not None:
+                await self._refused(answers[left[absorbed]][0].provider, refused, tasks, round_)
+                absorbed += 1
+            left = left[absorbed:]
         for peer in sorted(self.taught_by - taught_by):
             await self._compute.run(self._strategy.forget, peer)
         self.taught_by = taught_by
@@ -216,6 +216,18 @@ class Exchanges:
     def _failed(self, card: Card, error: Exception, round_: int, seconds: float) -> None:
         self._aside.put(card, error)
         self._record(FetchFailed(round=round_, provider=card.name, why=str(error), seconds=seconds))
+
+    def _absorb_in_turn(self, answers: Sequence[Sequence[Fetch]]) -> tuple[int, KnowledgeError | None]:
+        """How many providers' answers went in, and why the next one's did not. In one go: a hop to the learner's thread
+        takes longer than most answers."""
+        for number, fetches in enumerate(answers):
+            try:
+                for fetch in fetches:
+                    if fetch.received is not None:
+                        self._absorb(fetch.received)
+            except KnowledgeError as exc:
+                return number, exc
+        return len(answers), None
 
     def _absorb(self, received: Received) -> None:
         with self._learner.tentative():

@@ -103,7 +103,9 @@ class Links:
         self._links: OrderedDict[str, Link] = OrderedDict()
 
     def to(self, host: str) -> Link:
-        link = self._links.setdefault(host, Link.to(host))
+        link = self._links.get(host)
+        if link is None:
+            link = self._links[host] = Link.to(host)
         self._links.move_to_end(host)
         if len(self._links) > self.MOST:
             self._links.popitem(last=False)

@@ -34,6 +34,7 @@ class Door(grpc.aio.ServerInterceptor):
         self._guard = guard
         self._pace = Pace(limits.calls)
         self._inside: dict[asyncio.Timeout, Caller] = {}
+        self._guarded: dict[str, Handler] = {}
 
     def recheck(self) -> None:
         """End the calls of those whom the guard no longer lets in."""
@@ -44,9 +45,15 @@ class Door(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
     ) -> Handler:
-        handler = await continuation(details)
-        if handler is None:
-            return handler
+        guarded = self._guarded.get(details.method)
+        if guarded is None:
+            handler = await continuation(details)
+            if handler is None:
+                return handler
+            guarded = self._guarded[details.method] = self._before(handler)
+        return guarded
+
+    def _before(self, handler: "grpc.RpcMethodHandler[Any, Any]") -> "grpc.RpcMethodHandler[Any, Any]":
         forms: dict[str, Any] = {
             "request_deserializer": handler.request_deserializer,
             "response_serializer": handler.response_serializer,

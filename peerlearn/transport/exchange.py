@@ -125,9 +125,12 @@ async def ask(
     pipe: Pipe, question: Message, *, peer: str, timing: Timing, limits: Limits, link: Link
 ) -> tuple[Message, Traffic]:
     """The consumer's end. Raises PeerUnreachable, PeerRefused or WireError."""
-    start = asyncio.get_running_loop().time()
-    patience = Patience(timing, peer)
-    wire = _Counted(pipe, patience, limits)
+    with Patience(timing, peer) as patience:
+        return await _ask(_Counted(pipe, patience, limits), question, peer, limits, link)
+
+
+async def _ask(wire: _Counted, question: Message, peer: str, limits: Limits, link: Link) -> tuple[Message, Traffic]:
+    start, patience = asyncio.get_running_loop().time(), wire.patience
     packer = Packer(link)
     partial = question.partial or Partial()
     frames = blocks(_going_on(question, partial), packer)
@@ -230,8 +233,22 @@ async def reply(
     `take` is told how many bytes a question brings before they are allocated, and may raise PeerRefused; `unfinished`
     keeps an answer that breaks off. The blocks of a large answer are sent when it is their `turn`.
     """
-    wire = _Counted(pipe, Patience(timing, caller.host), limits)
+    with Patience(timing, caller.host) as patience:
+        wire = _Counted(pipe, patience, limits)
+        await _reply(wire, service, take, caller=caller, limits=limits, link=link, unfinished=unfinished, turn=turn)
 
+
+async def _reply(
+    wire: _Counted,
+    service: Service,
+    take: Callable[[int], None],
+    *,
+    caller: Caller,
+    limits: Limits,
+    link: Link,
+    unfinished: Unfinished,
+    turn: Turn,
+) -> None:
     assembler = Assembler(limits)
     packer = Packer(link)
     try:

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from types import TracebackType
 
 from peerlearn.config import Limits
 from peerlearn.errors import PeerRefused, RefusalReason
@@ -63,55 +64,93 @@ class Turns:
             if not self._exchanges[who]:
                 del self._exchanges[who]
 
-    @asynccontextmanager
-    async def _block(self, who: str | bytes, nbytes: int) -> AsyncIterator[None]:
-        loop = asyncio.get_running_loop()
-        block = _Block(nbytes, loop.create_future())
-        self._waiting.setdefault(who, deque()).append(block)
-        self._admit()
-        try:
-            await block.turn
-            late = loop.call_later(_PROMPT, self._aside, block)
-            try:
-                yield
-            finally:
-                late.cancel()
-        finally:
-            self._over(who, block)
+    def _block(self, who: str | bytes, nbytes: int) -> "_Block":
+        return _Block(self, who, nbytes)
+
+    def _begin(self, block: "_Block") -> None:
+        self._busy.add(block)
+        self.in_flight += block.nbytes
+        block.since = asyncio.get_running_loop().time()
+
+    def _has_room(self, nbytes: int) -> bool:
+        fits = not self.in_flight or self.in_flight + nbytes <= self._limits.in_flight_bytes
+        return fits and len(self._busy) < _ABREAST
 
     def _admit(self) -> None:
         """Give turns to those who wait, in turn, as long as there is room."""
-        while self._waiting and len(self._busy) < _ABREAST:
+        while self._waiting:
             who, blocks = next(iter(self._waiting.items()))
             block = blocks[0]
-            if self.in_flight and self.in_flight + block.nbytes > self._limits.in_flight_bytes:
+            if not self._has_room(block.nbytes):
+                self._look_again()
                 return
-            self._unqueue(who, block)
+            self._unqueue(block)
             if blocks:
                 self._waiting.move_to_end(who)
-            self._busy.add(block)
-            self.in_flight += block.nbytes
+            self._begin(block)
+            assert block.turn is not None
             block.turn.set_result(None)
+
+    def _look_again(self) -> None:
+        """Somebody waits: those whose turn it is may keep it for so long."""
+        for block in self._busy:
+            if block.late is None:
+                block.late = asyncio.get_running_loop().call_at(block.since + _PROMPT, self._aside, block)
 
     def _aside(self, block: "_Block") -> None:
         self._busy.discard(block)
         self._admit()
 
-    def _over(self, who: str | bytes, block: "_Block") -> None:
-        if block.turn.done() and not block.turn.cancelled():
-            self.in_flight -= block.nbytes
-        else:
-            self._unqueue(who, block)
-        self._aside(block)
+    def _queue(self, block: "_Block") -> None:
+        self._waiting.setdefault(block.who, deque()).append(block)
+        self._admit()
 
-    def _unqueue(self, who: str | bytes, block: "_Block") -> None:
-        blocks = self._waiting[who]
+    def _over(self, block: "_Block") -> None:
+        if block.late is not None:
+            block.late.cancel()
+        self.in_flight -= block.nbytes
+        self._busy.discard(block)
+        if self._waiting:
+            self._admit()
+
+    def _unqueue(self, block: "_Block") -> None:
+        blocks = self._waiting[block.who]
         blocks.remove(block)
         if not blocks:
-            del self._waiting[who]
+            del self._waiting[block.who]
 
 
 class _Block:
-    def __init__(self, nbytes: int, turn: asyncio.Future[None]) -> None:
+    """One block's turn. Hundreds come with every answer, nearly all of them at once: those cost no timer, no future."""
+
+    __slots__ = ("_turns", "late", "nbytes", "since", "turn", "who")
+
+    def __init__(self, turns: Turns, who: str | bytes, nbytes: int) -> None:
+        self._turns = turns
+        self.who = who
         self.nbytes = nbytes
-        self.turn = turn
+        self.turn: asyncio.Future[None] | None = None
+        self.since = 0.0
+        self.late: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> None:
+        turns = self._turns
+        if not turns._waiting and turns._has_room(self.nbytes):
+            turns._begin(self)
+            return
+        self.turn = asyncio.get_running_loop().create_future()
+        turns._queue(self)
+        try:
+            await self.turn
+        except BaseException:
+            if self.turn.done() and not self.turn.cancelled():
+                turns._over(self)
+            else:
+                turns._unqueue(self)
+                turns._admit()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._turns._over(self)

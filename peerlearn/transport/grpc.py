@@ -177,7 +177,8 @@ class GrpcTransport:
         introduce: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/Introduce")
         call = introduce(sealed(said.SerializeToString()))
         try:
-            data = await Patience(self._timing, str(to)).first(call, "no introduction")
+            with Patience(self._timing, str(to)) as patience:
+                data = await patience.first(call, "no introduction")
         except grpc.aio.AioRpcError as error:
             raise translated(str(to), error) from error
         return read_introduction(data, self._limits)

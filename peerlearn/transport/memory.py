@@ -147,7 +147,10 @@ class MemoryTransport:
         async def answer(desk: Desk, pipe: LanePipe) -> None:
             await pipe.write(await desk.introduce(await pipe.read() or b"", _CALLER))
 
-        patience = Patience(self._timing, str(to))
+        with Patience(self._timing, str(to)) as patience:
+            return await self._introduced(to, data, answer, patience)
+
+    async def _introduced(self, to: Address, data: bytes, answer: Answering, patience: Patience) -> pb.Introduction:
         async with self._call("introduce", to, answer, patience) as pipe:
             await patience.first(pipe.write(data), "no connection")
             reply = await patience.first(pipe.read(), "no introduction")
@@ -165,7 +168,7 @@ class MemoryTransport:
                 async for notice in notices:
                     await pipe.write(notice)
 
-        async with self._call("watch", to, answer, Patience(self._timing, str(to))) as pipe:
+        async with self._call("watch", to, answer) as pipe:
             await pipe.write(data)
             while (notice := await pipe.read()) is not None:
                 yield read_notice(notice, self._limits)
@@ -176,7 +179,7 @@ class MemoryTransport:
         async def answer(desk: Desk, pipe: LanePipe) -> None:
             await desk.exchange(pipe, Caller(HOST, connection=str(self._address)))
 
-        async with self._call("exchange", to, answer, Patience(self._timing, str(to))) as pipe:
+        async with self._call("exchange", to, answer) as pipe:
             return await ask(
                 pipe,
                 question,
@@ -187,9 +190,12 @@ class MemoryTransport:
             )
 
     @asynccontextmanager
-    async def _call(self, kind: str, to: Address, answer: Answering, patience: Patience) -> AsyncIterator[LanePipe]:
+    async def _call(
+        self, kind: str, to: Address, answer: Answering, patience: Patience | None = None
+    ) -> AsyncIterator[LanePipe]:
         """Our end of a call whose other end runs `answer` among the server's tasks; leaving the block ends both."""
-        await patience.first(self._network.passage(self._address, to), "no connection")
+        with patience or Patience(self._timing, str(to)) as connecting:
+            await connecting.first(self._network.passage(self._address, to), "no connection")
         server = self._network._served.get(to)
         if server is None:
             raise PeerUnreachable(str(to), "nobody serves there")

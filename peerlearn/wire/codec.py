@@ -34,6 +34,7 @@ DETAIL_CHARS = 500
 """Of a refusal's sentence that are believed."""
 
 _WANTS = frozenset(get_args(Query.__annotations__["want"]))
+_LIMITS = Limits()
 ToWire = Callable[[str, Tensor | Sparse, str], Line]
 """A tensor's name, itself and the cast to its line of the manifest and its bytes."""
 
@@ -56,7 +57,7 @@ def encode_question(
     query = question.query
     header.complaint = question.complaint
     header.query.want = query.want
-    header.query.select = dump_select(query.select, limits or Limits())
+    header.query.select = dump_select(query.select, limits or _LIMITS)
     header.query.have_session = query.have_session
     if share := top_share(query.cast):
         header.query.top = share
@@ -74,9 +75,9 @@ def encode_question(
 
 def decode_question(message: Message, *, limits: Limits | None = None) -> Question:
     """Raises Corrupt or Oversized. Tensors are views of the message's memory and keep it alive."""
-    limits = limits or Limits()
+    limits = limits or _LIMITS
     header = message.header
-    check_header(header, limits)
+    _check(message, limits)
     if not header.HasField("query") or header.HasField("not_modified") or header.HasField("refusal"):
         raise Corrupt("the message is not a question")
     query = header.query
@@ -122,7 +123,7 @@ def decode_answer(message: Message, *, limits: Limits | None = None, held: Held 
     """Raises Corrupt or Oversized; and Changed when what is `held` (as the question said) is not what it should be.
     Tensors are views of the message's memory and keep it alive; those held are given back as they are."""
     header = message.header
-    check_header(header, limits or Limits())
+    _check(message, limits or _LIMITS)
     kinds = [kind for kind in ("not_modified", "refusal", "knowledge") if header.HasField(kind)]
     if len(kinds) != 1 or header.HasField("query"):
         raise Corrupt(f"the message is not an answer: it is {' and '.join(kinds) or 'empty'}")
@@ -133,6 +134,11 @@ def decode_answer(message: Message, *, limits: Limits | None = None, held: Held 
         reason = RefusalReason(header.refusal.reason) if known else RefusalReason.OTHER
         return Refusal(reason, header.refusal.detail[:DETAIL_CHARS])
     return _knowledge(message, held or {})
+
+
+def _check(message: Message, limits: Limits) -> None:
+    if message.checked != limits:  # else it was when it came
+        check_header(message.header, limits)
 
 
 def _header(sender: PeerId, session: str, strategy: str) -> pb.Header:

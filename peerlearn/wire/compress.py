@@ -23,6 +23,9 @@ PROBE_EVERY = 16
 PROBE_BYTES = 64 * 1024
 """Looked at by one probe: lz4's own window, so a longer sample would say no more."""
 
+GLANCE_BYTES = 4096
+"""Looked at first where only data that all but vanish are worth it: what does not shrink to half there is no such."""
+
 TINY = 4096
 """Bytes below which a tensor is never compressed: a frame of its own costs more than the bytes it saves."""
 
@@ -142,6 +145,8 @@ class TensorPacker:
 
     def _probe(self, sample: memoryview) -> int | None:
         best, least = None, 1.0
+        if self._link.loopback and len(compress(pb.Packed.LZ4, sample[:GLANCE_BYTES])) > GLANCE_BYTES // 2:
+            return None
         for codec in self._candidates:
             start = self._clock()
             ratio = len(compress(codec, sample)) / len(sample)

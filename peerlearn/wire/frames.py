@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import xxhash
 
 from peerlearn.config import MIB, Limits
 from peerlearn.errors import Corrupt, Oversized, Truncated
+from peerlearn.wire.arena import arenas
 from peerlearn.wire.compress import Packer, codec_name, unpack
 from peerlearn.wire.framing import Block, Frame, parse, serialize
 from peerlearn.wire.manifest import body_sections, check_header, check_protocol
@@ -34,6 +34,8 @@ class Message:
     body: tuple[memoryview, ...] = ()
     partial: "Partial | None" = None
     """In questions: where what has come of the answer is kept, should it break off. Not sent."""
+    checked: Limits | None = None
+    """The limits that its header was found to keep when it arrived."""
 
 
 def blocks(message: Message, packer: Packer, *, start: int = 0) -> Iterator[Frame]:
@@ -45,14 +47,14 @@ def blocks(message: Message, packer: Packer, *, start: int = 0) -> Iterator[Fram
     yield pb.Frame(header=header)
     if not header.body_bytes:
         return
-    checksum = xxhash.xxh3_64()
     cursor, run = _Cursor(message.body), _Run()
     for size, width in body_sections(header):
         tensor = packer.tensor(size, width)
+        if tensor is None and not start:  # most tensors: too small for a codec, and for a block of their own
+            yield from run.add(cursor.take(size))
+            continue
         for at in range(0, size, BLOCK_BYTES):
             parts = cursor.take(min(BLOCK_BYTES, size - at))
-            for part in parts:
-                checksum.update(part)
             if start:
                 whole = sum(map(len, parts))
                 parts, start = _behind(parts, start), max(0, start - whole)
@@ -65,7 +67,7 @@ def blocks(message: Message, packer: Packer, *, start: int = 0) -> Iterator[Fram
                 yield from run.rest()
                 yield pb.Frame(packed=packed)
     yield from run.rest()
-    yield pb.Frame(trailer=pb.Trailer(checksum=checksum.intdigest()))
+    yield pb.Frame(trailer=pb.Trailer(checksum=cursor.checksum.intdigest()))
 
 
 class Assembler:
@@ -146,7 +148,7 @@ class Assembler:
             raise Corrupt(f"the message begins at byte {header.resumed_at}, which was not asked for")
         self._header = header
         if not header.body_bytes:
-            self._message = Message(header)
+            self._message = Message(header, checked=self._limits)
         return self._message
 
     def _take_block(self, block: Block) -> None:
@@ -168,7 +170,7 @@ class Assembler:
             raise Truncated(f"the trailer came {self.progress}")
         if trailer.checksum != self._checksum.intdigest():
             raise Corrupt(f"the checksum of {self._filled} bytes is wrong: they were changed on the way")
-        self._message = Message(self._header, (self._arena,))
+        self._message = Message(self._header, (self._arena,), checked=self._limits)
         return self._message
 
     def _place(self, nbytes: int) -> memoryview:
@@ -179,7 +181,7 @@ class Assembler:
         if not 0 < nbytes <= self._header.body_bytes - self._filled:
             raise Corrupt(f"a block of {nbytes} bytes came {self.progress}")
         if self._arena is None:
-            self._arena = _allocate(self._header.body_bytes)
+            self._arena = _allocate(self._header.body_bytes, self._limits)
         return self._arena[self._filled : self._filled + nbytes]
 
     def _placed(self, place: memoryview) -> None:
@@ -187,20 +189,33 @@ class Assembler:
         self._filled += len(place)
 
 
+_NOTHING = memoryview(b"")
+
+
 class _Cursor:
-    """Cuts a sequence of parts at any border, without copying."""
+    """Cuts a sequence of parts at any border, without copying; `checksum` is of what was taken."""
 
     def __init__(self, parts: Sequence[memoryview]) -> None:
+        self.checksum = xxhash.xxh3_64()
         self._parts = iter(parts)
-        self._rest = memoryview(b"")
+        self._rest = _NOTHING
 
     def take(self, nbytes: int) -> tuple[memoryview, ...]:
+        if not nbytes:
+            return ()
+        if not len(self._rest):
+            self._rest = next(self._parts)
+        if len(self._rest) == nbytes:  # a tensor that is one part, the next one
+            part, self._rest = self._rest, _NOTHING
+            self.checksum.update(part)
+            return (part,)
         taken = []
         while nbytes:
             if not len(self._rest):
                 self._rest = next(self._parts)
             part, self._rest = self._rest[:nbytes], self._rest[nbytes:]
             nbytes -= len(part)
+            self.checksum.update(part)
             taken.append(part)
         return tuple(taken)
 
@@ -238,8 +253,8 @@ def _behind(parts: Sequence[memoryview], start: int) -> tuple[memoryview, ...]:
     return tuple(left)
 
 
-def _allocate(nbytes: int) -> memoryview:
+def _allocate(nbytes: int, limits: Limits) -> memoryview:
     try:
-        return np.empty(nbytes, np.uint8).data  # numpy asks for huge pages: a sixth of bytearray's page faults
+        return arenas.take(nbytes, limits.body_bytes)
     except MemoryError as exc:
         raise Oversized(f"the peer sends {nbytes} bytes, more than this machine has memory for") from exc

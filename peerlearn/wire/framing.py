@@ -14,6 +14,7 @@ from peerlearn.errors import Corrupt, Oversized
 from peerlearn.wire.seal import check_seal, sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
+_LIMITS = Limits()
 _HEADER_TAG = 0x0A  # field 1, length-delimited
 _BLOCK_TAG = b"\x1a"  # field 3, length-delimited
 _OTHER_FIELDS = 64  # of a header beside its tensors, unknown ones included
@@ -47,7 +48,7 @@ def parse(data: bytes, limits: Limits | None = None) -> Frame:
 
     Raises Oversized before anything is allocated, and Corrupt.
     """
-    limits = limits or Limits()
+    limits = limits or _LIMITS
     if data[:1] == _BLOCK_TAG:
         size, start = _read_varint(data, 1)
         if start + size == len(data):
