@@ -167,7 +167,7 @@ def test_what_is_no_setting_is_refused(text: str) -> None:
         ("cloned", "members=true", "cloned: members is to be a whole number, not True"),
         ("cloned", "suspect=often", "cloned: suspect is to be a number or null, not 'often'"),
         ("mhd", "include_self=no", "mhd: include_self is to be true or false, not 'no'"),
-        ("fedgkt", "alph=2", "did you mean 'alpha'"),
+        ("fedgkt", "local_epoch=2", "did you mean 'local_epochs'"),
         ("fedavg", "local_epochs=0", "local_epochs must be at least 1"),
     ],
 )
