@@ -511,7 +511,7 @@ def test_the_pool_is_the_mean_of_all_log_probabilities_times_the_sharpness() -> 
     torch.testing.assert_close(found[PUBLIC.fingerprint], 2 * (logs[0] + logs[1] + logs[2]) / 3)
 
 
-def test_a_transfer_by_outputs_is_the_own_loss_and_twice_the_distance_to_the_pool() -> None:
+def test_a_transfer_by_outputs_is_the_own_loss_and_the_distance_to_the_pool() -> None:
     other = member("birch", 2, unlike=True)
     me, plain = taught(other), member("amber", 1)
     came = received(plain, other).knowledge
@@ -523,7 +523,7 @@ def test_a_transfer_by_outputs_is_the_own_loss_and_twice_the_distance_to_the_poo
         at = next(rows)
         student = model(PUBLIC.x[at]).log_softmax(1)
         distance = (teacher[at] * (teacher[at].log() - student)).sum(dim=1).mean()
-        value: Tensor = own(model, batch) + 2 * distance
+        value: Tensor = own(model, batch) + distance
         return value
 
     report = me[2].transfer(me[1], epochs(1))

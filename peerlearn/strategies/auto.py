@@ -34,9 +34,6 @@ from peerlearn.strategies.uniform import OwnLoss, likelihood
 from peerlearn.strategies.ways import Via, way_to_learn
 from peerlearn.types import Card, Exposure, Span, epochs
 
-_POOL_WEIGHT = 2.0
-"""Of the distance to the pool beside the loss on own labels: 2 was better than 1 in the first trials."""
-
 
 @dataclass
 class Auto(Base):
@@ -44,7 +41,7 @@ class Auto(Base):
 
     * its parameters, averaged with one's own by numbers of samples: same architecture, same start, parameters shown;
     * its outputs on a public set that both hold: everybody's log-probabilities there, one's own included, are pooled,
-      and the model learns from the pool beside its own labels.
+      and the model learns from the pool as much as from its own labels.
 
     `via` params or outputs allows one way only, and shows nothing of the other. An average leaves out a model that
     harms it beyond doubt on held-out data (strategies/proof.py). What each provider's knowledge gained is held against
@@ -220,7 +217,7 @@ class Auto(Base):
         def objective(model: nn.Module, batch: Batch) -> Tensor:
             value = own(model, batch)
             for distance in pools.distances(model):
-                value = value + _POOL_WEIGHT / len(pools) * distance
+                value = value + distance / len(pools)
             return value
 
         mark = learner.mark()
