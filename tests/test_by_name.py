@@ -162,7 +162,8 @@ def test_what_is_no_setting_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("strategy", "setting", "says"),
     [
-        ("cloned", "role=boss", "cloned: role is to be 'hub' or 'edge', not 'boss'"),
+        ("cloned", "role=boss", "cloned: role 'boss' is not one of 'hub', 'edge'"),
+        ("cloned", "role=3", "cloned: role is to be a word, not 3"),
         ("cloned", "members=three", "cloned: members is to be a whole number, not 'three'"),
         ("cloned", "members=true", "cloned: members is to be a whole number, not True"),
         ("cloned", "suspect=often", "cloned: suspect is to be a number or null, not 'often'"),

@@ -55,7 +55,7 @@ def _fits(value: object, hint: Any) -> bool:
     if get_origin(hint) in (Union, UnionType):
         return any(_fits(value, each) for each in get_args(hint))
     if get_origin(hint) is Literal:
-        return value in get_args(hint)
+        return isinstance(value, str)  # which of the words is for the strategy to say
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
@@ -65,10 +65,10 @@ def _fits(value: object, hint: Any) -> bool:
 
 def _named(hint: Any) -> str:
     """For people."""
-    if get_origin(hint) is Literal:
-        return " or ".join(map(repr, get_args(hint)))
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(map(_named, get_args(hint)))
+    if get_origin(hint) is Literal:
+        return "a word"
     names = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", type(None): "null"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
