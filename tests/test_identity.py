@@ -62,7 +62,7 @@ def test_a_bad_key_is_refused_and_never_replaced(tmp_path: Path) -> None:
 def test_a_key_that_is_a_directory_or_dangling_link_is_refused(tmp_path: Path) -> None:
     path = tmp_path / KEY_FILE
     path.mkdir()
-    with pytest.raises(IdentityError, match="cannot read"):
+    with pytest.raises(IdentityError, match="is not a file: remove it for a new identity, or restore the key"):
         Identity.load_or_create(tmp_path)
     path.rmdir()
     path.symlink_to(tmp_path / "nowhere")

@@ -239,7 +239,7 @@ def test_a_version_that_goes_back_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_exchange_that_does_not_end_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def for_ever(self: Patience, when: float, awaited: Any, why: str) -> Any:
+    async def for_ever(self: Patience, when: float, awaited: Any) -> Any:
         return await awaited
 
     monkeypatch.setattr(Patience, "_until", for_ever)

@@ -80,23 +80,27 @@ class Patience:
             raise Overdue(self._peer, slow) from None
 
     async def _until(self, when: float, awaited: Awaitable[T]) -> T:
-        """Raises TimeoutError. As `asyncio.timeout_at`, whose cancellation is its own and nobody else's."""
-        task = self._waiting = asyncio.current_task()
-        assert task is not None
-        self._cancelling, self._late, self._until_then = task.cancelling(), False, when
+        """Raises TimeoutError. As `asyncio.timeout_at`, whose cancellation is its own and nobody else's.
+
+        The task is no local variable here: it will hold the error, which holds this frame, and they would wait for the
+        cycle collector."""
+        self._waiting = asyncio.current_task()
+        assert self._waiting is not None
+        self._cancelling, self._late, self._until_then = self._waiting.cancelling(), False, when
         if self._timer is None or when < self._timer.when():
             self._ring_at(when)
         try:
             result = await awaited
+            if self._late:
+                self._waiting.uncancel()
+            return result
         except BaseException as error:
-            if self._late and task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError):
+            late = self._late and self._waiting.uncancel() <= self._cancelling
+            if late and isinstance(error, asyncio.CancelledError):
                 raise TimeoutError from error
             raise
         finally:
             self._until_then, self._waiting = math.inf, None
-        if self._late:
-            task.uncancel()
-        return result
 
     def _ring_at(self, when: float) -> None:
         self.close()
