@@ -500,3 +500,15 @@ def test_preview_shows_the_first_and_last_batch_and_moves_nothing() -> None:
     assert everything(learner) == before
     coming = [batch.ids.tolist() for batch in learner.batches(epochs(1))]
     assert [first.ids.tolist(), last.ids.tolist()] == [coming[0], coming[-1]]
+
+
+def test_a_model_that_was_trained_before_may_name_the_weights_that_it_began_from() -> None:
+    one = tiny_learner(1)
+    begun = one.describe().start
+    one.fit(epochs(1))
+
+    def again(**more: str) -> Learner:
+        return Learner(one.model, tiny_data(seed=1), classes=CLASSES, **more)
+
+    assert again().describe().start != begun
+    assert again(start=begun).describe().start == begun == tiny_learner(2).describe().start

@@ -38,11 +38,12 @@ def learner(setup: Setup, given: World, peer: str, seed: int) -> StreamLearner:
     work = setup.stream.workloads[peer]
     part = given.train.subset(given.train.ids[given.parts[setup.peers.all.index(peer)]], name=f"{peer}'s requests")
     before = _beforehand(part, work, seed, peer)
-    model = build.model_of(setup, peer, given.train.classes, seed)
+    model, start = build.model_of(setup, peer, given.train.classes, seed), ""
     if len(before) and setup.stream.epochs:
         lessons = part.subset(part.ids[before])
         lesson_plan = Training(batch_size=setup.training.batch_size, lr=setup.stream.lr)
         teacher = build.make_learner(lesson_plan, model, lessons, seed=derived("before", seed, peer))
+        start = teacher.describe().start
         teacher.fit(epochs(setup.stream.epochs))
     rest = torch.ones(len(part), dtype=torch.bool)
     rest[before] = False
@@ -52,7 +53,7 @@ def learner(setup: Setup, given: World, peer: str, seed: int) -> StreamLearner:
     )  # fmt: skip
     return StreamLearner(
         model, stream, optimizer=build.optimizer(setup.training, model), seed=derived("learner", seed, peer),
-        public_sets=given.public_sets, name=peer,
+        public_sets=given.public_sets, name=peer, start=start,
     )  # fmt: skip
 
 

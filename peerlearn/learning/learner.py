@@ -42,6 +42,8 @@ class Learner:
     has two), or labelled data of its own, or 0. `loss` takes logits (B, C) and labels (B,); default: cross-entropy.
     `optimizer`: over parameters of this model; default: Adam, 1e-3. `public_sets`: unlabelled data that others hold
     too. `seed` decides the split, the order of batches and what is random in training (dropout), and nothing else.
+    `start` names the weights that a model which was trained before it came here began from (`describe().start` of the
+    learner that trained it): only models of one start can be averaged. Default: those that it comes with.
     Buffers that are not persistent stay at home: others, and snapshots, see them as they are at construction.
 
     Raises LearnerError, in one sentence, for a model or data that cannot be learned with.
@@ -62,6 +64,7 @@ class Learner:
         public_sets: Sequence[Unlabelled] = (),
         device: torch.device | str | None = None,
         name: str = "",
+        start: str = "",
     ) -> None:
         self.model, self.name, self.task, self.seed = model, name, task, seed
         self.loss: Loss = loss or F.cross_entropy
@@ -79,7 +82,7 @@ class Learner:
         self.shown: Snapshot | None = None
         """The latest snapshot: what others are given of it now."""
         self._architecture = state.architecture(self.state)
-        self._start = state.fingerprint(self.state)
+        self._start = start or state.fingerprint(self.state)
         self._steps = 0
         self._stop = threading.Event()
         self.between: Callable[[], None] | None = None

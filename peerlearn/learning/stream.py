@@ -145,6 +145,7 @@ class StreamLearner(Learner):
         public_sets: Sequence[Unlabelled] = (),
         device: torch.device | str | None = None,
         name: str = "",
+        start: str = "",
     ) -> None:
         super().__init__(
             model,
@@ -159,6 +160,7 @@ class StreamLearner(Learner):
             public_sets=public_sets,
             device=device,
             name=name,
+            start=start,
         )
         self.stream = stream
         self._requests = InOrder(stream)
