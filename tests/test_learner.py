@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -507,7 +508,7 @@ def test_a_model_that_was_trained_before_may_name_the_weights_that_it_began_from
     begun = one.describe().start
     one.fit(epochs(1))
 
-    def again(**more: str) -> Learner:
+    def again(**more: Any) -> Learner:
         return Learner(one.model, tiny_data(seed=1), classes=CLASSES, **more)
 
     assert again().describe().start != begun
