@@ -64,7 +64,7 @@ async def test_the_two_owners_see_why_and_no_card_says_a_word_of_it(
         assert main(["show", "--state", str(state)]) == 0
         page = capsys.readouterr().out
         assert said in page
-        assert "times as large" in page.replace("\n", " ")
+        assert "times as large" in " ".join(page.split())
         assert main(["show", "--state", str(state), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert [each.get("name", each.get("by")) for each in found["put_aside"] + found["complaints"]] == [said]
