@@ -381,9 +381,13 @@ def test_tables_hold_each_result_once_and_the_reason_of_a_skip():
 
 def test_tables_replace_those_that_a_document_had_and_leave_its_prose():
     once = markdown.placed("# Title\n\nProse.\n", "one")
-    assert once == f"# Title\n\nProse.\n\n{markdown.BEGIN}\none\n{markdown.END}\n"
+    begin, end = markdown.marks(markdown.BENCH)
+    assert once == f"# Title\n\nProse.\n\n{begin}\none\n{end}\n"
     twice = markdown.placed(once + "More.\n", "two")
-    assert twice == f"# Title\n\nProse.\n\n{markdown.BEGIN}\ntwo\n{markdown.END}\nMore.\n"
+    assert twice == f"# Title\n\nProse.\n\n{begin}\ntwo\n{end}\nMore.\n"
+    beside = markdown.placed(twice, "three", markdown.RIVALS)
+    assert beside.startswith(twice), "each has a place of its own"
+    assert markdown.placed(beside, "three", markdown.RIVALS) == beside
 
 
 def test_bench_prints_one_object_and_writes_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

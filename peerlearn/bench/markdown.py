@@ -6,7 +6,8 @@ from typing import Any
 from peerlearn.bench import machine, suite
 from peerlearn.bench.results import Result, brief
 
-BEGIN, END = "<!-- peerlearn bench: begin -->", "<!-- peerlearn bench: end -->"
+BENCH, RIVALS = "peerlearn bench", "scripts/bench-rivals"
+"""Who makes what is put into a document."""
 COLUMNS = ("figure", "time", "of raw TCP", "of bare gRPC", "extra MB: provider, consumer", "n", "also", "to reach")
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
@@ -32,13 +33,19 @@ def page(where: Mapping[str, Any], results: Sequence[Result], parts: Mapping[str
     return "\n".join(text)
 
 
-def placed(document: str, text: str) -> str:
+def marks(by: str) -> tuple[str, str]:
+    """Between which stands what this command makes."""
+    return f"<!-- {by}: begin -->", f"<!-- {by}: end -->"
+
+
+def placed(document: str, text: str, by: str = BENCH) -> str:
     """The document with the text between its marks; at its end, with marks, when it has none."""
-    head, begin, rest = document.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
+    begin, end = marks(by)
+    head, begins, rest = document.partition(begin)
+    _, ends, tail = rest.partition(end)
+    if not begins or not ends:
         head, tail = document + ("\n" if document else ""), "\n"
-    return f"{head}{BEGIN}\n{text}\n{END}{tail}"
+    return f"{head}{begin}\n{text}\n{end}{tail}"
 
 
 def in_short(result: Result) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from peerlearn.bench import machine
+from peerlearn.bench import machine, markdown
 from peerlearn.bench.names import STATE_100MB, TINY
 from peerlearn.bench.payloads import make
 
@@ -70,7 +70,9 @@ def main() -> int:
             _say(f"  {rows[-1].get('skipped') or _seconds(rows[-1]['big'])}")
     text = _table(rows)
     if options.markdown is not None:
-        options.markdown.write_text(f"{machine.sentence(machine.describe())}\n\n{text}\n", encoding="utf-8")
+        there = options.markdown.read_text(encoding="utf-8") if options.markdown.exists() else ""
+        made = f"Made by `scripts/bench-rivals` on {machine.sentence(machine.describe())}.\n\n{text}"
+        options.markdown.write_text(markdown.placed(there, made, markdown.RIVALS), encoding="utf-8")
     if options.json:
         sys.stdout.write(json.dumps({"machine": machine.describe(), "results": rows}) + "\n")
     else:
