@@ -296,8 +296,9 @@ async def test_a_side_that_dies_is_told(capfd: pytest.CaptureFixture[str]):
 async def test_the_peak_is_that_of_what_came_after_the_mark():
     memory.forget_peak()
     before = memory.held()
-    with mmap.mmap(-1, 50_000_000) as pages:  # of the system, not of what the allocator has at hand
-        pages.write(bytes(50_000_000))
+    with mmap.mmap(-1, 50_000_000) as pages:  # of the system, not of what the allocator has at hand, or would keep
+        for _ in range(50):
+            pages.write(bytes(1_000_000))
     after = memory.held()
     assert after["peak"] - before["resident"] > 40_000_000
     memory.forget_peak()
