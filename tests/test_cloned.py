@@ -144,6 +144,10 @@ def test_6_9_3_an_ensemble_is_the_mean_of_logits_whatever_the_order() -> None:
     torch.testing.assert_close(teacher.logits, (each[0] + each[1] + each[2]) / 3)
     assert torch.equal(teacher.logits, cloning.teacher_of(its, "edge", states[::-1]).logits)
     assert torch.equal(cloning.teacher_of(its, "edge", states[:1] * 3).logits, each[0])
+    y = torch.cat([batch.y for batch in its.passing()])
+    alone = [float((logits.argmax(dim=1) == y).double().mean()) for logits in each]
+    assert len(set(alone)) > 1
+    assert teacher.member_accuracy == pytest.approx(sum(alone) / 3)
     shuffled = torch.randperm(len(teacher.ids), generator=generator("ids"))
     assert torch.equal(teacher.of(teacher.ids[shuffled]), teacher.logits[shuffled])
 

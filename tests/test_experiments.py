@@ -351,6 +351,8 @@ def test_a_run_directory_holds_everything(tmp_path: Path) -> None:
         target["totals"]["bytes_received"]
     )
     assert target["totals"]["failed_exchanges"] == 0
+    assert 0 < target["totals"]["seconds_per_answer"] < found["wall_seconds"]
+    assert "seconds_per_answer" not in provider["totals"]
     kinds = [json.loads(line)["kind"] for line in (folder / "events-target.jsonl").read_text().splitlines()]
     assert {"started", "fetched", "trained", "published", "stopped"} <= set(kinds)
     phases = [json.loads(line)["phase"] for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from peerlearn.errors import StateError
-from peerlearn.recording import Evaluated, Event, Fetched, FetchFailed, JsonlSink, PhaseStarted, Published, Trained
+from peerlearn.recording import (
+    Answered,
+    Evaluated,
+    Event,
+    Fetched,
+    FetchFailed,
+    JsonlSink,
+    PhaseStarted,
+    Published,
+    Trained,
+)
 
 _BEFORE = ("private", "remote", "shared")
 """What is kept of the measures between the local and the transfer span of a round."""
@@ -64,6 +74,8 @@ class Recorder:
         """Exchanges that failed; events in all."""
         self.fetched: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         """Bytes received and sent, headers included, by name of the provider."""
+        self.answered: dict[str, list[float]] = defaultdict(list)
+        """Seconds from question to answer, of every answer with knowledge in it, by name of the consumer."""
         self.changed: Callable[[], None] = lambda: None
 
     def __call__(self, event: Event) -> None:
@@ -80,6 +92,8 @@ class Recorder:
                 both = self.fetched[event.provider]
                 both[0] += event.received_bytes
                 both[1] += event.sent_bytes
+            case Answered(not_modified=False):
+                self.answered[event.consumer].append(event.seconds)
             case FetchFailed():
                 self.failed += 1
             case Published():

@@ -12,7 +12,15 @@ _MAIN = ("private", "remote", "shared")
 _COSTS = ("bytes_received", "bytes_sent", "seconds", "cpu_seconds")
 _SHARES = ("private", "remote", "shared", "on_", "error", "own_error", "base", "accuracy", "consensus")
 """Metrics whose names begin so are shares, and shown in percent."""
-_UNTOLD = ("bytes_all_peers", "wall_seconds", "failed_exchanges", "version", "seconds_local", "seconds_transfer")
+_UNTOLD = (
+    "bytes_all_peers",
+    "wall_seconds",
+    "failed_exchanges",
+    "version",
+    "seconds_local",
+    "seconds_transfer",
+    "seconds_per_answer",
+)
 _EMPTY = "-"
 HOLDS = {True: "**holds**", False: "**does not hold**", None: "not measured"}
 """The last word on a claim."""

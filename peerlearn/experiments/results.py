@@ -113,7 +113,7 @@ def result(
 ) -> dict[str, Any]:
     """What is written of one run."""
     setup = experiment.variants[variant]
-    traffic = _traffic(seats)
+    traffic, answers = _traffic(seats), _answers(seats)
     return {
         "experiment": experiment.name,
         "variant": variant,
@@ -126,11 +126,11 @@ def result(
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": {name: _version(name) for name in VERSIONS_OF},
-        "peers": {seat.name: _of_peer(setup, seat, traffic.get(seat.name, (0, 0))) for seat in seats},
+        "peers": {seat.name: _of_peer(setup, seat, traffic[seat.name], answers.get(seat.name, ())) for seat in seats},
     }
 
 
-def _of_peer(setup: Setup, seat: Seat, traffic: tuple[int, int]) -> dict[str, Any]:
+def _of_peer(setup: Setup, seat: Seat, traffic: tuple[int, int], answers: Sequence[float]) -> dict[str, Any]:
     series = seat.recorder.series.plain()
     one = {
         "bytes_received": float(traffic[0]),
@@ -139,6 +139,8 @@ def _of_peer(setup: Setup, seat: Seat, traffic: tuple[int, int]) -> dict[str, An
         "cpu_seconds": round(seat.cpu.spent, 4),
         "failed_exchanges": float(seat.recorder.failed),
     }
+    if answers:
+        one["seconds_per_answer"] = round(sum(answers) / len(answers), 6)
     work = setup.stream.workloads.get(seat.name) if setup.stream is not None else None
     if work is not None and work.new and "error" in series:
         error = [value for _, value in series["error"] if value is not None]
@@ -163,6 +165,15 @@ def _traffic(seats: Sequence[Seat]) -> dict[str, tuple[int, int]]:
                     both[name][0] += taken
                     both[name][1] += given
     return {name: (taken, given) for name, (taken, given) in both.items()}
+
+
+def _answers(seats: Sequence[Seat]) -> dict[str, list[float]]:
+    """Seconds that providers took for each answer to a peer, by its name."""
+    found: dict[str, list[float]] = {}
+    for seat in seats:
+        for consumer, seconds in seat.recorder.answered.items():
+            found.setdefault(consumer, []).extend(seconds)
+    return found
 
 
 def stored(path: Path) -> Stored:

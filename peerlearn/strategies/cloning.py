@@ -119,6 +119,8 @@ class Teacher:
     sender: str
     ids: Tensor
     logits: Tensor
+    member_accuracy: float = float("nan")
+    """Mean over the members of each one's own accuracy there; not kept on disk."""
 
     def of(self, ids: Tensor) -> Tensor:
         """Logits (B, C) for sample ids int64 (B,) of the set."""
@@ -128,7 +130,9 @@ class Teacher:
 def teacher_of(learner: Learner, sender: str, members: Sequence[State]) -> Teacher:
     """v(x) = mean over the members of their logits, for every x of the learner's private set."""
     ids = torch.cat([batch.ids for batch in learner.passing()])
-    return Teacher(sender, ids, mean_logits([_logits(learner, learner.build(member)) for member in members]))
+    said = [_logits(learner, learner.build(member)) for member in members]
+    right = torch.stack([logits.argmax(dim=1) for logits in said]) == _labels(learner)
+    return Teacher(sender, ids, mean_logits(said), float(right.double().mean()))
 
 
 def teaching_loss(
@@ -156,7 +160,7 @@ def study(
 ) -> Report:
     """Phase 2 by this loss. Not committed when the accuracy on the learner's own set fell by more than `suspect`; the
     caller then puts the learner back. Raises Diverged, also when the outputs are not finite at the end."""
-    y = torch.cat([batch.y.cpu() for batch in learner.passing()])
+    y = _labels(learner)
     before = consensus(newest.logits, _logits(learner, None), y)
     report = run_phase(learner, span, recipe, loss)
     logits = _logits(learner, None)
@@ -168,6 +172,8 @@ def study(
         "accuracy_before": before.student_accuracy,
         "accuracy_after": after.student_accuracy,
         "consensus": after.score,
+        "teacher_accuracy": after.teacher_accuracy,
+        "member_accuracy": newest.member_accuracy,
         "suspect": float(harmed),
     }
     return replace(report, notes=notes, committed=not harmed)
@@ -198,6 +204,11 @@ def train_other(learner: Learner, span: Span, recipe: Recipe, *seed: object) -> 
     made = state.copied(learner.state)
     learner.overwrite(mine)
     return made
+
+
+def _labels(learner: Learner) -> Tensor:
+    """Of the learner's private set, ids rising, int64 (N,) on the CPU."""
+    return torch.cat([batch.y.cpu() for batch in learner.passing()])
 
 
 def _logits(learner: Learner, network: nn.Module | None) -> Tensor:
