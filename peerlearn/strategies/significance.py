@@ -144,21 +144,27 @@ def _differentiate(
     weights = weights_of(twin)
     for weight in weights.values():
         weight.requires_grad_(True)
-    stored = {c for batch in batches for c in batch.y.unique().tolist()}
-    sums: dict[int, dict[str, Tensor]] = {c: {n: torch.zeros(w.shape, dtype=w.dtype) for n, w in weights.items()}
-                                          for c in classes}  # fmt: skip
     device = next(twin.parameters()).device
-    for batch in batches:
-        for x, y in zip(batch.x.split(_CHUNK), batch.y.split(_CHUNK), strict=True):
-            with torch.enable_grad():
-                logits = twin(x.to(device))
-                outputs = {c: _output(logits[y.to(device) == c], c) for c in classes if c in stored}
-                if fallback and len(outputs) < len(classes):
-                    chances = logits.softmax(dim=1)
-                    outputs |= {c: chances[:, c].sum() for c in classes if c not in stored}
-            for c, output in outputs.items():
-                grads = torch.autograd.grad(output, list(weights.values()), retain_graph=True, allow_unused=True)
-                sums[c] = _sum(sums[c], {n: g for n, g in zip(weights, grads, strict=True) if g is not None})
+
+    def summed(so_far: Gradients, output: Tensor, *, again: bool) -> dict[str, Tensor]:
+        grads = torch.autograd.grad(output, list(weights.values()), retain_graph=again, allow_unused=True)
+        return _sum(so_far, {n: g for n, g in zip(weights, grads, strict=True) if g is not None})
+
+    nothing = {n: torch.zeros(w.shape, dtype=w.dtype) for n, w in weights.items()}
+    sums: dict[int, dict[str, Tensor]] = {c: dict(nothing) for c in classes}
+    unseen = []
+    with torch.enable_grad():
+        for c in classes:
+            mine = [x for batch in batches if len(x := batch.x[batch.y == c])]  # of others s_c says nothing
+            if not mine:
+                unseen.append(c)
+            for x in (part for samples in mine for part in samples.split(_CHUNK)):
+                sums[c] = summed(sums[c], _output(twin(x.to(device)), c), again=False)
+        if fallback and unseen:
+            for x in (part for batch in batches for part in batch.x.split(_CHUNK)):
+                chances = twin(x.to(device)).softmax(dim=1)
+                for c in unseen:
+                    sums[c] = summed(sums[c], chances[:, c].sum(), again=True)
     return dict(sums)
 
 
