@@ -11,7 +11,7 @@ from peerlearn.errors import ConfigError
 PeerId = NewType("PeerId", str)
 """Fingerprint of a peer's signing key: 32 lower-case hex digits."""
 
-PROTOCOL = (1, 1)
+PROTOCOL = (1, 2)
 """Major and minor version of the wire protocol."""
 
 

@@ -100,8 +100,9 @@ def pattern(nbytes: int) -> bytes:
     return b"".join(xxhash.xxh3_64_digest(bytes((n % 256, n // 256))) for n in range(nbytes // 8 + 1))[:nbytes]
 
 
-def question(nbytes: int, sender: str = "ada") -> Message:
-    return loaded(pb.Header(protocol=PROTO, sender=sender, query=pb.Query(want="params")), nbytes)
+def question(nbytes: int, sender: str = "ada", minor: int = PROTOCOL[1]) -> Message:
+    protocol = pb.Protocol(major=PROTOCOL[0], minor=minor)
+    return loaded(pb.Header(protocol=protocol, sender=sender, query=pb.Query(want="params")), nbytes)
 
 
 class Talk(RuleBasedStateMachine):
@@ -211,9 +212,9 @@ class Provider(Talk):
     # ---- what the consumer does
 
     @precondition(lambda self: not self.over)
-    @rule(brings=SIZES, sender=st.sampled_from(["ada", "stranger", "unfit"]))
-    def header(self, brings: int, sender: str) -> None:
-        asked = question(brings, sender)
+    @rule(brings=SIZES, sender=st.sampled_from(["ada", "stranger", "unfit"]), minor=st.sampled_from([1, 2]))
+    def header(self, brings: int, sender: str, minor: int) -> None:
+        asked = question(brings, sender, minor)
         asked.header.query.at = self.gives
         self.put(serialize(pb.Frame(header=asked.header)))
         if self.drains:
@@ -221,12 +222,12 @@ class Provider(Talk):
         elif self.wants != "header" or sender == "stranger":
             self.refused()
         elif brings:
-            self.sender, self.size, self.holds = sender, brings, brings
+            self.sender, self.size, self.holds, self.minor = sender, brings, brings, minor
             self.wants = brings
             self.begin(brings)
             self.writes()
         else:
-            self.sender = sender
+            self.sender, self.minor = sender, minor
             self.whole()
 
     @precondition(lambda self: not self.over)
@@ -291,7 +292,7 @@ class Provider(Talk):
     def as_it_should(self, brings: int) -> None:
         """What is waited for: leads deep into an exchange."""
         if self.wants == "header":
-            self.header(brings, "ada")
+            self.header(brings, "ada", PROTOCOL[1])
         elif self.wants == "trailer":
             self.trailer(wrong=False)
         elif self.wants is None:
@@ -350,7 +351,9 @@ class Provider(Talk):
         else:
             assert b"".join(bytes(part) for part in self.bob.asked.body) == self.body
             given = b"".join(bytes(part) for frame in frames if isinstance(frame, Block) for part in frame.parts)
-            assert given == pattern(self.gives)
+            beside = b"".join(frame.whole for frame in frames if isinstance(frame, pb.Frame))
+            assert (beside if self.minor >= 2 else given) == pattern(self.gives)
+            assert not (given if self.minor >= 2 else beside), "what the consumer reads, and once"
 
     def gone(self) -> None:
         assert self.desk.under_way == (0, 0)
@@ -388,17 +391,23 @@ class Consumer(Talk):
         assert sent == b"".join(bytes(part) for part in self.asked.body), "all that was agreed to is sent, and once"
 
     @precondition(lambda self: not self.over)
-    @rule(refused=st.booleans())
-    def header(self, refused: bool) -> None:
+    @rule(refused=st.booleans(), beside=st.sampled_from([0, 0, 1, 60, 400]))
+    def header(self, refused: bool, beside: int) -> None:
+        """`beside`: so many bytes of body come in the same frame."""
         frame = refusal_frame(RefusalReason.BUSY, "later") if refused else pb.Frame(header=self.answer.header)
+        size = frame.header.body_bytes
+        frame.whole = pattern(size)[:beside] + b"?" * (beside - size)
         self.put(serialize(frame))
-        if self.wants != "header":
+        if self.wants != "header" or beside not in (0, size):
             self.fails(WireError)
             return
         self.refusal = refused
-        self.size = frame.header.body_bytes
-        self.wants = self.size or "end"
+        self.size = size
         self.begin(self.size)
+        if beside:
+            self.body, self.wants = pattern(size), "end"
+        else:
+            self.wants = self.size or "end"
 
     @precondition(lambda self: not self.over)
     @rule(nbytes=BLOCKS)
@@ -454,7 +463,7 @@ class Consumer(Talk):
     def as_it_should(self) -> None:
         """What is waited for: leads deep into an exchange."""
         if self.wants == "header":
-            self.header(refused=False)
+            self.header(refused=False, beside=0)
         elif self.wants == "trailer":
             self.trailer(wrong=False)
         elif self.wants == "end":
@@ -495,7 +504,7 @@ def test_the_machines_reach_a_whole_exchange() -> None:
         consumer = Consumer()
         consumer.begin_call(60, gives)
         consumer.proceed()
-        consumer.header(refused=False)
+        consumer.header(refused=False, beside=0)
         if gives:
             consumer.block(340)
             consumer.time_passes(0.73)
@@ -505,22 +514,33 @@ def test_the_machines_reach_a_whole_exchange() -> None:
         consumer.it_is_where_the_model_says()
         assert consumer.expected is None
         consumer.teardown()
-        provider = Provider()
-        provider.begin_call(room=True, gives=gives)
-        provider.header(400, "ada")
-        provider.it_is_where_the_model_says()
-        assert provider.desk.under_way == (1, 400)
-        provider.block(400)
-        provider.trailer(wrong=False)
-        provider.it_is_where_the_model_says()
-        assert provider.outcome == "answer"
-        provider.teardown()
+        for minor in (1, 2):
+            provider = Provider()
+            provider.begin_call(room=True, gives=gives)
+            provider.header(400, "ada", minor)
+            provider.it_is_where_the_model_says()
+            assert provider.desk.under_way == (1, 400)
+            provider.block(400)
+            provider.trailer(wrong=False)
+            provider.it_is_where_the_model_says()
+            assert provider.outcome == "answer"
+            provider.teardown()
+
+
+def test_a_short_answer_comes_in_one_frame() -> None:
+    consumer = Consumer()
+    consumer.begin_call(0, 400)
+    consumer.header(refused=False, beside=400)
+    consumer.ends()
+    consumer.it_is_where_the_model_says()
+    assert consumer.expected is None
+    consumer.teardown()
 
 
 def test_a_body_of_another_checksum_is_no_answer() -> None:
     consumer = Consumer()
     consumer.begin_call(0, 400)
-    consumer.header(refused=False)
+    consumer.header(refused=False, beside=0)
     consumer.block(0)
     consumer.trailer(wrong=True)
     consumer.it_is_where_the_model_says()

@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from peerlearn.config import MIB, Limits
 from peerlearn.errors import Corrupt, ForeignProtocol, Oversized, Truncated, WireError
 from peerlearn.wire.compress import Link, Packer
-from peerlearn.wire.frames import Assembler, Block, Frame, Message, blocks, check_header, parse, serialize
+from peerlearn.wire.frames import (
+    WHOLE_BYTES,
+    Assembler,
+    Block,
+    Frame,
+    Message,
+    blocks,
+    check_header,
+    parse,
+    serialize,
+)
 from peerlearn.wire.seal import sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
@@ -69,6 +79,50 @@ def test_every_frame_of_a_message_is_read_by_the_generated_class_and_the_reverse
     assert [frame.WhichOneof("body") for frame in generated] == ["header", "block", "block", "block", "trailer"]
     assert b"".join(frame.block for frame in generated) == b"".join(original.body)
     assert body_of(received([frame.SerializeToString() for frame in generated])) == b"".join(original.body)
+
+
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=6))
+def test_a_short_body_stands_beside_its_header(counts: list[int]) -> None:
+    original = message(*counts)
+    frames = [serialize(frame) for frame in blocks(original, Packer(LOOPBACK), whole=True)]
+    short = original.header.body_bytes <= WHOLE_BYTES
+    assert (len(frames) == 1) is short
+    assert pb.Frame.FromString(frames[0]).whole == (body_of(original) if short else b"")
+    got = received(frames)
+    assert got is not None
+    assert got.header == original.header
+    assert body_of(got) == body_of(original)
+
+
+@pytest.mark.parametrize("nbytes", [0, 8])
+@pytest.mark.parametrize("wrong", [1, -1])
+def test_a_body_beside_a_header_is_as_long_as_the_header_says(nbytes: int, wrong: int) -> None:
+    said = header(floats("w", nbytes // 4)) if nbytes else header()
+    frame = parse(serialize(pb.Frame(header=said, whole=bytes(abs(nbytes + wrong)))))
+    with pytest.raises(Corrupt, match=f"declares {nbytes} bytes of body, {abs(nbytes + wrong)} came"):
+        feed([frame])
+
+
+def test_a_body_beside_a_header_keeps_to_the_bound_of_a_header_frame() -> None:
+    limits = Limits(header_bytes=1000)
+    frame = pb.Frame(header=header(floats("w", 500)), whole=bytes(2000))
+    with pytest.raises(Oversized, match="at most"):
+        parse(serialize(frame), limits)
+
+
+@pytest.mark.parametrize("at", [-60, -30, -12, -3])
+def test_a_changed_byte_of_a_body_beside_its_header_is_noticed(at: int) -> None:
+    (frame,) = blocks(message(20), Packer(LOOPBACK), whole=True)
+    data = bytearray(serialize(frame))
+    data[at] ^= 4
+    with pytest.raises(Corrupt):
+        parse(bytes(data))
+
+
+def test_nothing_but_a_header_has_a_body_beside_it() -> None:
+    trailer = pb.Frame(trailer=pb.Trailer(checksum=1), whole=b"abcd")
+    with pytest.raises(Corrupt, match="beside"):
+        parse(serialize(trailer))
 
 
 def test_a_received_block_is_a_view_not_a_copy() -> None:

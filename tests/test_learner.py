@@ -13,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset, TensorDataset
 
 from peerlearn.errors import KnowledgeError, LearnerError, StateError
+from peerlearn.learning import state
 from peerlearn.learning.data import Unlabelled
 from peerlearn.learning.errors import Diverged, Interrupted
 from peerlearn.learning.learner import Learner
@@ -353,6 +354,83 @@ def test_overwrite_refuses_before_anything_is_changed(tensors: dict[str, Tensor]
     with pytest.raises(KnowledgeError, match=sentence):
         learner.overwrite(tensors)
     assert everything(learner) == before
+
+
+# ---- somebody's network, to look at
+
+
+class Remembering(nn.Module):
+    """Keeps what it has seen in a buffer that is no part of its state, and lets it weigh in."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.inner = Normed(seed)
+        self.seen: Tensor
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        logits: Tensor = self.inner(x) + self.seen
+        return logits
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_network_on_trial_is_the_one_that_would_be_built(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not kept:
+        monkeypatch.setattr("peerlearn.learning.learner._TRIAL_BYTES", 10)
+    learner, x = tiny_learner(model=Remembering()), tiny_data(seed=3).x
+    before = everything(learner)
+    networks = []
+    for seed in (1, 2, 1):
+        state = {name: t.detach() for name, t in tiny_learner(model=Remembering(seed)).state.items()}
+        networks.append(learner.trial(state))
+        assert torch.equal(learner.logits(x, model=networks[-1]), learner.logits(x, model=learner.build(state)))
+        assert bits(state) == bits({name: t.detach() for name, t in tiny_learner(model=Remembering(seed)).state.items()})
+    assert (networks[0] is networks[2]) is kept
+    assert everything(learner) == before
+
+
+def test_the_samples_to_try_a_model_on_are_read_once_between_two_steps() -> None:
+    data = tiny_data()
+    listed = Listed(data.x, data.y.tolist())
+    learner = tiny_learner(data=listed, held_out=0.0)
+    first = learner.sample(5)
+    reads = listed.reads
+    first += 1  # as a model may that works in place
+    again = learner.sample(5)
+    assert listed.reads == reads
+    assert torch.equal(again, learner.sample(9)[:5])
+    assert not torch.equal(again, first)
+    assert len(learner.sample(7)) == 7
+    learner.fit(steps(1))
+    reads = listed.reads
+    learner.sample(7)
+    assert listed.reads == reads + 7
+
+
+def test_gradients_that_an_app_has_left_behind_are_no_part_of_a_step() -> None:
+    clean, left = tiny_learner(), tiny_learner()
+    for parameter in left.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    clean.fit(steps(2))
+    left.fit(steps(2))
+    assert weights(left) == weights(clean)
+    assert all(parameter.grad is None for parameter in left.model.parameters())
+
+
+def test_a_copy_of_a_tree_shares_nothing_that_can_change() -> None:
+    tensor = torch.ones(2, requires_grad=True)
+    tree: dict[str, Any] = {"a": [tensor, (1, "x", None)], "b": {"c": {3, 4}}, "d": 1.5}
+    copy = state.tree(tree)
+    assert copy["b"] == tree["b"]
+    assert copy["a"][1:] == tree["a"][1:]
+    assert isinstance(copy["a"][1], tuple)
+    assert torch.equal(copy["a"][0], tensor)
+    tensor.data += 1
+    tree["a"].append(1)
+    tree["b"]["c"].add(5)
+    assert copy["a"][0].tolist() == [1, 1]
+    assert (len(copy["a"]), copy["b"], copy["d"]) == (2, {"c": {3, 4}}, 1.5)
 
 
 # ---- snapshots

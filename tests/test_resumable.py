@@ -477,7 +477,7 @@ class Silent:
         header.knowledge.params.architecture = "a"
         header.tensors.add(name="w", dtype="uint8", shape=[2], stored=2)
         assert question.partial is not None
-        question.partial.take(header, Limits()).feed(Block((memoryview(b"y"),)))
+        question.partial.take(pb.Frame(header=header), Limits()).feed(Block((memoryview(b"y"),)))
         question.partial.silent = True
         raise Overdue("bob", "nothing more came")
 

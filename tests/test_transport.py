@@ -143,10 +143,10 @@ async def test_another_protocol_is_refused_with_both_versions(make: Make) -> Non
     a, b = make(), make()
     foreign = pb.Protocol(major=2, minor=5)
     async with a.serving(Service()) as at, b.serving(Service()):
-        with pytest.raises(PeerRefused, match=r"2\.5.*1\.1") as caught:
+        with pytest.raises(PeerRefused, match=r"2\.5.*1\.2") as caught:
             await b.introduce(at, pb.Introduction(protocol=foreign))
         assert caught.value.reason is RefusalReason.PROTOCOL
-        with pytest.raises(PeerRefused, match=r"2\.5.*1\.1") as caught:
+        with pytest.raises(PeerRefused, match=r"2\.5.*1\.2") as caught:
             await b.exchange(at, Message(pb.Header(protocol=foreign)))
         assert caught.value.reason is RefusalReason.PROTOCOL
 

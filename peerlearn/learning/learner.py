@@ -32,6 +32,8 @@ Objective = Callable[[nn.Module, Batch], Tensor | None]
 """From the model in training and a batch to a scalar; None: nothing to add."""
 
 _PREDICT = 512
+_TRIAL_BYTES = 16 * 2**20
+"""Of a network that is kept to be filled anew: to build its objects takes longer than to copy such tensors."""
 
 
 class Learner:
@@ -88,6 +90,8 @@ class Learner:
         self.between: Callable[[], None] | None = None
         """Called between two steps of training, on the learner's thread: whoever saves on the way of a long span."""
         self._facts: Facts | None = None
+        self._trial: nn.Module | None = None
+        self._sampled: tuple[tuple[int, ...], Tensor] | None = None
 
     # ---- what it is
 
@@ -185,12 +189,18 @@ class Learner:
         value = float(loss.detach())
         if value - value != 0:
             raise Diverged(f"the loss is {value} at step {self._steps}; lower the learning rate or scale the inputs")
-        self.optimizer.zero_grad(set_to_none=True)
+        self._drop_gradients()
         loss.backward()
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._drop_gradients()
         self._steps += 1
         return value
+
+    def _drop_gradients(self) -> None:
+        """As `zero_grad(set_to_none=True)`, which takes as long as a small network's forward pass."""
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
     def interrupt(self) -> None:
         """Ask, from any thread, for training to stop: the span under way, or the next one, raises Interrupted before
@@ -249,8 +259,11 @@ class Learner:
 
     def sample(self, amount: int) -> Tensor:
         """Inputs of the first private samples, (k, ...) with k <= amount: to try somebody's model on."""
-        with self.chance("sample"):
-            return self._samples.take(self._rows[:amount]).x
+        where = (amount, *self._order.state())
+        if self._sampled is None or self._sampled[0] != where:  # asked once per provider: a data set may be slow
+            with self.chance("sample"):
+                self._sampled = where, self._samples.take(self._rows[:amount]).x
+        return self._sampled[1].clone()
 
     # ---- all or nothing
 
@@ -293,6 +306,16 @@ class Learner:
     def build(self, tensors: Mapping[str, Tensor]) -> nn.Module:
         """This learner's network with another state: eval mode, no gradients, on the learner's device."""
         return state.frozen(self.template, tensors, self.device)
+
+    def trial(self, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """The same for a look at it, until the next call: that may be given this very network, with other tensors."""
+        if self._trial is None:
+            network = self.build(tensors)
+            if sum(tensor.nbytes for tensor in tensors.values()) <= _TRIAL_BYTES:
+                self._trial = network
+            return network
+        state.refill(self._trial, self.template, tensors)
+        return self._trial
 
     def snapshot(self, version: int, extras: Any = None) -> Snapshot:
         """An immutable copy of the model as it is now; call it between two steps."""

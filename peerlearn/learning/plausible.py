@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from peerlearn.errors import KnowledgeError
+from peerlearn.learning import evaluate
 from peerlearn.learning.learner import Learner
 
 FACTOR = 100.0
@@ -43,27 +44,33 @@ _TRIED_ON = 64
 
 def check_scale(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     """Raises KnowledgeError when a tensor holds values beyond all measure of one's own state (`Learner.state`)."""
-    weights = [t for t in own.values() if isinstance(t, nn.Parameter) and t.is_floating_point()]
-    reference = max([LARGEST_WEIGHT, *map(largest, weights)])
     for name in sorted(set(tensors) & set(own)):
         if not tensors[name].is_floating_point():
             continue
-        if isinstance(own[name], nn.Parameter):
-            most, mine = FACTOR * reference, reference
-        else:
-            mine = max(LARGEST_WEIGHT, largest(own[name]))
-            most = STATISTICS * mine
-        if (theirs := largest(tensors[name])) > most:
+        theirs, weight = largest(tensors[name]), isinstance(own[name], nn.Parameter)
+        factor = FACTOR if weight else STATISTICS
+        if theirs <= factor * LARGEST_WEIGHT:  # whatever one's own are
+            continue
+        mine = _largest_weight(own) if weight else max(LARGEST_WEIGHT, largest(own[name]))
+        if theirs > factor * mine:
             raise KnowledgeError(
                 f"tensor {name!r} holds values up to {theirs:.3g}, where {mine:.3g} is the measure of this model: more "
-                f"than {most / mine:,.0f} times as large"
+                f"than {factor:,.0f} times as large"
             )
 
 
-def check_logits(theirs: Tensor, own: Tensor) -> None:
-    """Raises KnowledgeError when their logits are beyond all measure of one's own on like samples."""
-    mine = max(LARGEST_LOGIT, largest(own))
-    if (size := largest(theirs)) > FACTOR * mine:
+def _largest_weight(own: Mapping[str, Tensor]) -> float:
+    weights = [t for t in own.values() if isinstance(t, nn.Parameter) and t.is_floating_point()]
+    return max([LARGEST_WEIGHT, *map(largest, weights)])
+
+
+def check_logits(theirs: Tensor, own: Callable[[], Tensor]) -> None:
+    """Raises KnowledgeError when their logits are beyond all measure of one's own on like samples; `own` is asked for
+    when in doubt."""
+    if (size := largest(theirs)) <= FACTOR * LARGEST_LOGIT:
+        return
+    mine = max(LARGEST_LOGIT, largest(own()))
+    if size > FACTOR * mine:
         raise KnowledgeError(
             f"logits up to {size:.3g} came, where {mine:.3g} is the measure of this model: more than {FACTOR:g} times "
             f"as large"
@@ -79,19 +86,20 @@ def check_labels(theirs: Tensor, y: Tensor, *, seen: Sequence[int] = (), own: Ca
     it has not seen; it then takes two such classes. A teacher of other classes than mine says nothing wrong.
     """
     held, guesses = _held(theirs, seen)
-    claimed = [c for c in y.unique().tolist() if c in held]
-    rows = torch.isin(y, torch.tensor(claimed, dtype=y.dtype))
-    if len(claimed) < (1 if seen else 2) or int(rows.sum()) < FEWEST:
+    found = evaluate.confusion(theirs, y, classes=theirs.shape[1])
+    counts, right = found.sum(dim=1).tolist(), found.diagonal().tolist()
+    claimed = [c for c, count in enumerate(counts) if count and c in held]
+    samples = sum(counts[c] for c in claimed)
+    if len(claimed) < (1 if seen else 2) or samples < FEWEST:
         return
-    right = (theirs.argmax(dim=1) == y).double()
-    recall = sum(float(right[y == c].mean()) for c in claimed) / len(claimed)
+    recall = sum(right[c] / counts[c] for c in claimed) / len(claimed)
     if recall >= 1 / guesses:
         return
     knowing_nothing, surprise = math.log(theirs.shape[1]), _surprise(theirs, y, claimed)
     if surprise <= SURPRISE * knowing_nothing or surprise <= SURPRISE * _surprise(own(), y, claimed):
         return
     raise KnowledgeError(
-        f"it is sure and wrong about classes that both hold: right for {recall:.0%} of {int(rows.sum())} samples, "
+        f"it is sure and wrong about classes that both hold: right for {recall:.0%} of {samples} samples, "
         f"where guessing gives {1 / guesses:.0%}; as with shuffled labels, or inputs of another kind"
     )
 
@@ -127,11 +135,11 @@ def check_network(learner: Learner, network: nn.Module, *, seen: Sequence[int] =
     theirs = learner.logits(x, model=network)
     if not bool(torch.isfinite(theirs).all()):
         raise KnowledgeError("the network made of these parameters gives outputs that are not finite")
-    check_logits(theirs, learner.logits(x))
+    check_logits(theirs, lambda: learner.logits(x))
     if labels and (held := learner.held_out) is not None and len(held) >= FEWEST:
         rows = some(len(held))
-        x, y = held.x[rows], held.y[rows]
-        check_labels(learner.logits(x, model=network), y, seen=seen, own=lambda: learner.logits(x))
+        tested, y = held.x[rows], held.y[rows]
+        check_labels(learner.logits(tested, model=network), y, seen=seen, own=lambda: learner.logits(tested))
 
 
 def largest(tensor: Tensor) -> float:
@@ -160,7 +168,8 @@ def _held(theirs: Tensor, seen: Sequence[int]) -> tuple[Collection[int], int]:
 def _surprise(logits: Tensor, y: Tensor, classes: Sequence[int]) -> float:
     """Mean over these classes of the mean negative log-likelihood of their samples."""
     loss = -logits.double().log_softmax(dim=1).gather(1, y[:, None]).squeeze(1)
-    return sum(float(loss[y == c].mean()) for c in classes) / len(classes)
+    summed = torch.zeros(logits.shape[1], dtype=torch.float64).index_add(0, y, loss)
+    return float((summed / torch.bincount(y, minlength=len(summed)))[list(classes)].mean())
 
 
 def _loudest(feature: Tensor) -> float:

@@ -2,8 +2,10 @@
 
 import copy
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +32,17 @@ def persistent(model: nn.Module) -> dict[str, Tensor]:
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Detached, contiguous copies on the CPU that share nothing with the originals."""
     return {name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format) for name, t in tensors.items()}
+
+
+def tree(value: Any) -> Any:
+    """A copy of what a state dict may hold: containers anew, tensors detached and cloned, plain values as they are."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {key: tree(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(tree, value))
+    return value if isinstance(value, str | bytes | int | float | None) else copy.deepcopy(value)
 
 
 def architecture(state: Mapping[str, Tensor]) -> str:
@@ -88,7 +101,10 @@ def check_fit(tensors: Mapping[str, object], wanted: Mapping[str, Tensor], *, wh
 
 def check_finite(name: str, tensor: Tensor) -> None:
     """Raises KnowledgeError when a value is NaN or infinite."""
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    if not tensor.is_floating_point() or not tensor.numel():
+        return
+    least, most = tensor.detach().aminmax()
+    if not (math.isfinite(least) and math.isfinite(most)):  # a NaN is both
         raise KnowledgeError(f"tensor {name!r} holds values that are not finite")
 
 
@@ -99,13 +115,26 @@ def frozen(template: nn.Module, tensors: Mapping[str, Tensor], device: torch.dev
     return model.to(device).eval().requires_grad_(False)
 
 
+def refill(network: nn.Module, template: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Make a network that `frozen` has made of this template into the one of another whole state. What is not
+    persistent is as in the template again, whatever an evaluation has left there."""
+    live = persistent(network)
+    for name, buffer in template.named_buffers():
+        if name not in live:
+            network.get_buffer(name).copy_(buffer)
+    for name, tensor in live.items():
+        tensor.copy_(tensors[name])
+
+
 @contextmanager
 def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Train or eval mode inside the block; afterwards every module is in the mode it was in."""
     before = [(module, module.training) for module in model.modules()]
-    model.train(training)
+    if any(mode is not training for _, mode in before):  # setting a mode takes longer than a small network's step
+        model.train(training)
     try:
         yield
     finally:
         for module, mode in before:
-            module.training = mode
+            if module.training is not mode:
+                module.training = mode

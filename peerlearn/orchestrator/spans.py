@@ -1,8 +1,8 @@
 """Local spans that can be stopped at any step without harm to what is saved. Runs on the learner's thread."""
 
-import copy
 from collections.abc import Callable
 
+from peerlearn.learning import state
 from peerlearn.learning.errors import Interrupted
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
@@ -28,7 +28,7 @@ def local(strategy: Strategy, learner: Learner, span: Span, *, into: int, betwee
 
 
 def _whole(strategy: Strategy, learner: Learner, span: Span) -> Report:
-    before = copy.deepcopy(strategy.state_dict())
+    before = state.tree(strategy.state_dict())
     try:
         with learner.tentative():
             return strategy.local(learner, span)

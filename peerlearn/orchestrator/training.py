@@ -1,13 +1,12 @@
 """What runs on the learner's thread around a strategy: scoring, the gated transfer, snapshots. Plain torch."""
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor
 
-from peerlearn.learning import evaluate
+from peerlearn.learning import evaluate, state
 from peerlearn.learning.dial import Dial, Prior
 from peerlearn.learning.errors import Interrupted
 from peerlearn.learning.learner import Learner
@@ -59,7 +58,7 @@ def _tried(
     strategy: Strategy, learner: Learner, gate: Gate, transfer: Callable[[], Report], *, only_looking: bool = False
 ) -> Outcome:
     """`only_looking`: also what may be kept is taken back."""
-    before_state = copy.deepcopy(strategy.state_dict())
+    before_state = state.tree(strategy.state_dict())
     try:
         with learner.tentative():
             before = score(strategy, learner, gate)

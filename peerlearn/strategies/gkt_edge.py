@@ -97,7 +97,7 @@ def check_reply(learner: Learner, own: Own, outputs: Outputs) -> None:
     if logits.dtype != torch.float32 or tuple(logits.shape) != wanted:
         raise KnowledgeError(f"logits must be float32 {wanted}, not {state.dtype_name(logits)} {tuple(logits.shape)}")
     state.check_finite("logits", logits)
-    plausible.check_logits(logits, learner.logits(learner.sample(_TRIED_ON)))
+    plausible.check_logits(logits, lambda: learner.logits(learner.sample(_TRIED_ON)))
     rows = plausible.some(len(logits))
     plausible.check_labels(logits[rows], own.label[rows], own=lambda: torch.zeros(len(rows), learner.classes))
 

@@ -142,10 +142,10 @@ class FeatureStore:
         read = learner.logits(feature[rows].float())
         if not bool(torch.isfinite(read).all()):
             raise KnowledgeError("the hub's network makes outputs of these feature maps that are not finite")
-        plausible.check_logits(read, torch.zeros(1))
+        plausible.check_logits(read, lambda: torch.zeros(1))
         if logits:
             theirs, label = outputs.tensors["logits"], outputs.tensors["label"].long()[rows]
-            plausible.check_logits(theirs, read)
+            plausible.check_logits(theirs, lambda: read)
             plausible.check_labels(theirs[rows], label, seen=torch.bincount(label).tolist(), own=lambda: read * 0)
 
     def forget(self, sender: str) -> None:

@@ -147,7 +147,6 @@ def check_table(learner: Learner, network: MultiHead, outputs: Outputs, wanted: 
         raise KnowledgeError(
             f"outputs named {', '.join(sorted(outputs.tensors)) or 'nothing'} came, not {', '.join(wanted.names)}"
         )
-    own = learner.logits(public.x[wanted.window.order(public).next()])
     for name, tensor in outputs.tensors.items():
         want: tuple[Any, ...] = (len(outputs.ids), learner.classes)
         fits = tuple(tensor.shape) == want
@@ -158,4 +157,4 @@ def check_table(learner: Learner, network: MultiHead, outputs: Outputs, wanted: 
             raise KnowledgeError(f"{name} must be floats {want}, not {dtype_name(tensor)} {tuple(tensor.shape)}")
         check_finite(name, tensor)
         if name != EMBEDDING:  # of which only the direction counts
-            check_logits(tensor, own)
+            check_logits(tensor, lambda: learner.logits(public.x[wanted.window.order(public).next()]))

@@ -27,7 +27,7 @@ def check_teacher(learner: Learner, knowledge: Params, *, seen: Sequence[int] = 
     _check_architecture(learner, knowledge)
     whole = learner.check_whole(knowledge.tensors)
     plausible.check_scale(whole, learner.state)
-    plausible.check_network(learner, learner.build(whole), seen=seen, labels=labels)
+    plausible.check_network(learner, learner.trial(whole), seen=seen, labels=labels)
 
 
 def dense(knowledge: Knowledge) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ def check_layers(learner: Learner, knowledge: Params, layers: Sequence[str]) -> 
     wanted = {name: t for name, t in learner.state.items() if any(name.startswith(f"{layer}.") for layer in layers)}
     fitting = state.check_fit(knowledge.tensors, wanted, whole=True)
     plausible.check_scale(fitting, learner.state)
-    plausible.check_network(learner, learner.build({**learner.state, **fitting}), labels=False)
+    plausible.check_network(learner, learner.trial({**learner.state, **fitting}), labels=False)
 
 
 def _check_architecture(learner: Learner, knowledge: Params) -> None:

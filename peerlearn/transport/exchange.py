@@ -38,6 +38,7 @@ BUFFERED_BYTES = 8 * MIB
 """What the network's own buffers swallow at once: no measure of how fast the link is."""
 
 _MASKS_SINCE = (1, 1)
+_WHOLE_SINCE = (1, 2)
 
 
 class Pipe(Protocol):
@@ -138,7 +139,7 @@ async def _ask(wire: _Counted, question: Message, peer: str, limits: Limits, lin
     frame = await wire.first("no answer")
     if isinstance(frame, pb.Frame) and frame.HasField("proceed"):
         patience.begin(question.header.body_bytes)
-        packer.masks = _reads_masks(frame.proceed.protocol)
+        packer.masks = _reads(frame.proceed.protocol, _MASKS_SINCE)
         await wire.send_body(frames, packer, link)
         await wire.done()
         patience.open()
@@ -174,7 +175,7 @@ async def _read_answer(wire: _Counted, frame: Frame | None, limits: Limits, part
 
 def _first_of_answer(frame: Frame | None, limits: Limits, partial: Partial) -> Assembler:
     if isinstance(frame, pb.Frame) and frame.HasField("header"):
-        return partial.take(frame.header, limits)
+        return partial.take(frame, limits)
     assembler = Assembler(limits)
     if frame is not None:
         assembler.feed(frame)  # says what is wrong with it
@@ -191,8 +192,8 @@ def _going_on(question: Message, partial: Partial) -> Message:
     return question
 
 
-def _reads_masks(protocol: pb.Protocol) -> bool:
-    return (protocol.major, protocol.minor) >= _MASKS_SINCE
+def _reads(protocol: pb.Protocol, since: tuple[int, int]) -> bool:
+    return (protocol.major, protocol.minor) >= since
 
 
 def _refused(peer: str, refusal: pb.Refusal) -> PeerRefused:
@@ -266,11 +267,11 @@ async def _reply(
     except (PeerRefused, WireError, KnowledgeError) as error:
         await wire.refuse(*refusal_of(error))
         return
-    packer.masks = _reads_masks(header.protocol)
+    packer.masks = _reads(header.protocol, _MASKS_SINCE)
     if answering.answer.header.body_bytes > BLOCK_BYTES:
         wire.turn = turn
     with unfinished.sending(answering):
-        await _send_answer(wire, answering, packer, link)
+        await _send_answer(wire, answering, packer, link, whole=_reads(header.protocol, _WHOLE_SINCE))
 
 
 async def _first_of_question(wire: _Counted, assembler: Assembler) -> Message | None:
@@ -289,15 +290,16 @@ async def _rest_of_question(wire: _Counted, assembler: Assembler, header: pb.Hea
             return message
 
 
-async def _send_answer(wire: _Counted, answering: Answering, packer: Packer, link: Link) -> None:
+async def _send_answer(wire: _Counted, answering: Answering, packer: Packer, link: Link, *, whole: bool) -> None:
     answer = answering.answer
-    frames = blocks(answer, packer, start=answering.at)
+    frames = blocks(answer, packer, start=answering.at, whole=whole)
     wire.patience.begin(answer.header.body_bytes)
     first = next(frames)
     if isinstance(first, pb.Frame) and answering.name:  # the frame's own copy of the header
         first.header.answer, first.header.resumed_at = answering.name, answering.at
     await wire.send(first)
-    await wire.send_body(frames, packer, link)
+    if answer.header.body_bytes and not (isinstance(first, pb.Frame) and first.whole):
+        await wire.send_body(frames, packer, link)
 
 
 def refusal_frame(reason: RefusalReason, detail: str) -> pb.Frame:

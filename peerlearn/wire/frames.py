@@ -25,6 +25,10 @@ __all__ = ["Assembler", "Block", "Frame", "Message", "blocks", "check_header", "
 BLOCK_BYTES = MIB
 """Of a body in one frame, before compression."""
 
+WHOLE_BYTES = 32 * 1024
+"""Of a body that may stand beside its header. Each frame of its own costs both sides more than such a body does; a
+longer one is worth a look at whether it can be compressed."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Message:
@@ -38,12 +42,16 @@ class Message:
     """The limits that its header was found to keep when it arrived."""
 
 
-def blocks(message: Message, packer: Packer, *, start: int = 0) -> Iterator[Frame]:
+def blocks(message: Message, packer: Packer, *, start: int = 0, whole: bool = False) -> Iterator[Frame]:
     """The frames of a message, in order. Small tensors share a block; packed ones have blocks of their own.
 
-    `start`: the bytes of the body that the receiver has already: the checksum covers them, they are not sent.
+    `start`: the bytes of the body that the receiver has already: the checksum covers them, they are not sent. `whole`:
+    the receiver takes a short body beside its header.
     """
     header = message.header
+    if whole and 0 < header.body_bytes <= WHOLE_BYTES:
+        yield pb.Frame(header=header, whole=b"".join(message.body))
+        return
     yield pb.Frame(header=header)
     if not header.body_bytes:
         return
@@ -56,8 +64,8 @@ def blocks(message: Message, packer: Packer, *, start: int = 0) -> Iterator[Fram
         for at in range(0, size, BLOCK_BYTES):
             parts = cursor.take(min(BLOCK_BYTES, size - at))
             if start:
-                whole = sum(map(len, parts))
-                parts, start = _behind(parts, start), max(0, start - whole)
+                length = sum(map(len, parts))
+                parts, start = _behind(parts, start), max(0, start - length)
                 yield from run.add(parts)  # not packed: it need not begin where an element does
                 continue
             packed = tensor.pack(parts) if tensor else None
@@ -112,7 +120,7 @@ class Assembler:
             return None
         kind = frame.WhichOneof("body")
         if kind == "header":
-            return self._take_header(frame.header)
+            return self._take_header(frame.header, frame.whole)
         if kind == "trailer":
             return self._take_trailer(frame.trailer)
         if kind != "packed":
@@ -140,15 +148,19 @@ class Assembler:
             raise Truncated(f"the message ended {self.progress}")
         return self._message
 
-    def _take_header(self, header: pb.Header) -> Message | None:
+    def _take_header(self, header: pb.Header, whole: bytes) -> Message | None:
         if self._header is not None:
             raise Corrupt("a second header came in one message")
         check_header(header, self._limits)
         if header.resumed_at:
             raise Corrupt(f"the message begins at byte {header.resumed_at}, which was not asked for")
         self._header = header
-        if not header.body_bytes:
-            self._message = Message(header, checked=self._limits)
+        if whole:
+            if len(whole) != header.body_bytes:
+                raise Corrupt(f"the header declares {header.body_bytes} bytes of body, {len(whole)} came with it")
+            self._take_block(Block((memoryview(whole),)))
+        if self._filled == header.body_bytes:
+            self._message = Message(header, (self._arena,) if self._arena else (), checked=self._limits)
         return self._message
 
     def _take_block(self, block: Block) -> None:

@@ -65,6 +65,8 @@ def parse(data: bytes, limits: Limits | None = None) -> Frame:
         raise Corrupt("a frame is not a protobuf message") from exc
     if frame.HasField("header"):
         check_seal(frame, data, "a header")
+    elif frame.whole:
+        raise Corrupt("a body came beside a frame that is no header")
     return Block((memoryview(frame.block),)) if frame.WhichOneof("body") == "block" else frame
 
 

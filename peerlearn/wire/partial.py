@@ -33,15 +33,15 @@ class Partial:
         header = self._answer.header if self._answer is not None else None
         return header.body_bytes if header is not None else 0
 
-    def take(self, header: pb.Header, limits: Limits) -> Assembler:
+    def take(self, first: pb.Frame, limits: Limits) -> Assembler:
         """Who takes the frames after this first one of an answer. Raises Corrupt when it goes on with another."""
-        if header.resumed_at:
+        if first.header.resumed_at:
             if self._answer is None:
                 raise Corrupt("the answer goes on at a byte that was not asked for")
-            self._answer.go_on(header)
+            self._answer.go_on(first.header)
         else:
             self._answer = Assembler(limits)
-            self._answer.feed(pb.Frame(header=header))
+            self._answer.feed(first)
         return self._answer
 
     def drop(self) -> None:

@@ -367,17 +367,19 @@ class Trailer(_message.Message):
     def __init__(self, checksum: _Optional[int] = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("header", "proceed", "block", "packed", "trailer", "check")
+    __slots__ = ("header", "proceed", "block", "packed", "trailer", "whole", "check")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     PROCEED_FIELD_NUMBER: _ClassVar[int]
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     PACKED_FIELD_NUMBER: _ClassVar[int]
     TRAILER_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
     header: Header
     proceed: Proceed
     block: bytes
     packed: Packed
     trailer: Trailer
+    whole: bytes
     check: int
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., proceed: _Optional[_Union[Proceed, _Mapping]] = ..., block: _Optional[bytes] = ..., packed: _Optional[_Union[Packed, _Mapping]] = ..., trailer: _Optional[_Union[Trailer, _Mapping]] = ..., check: _Optional[int] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., proceed: _Optional[_Union[Proceed, _Mapping]] = ..., block: _Optional[bytes] = ..., packed: _Optional[_Union[Packed, _Mapping]] = ..., trailer: _Optional[_Union[Trailer, _Mapping]] = ..., whole: _Optional[bytes] = ..., check: _Optional[int] = ...) -> None: ...
