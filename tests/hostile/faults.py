@@ -18,8 +18,9 @@ from peerlearn.types import PROTOCOL
 from peerlearn.wire.frames import Block, parse, serialize
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
-Moment = Literal["before", "header", "body", "trailer"]
-"""Before anything is answered; in the header; in the middle of the body; after the body, in the trailer."""
+Moment = Literal["before", "header", "body", "trailer", "whole"]
+"""Before anything is answered; in the header; in the middle of the body; after the body, in the trailer. Short answers
+come in one frame, except to a consumer of version 1.1, which all but `whole` make of the one that asks."""
 
 PIECES = 4
 """Into so many blocks a body is cut, so that it has a middle."""
@@ -76,7 +77,13 @@ class _Bent:
         self._pieces = 0
 
     async def read(self) -> bytes | None:
-        return await self._pipe.read()
+        data = await self._pipe.read()
+        if data is None or self._plan.moment == "whole" or what_is(data) != "header":
+            return data
+        frame = parse(data)
+        assert isinstance(frame, pb.Frame)
+        frame.header.protocol.minor = 1
+        return serialize(frame)
 
     async def write(self, data: bytes) -> None:
         for frame in _pieces(data):
@@ -97,6 +104,11 @@ class _Bent:
     async def send(self, data: bytes) -> None:
         await self._pipe.write(data)
 
+    @property
+    def whole(self) -> bool:
+        """Whether answers come in one frame here."""
+        return self._plan.moment == "whole"
+
     def close(self) -> None:
         """Nothing more goes out; the call ends as if all had been said."""
         self._over = True
@@ -108,6 +120,8 @@ class _Bent:
             return first
         if self._plan.moment == "body":
             return what == "packed" or (what == "block" and self._pieces > PIECES // 2)
+        if self._plan.moment == "whole":
+            return what == "header" and pb.Frame.FromString(frame).whole != b""
         return what == self._plan.moment
 
 
@@ -175,7 +189,7 @@ async def _lies(pipe: _Bent, frame: bytes, *, by: int) -> None:
             last.stored = last.shape[0]
         else:
             header.body_bytes = max(0, header.body_bytes + by)
-        await pipe.send(serialize(pb.Frame(header=header)))
+        await pipe.send(serialize(pb.Frame(header=header, whole=parsed.whole)))
 
 
 async def _garbage(pipe: _Bent, frame: bytes) -> None:
@@ -193,7 +207,7 @@ async def _refuses(pipe: _Bent, frame: bytes) -> None:
 
 
 async def _closes(pipe: _Bent, frame: bytes) -> None:
-    if what_is(frame) == "header":
+    if what_is(frame) == "header" and not pipe.whole:
         await pipe.send(frame)
     pipe.close()
 
@@ -221,11 +235,12 @@ async def _as_header(pipe: _Bent, frame: bytes, change: Callable[[pb.Header], No
     header = pb.Header()
     header.CopyFrom(parsed.header)
     change(header)
-    await pipe.send(serialize(pb.Frame(header=header)))
+    await pipe.send(serialize(pb.Frame(header=header, whole=parsed.whole)))
 
 
-_ALL: tuple[Moment, ...] = ("before", "header", "body", "trailer")
-_IN: tuple[Moment, ...] = ("header", "body", "trailer")
+_ALL: tuple[Moment, ...] = ("before", "header", "body", "trailer", "whole")
+_IN: tuple[Moment, ...] = ("header", "body", "trailer", "whole")
+_HEADER: tuple[Moment, ...] = ("header", "whole")
 
 KINDS = {
     "dies": Kind(_dies, _ALL),
@@ -238,9 +253,9 @@ KINDS = {
     "refuses": Kind(_refuses, _ALL),
     "closes": Kind(_closes, _ALL),
     "says twice": Kind(_twice, _IN, lasting=True),
-    "newer minor": Kind(_newer_minor, ("header",), harmless=("header",)),
-    "other major": Kind(_other_major, ("header",)),
-    "as another": Kind(_as_another, ("header",)),
+    "newer minor": Kind(_newer_minor, _HEADER, harmless=_HEADER),
+    "other major": Kind(_other_major, _HEADER),
+    "as another": Kind(_as_another, _HEADER),
 }
 
 CASES: tuple[tuple[str, Moment], ...] = tuple((name, moment) for name, kind in KINDS.items() for moment in kind.moments)
