@@ -11,6 +11,7 @@ from peerlearn.version import __version__ as __version__
 if TYPE_CHECKING:
     from peerlearn import strategies as strategies
     from peerlearn.blocking import BlockingPeer as BlockingPeer
+    from peerlearn.collector import tune_collector as tune_collector
     from peerlearn.config import Limits as Limits
     from peerlearn.config import Timing as Timing
     from peerlearn.errors import PeerlearnError as PeerlearnError
@@ -66,6 +67,7 @@ _HOMES = {
     "epochs": "types",
     "steps": "types",
     "tune_allocator": "transport.allocator",
+    "tune_collector": "collector",
 }
 _ROOMS = {
     "datasets": "learning.datasets",
@@ -106,6 +108,7 @@ __all__ = [
     "steps",
     "strategies",
     "tune_allocator",
+    "tune_collector",
 ]
 
 

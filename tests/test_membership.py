@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +20,7 @@ from peerlearn.recording import MemorySink, PeerChanged
 from peerlearn.security import Identity, open_card, sign_card
 from peerlearn.transport.base import Caller, Transport
 from peerlearn.transport.grpc import GrpcTransport
-from peerlearn.transport.memory import MemoryNetwork
+from peerlearn.transport.memory import MemoryNetwork, MemoryTransport
 from peerlearn.types import PROTOCOL, Address, Card, PeerId
 from peerlearn.wire.frames import Message
 from peerlearn.wire.v1 import fabric_pb2 as pb
@@ -378,8 +378,8 @@ async def test_only_so_many_may_watch(village: Village) -> None:
     async with village.peer("amber", limits=replace(LIMITS, watches=1)) as amber:
         asking = village.transport()
         first = asking.watch(amber.address, pb.WatchRequest())
-        kinds = {(await anext(first)).WhichOneof("body") for _ in range(3)}
-        assert kinds >= {"card", "version"}
+        kinds = [(await anext(first)).WhichOneof("body") for _ in range(3)]
+        assert kinds == ["card", "beat", "beat"], "the card says the version"
         with pytest.raises(PeerRefused) as refused:
             await anext(asking.watch(amber.address, pb.WatchRequest()))
         assert refused.value.reason is RefusalReason.BUSY
@@ -477,6 +477,54 @@ async def test_an_unreachable_told_address_is_a_problem_until_somebody_is_there(
                 while len(amber.membership.problems) > 1:  # noqa: ASYNC110  problems are read, not waited for
                     await asyncio.sleep(0.01)
             assert "memory:99" in amber.membership.problems[0]
+
+
+@pytest.mark.parametrize("fault", ["does not watch", "cannot be watched", "says nothing"])
+async def test_whoever_does_not_show_its_card_by_a_watch_is_introduced_to(
+    fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was introduced to us and watches us is only watched in turn; else we introduce ourselves too."""
+    village = Village("memory", replace(brisk(), base=0.5))
+    introduced: list[tuple[Address, Address]] = []
+    introduce, watch = MemoryTransport.introduce, MemoryTransport.watch
+
+    async def counted(self: MemoryTransport, to: Address, said: pb.Introduction) -> pb.Introduction:
+        introduced.append((self.address, to))
+        return await introduce(self, to, said)
+
+    async def faulty(self: MemoryTransport, to: Address, *args: Any, **more: Any) -> AsyncGenerator[pb.Notice, None]:
+        first_introduction_only = (hub.address, guest_address) not in introduced
+        if first_introduction_only and (fault == "does not watch") == (self.address == guest_address):
+            if fault == "says nothing":
+                await asyncio.Event().wait()
+            raise PeerUnreachable(str(to), "not now")
+        async for notice in watch(self, to, *args, **more):
+            yield notice
+
+    monkeypatch.setattr(MemoryTransport, "introduce", counted)
+    monkeypatch.setattr(MemoryTransport, "watch", faulty)
+    async with village.peer("hub") as hub:
+        guest_address = Address("memory", hub.address.port + 1)
+        async with village.peer("guest", peers=[hub.address]) as guest:
+            assert guest.address == guest_address
+            await within(SOON, hub, "guest")
+            await within(SOON, guest, "hub")
+    assert introduced[0] == (guest_address, hub.address)
+    assert (hub.address, guest_address) in introduced
+
+
+async def test_another_peer_at_the_address_that_somebody_names_is_not_taken_for_it(village: Village) -> None:
+    async with village.peer("amber") as amber, village.peer("birch") as birch:
+        asking, mallory = village.transport(), Identity.ephemeral()
+        card = Card(id=mallory.id, name="mallory", session="s", addresses=(birch.address,))
+        said = pb.Introduction(
+            protocol=pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1]), card=sign_card(mallory, card, ())
+        )
+        await asking.introduce(amber.address, said)
+        await within(SOON, amber, "birch")
+        contact = amber.directory.get(mallory.id)
+        assert contact is None or not contact.reached
+        await closed(asking)
 
 
 async def test_a_peer_that_cannot_be_called_lives_while_it_watches(village: Village) -> None:

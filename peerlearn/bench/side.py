@@ -16,6 +16,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from peerlearn.bench import memory
+from peerlearn.collector import tune_collector
 from peerlearn.errors import PeerlearnError
 from peerlearn.transport.allocator import tune_allocator
 
@@ -191,4 +192,5 @@ async def main() -> None:
 if __name__ == "__main__":
     if "--tuned" in sys.argv[1:]:  # as our own commands do; without: as in a program that embeds us
         tune_allocator()
+        tune_collector()
     asyncio.run(main())

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import peerlearn as pl
 from peerlearn.cli.boundary import guarded, leave
+from peerlearn.collector import tune_collector
 from peerlearn.errors import NetworkError, PeerUnreachable
 from peerlearn.learning import demo, evaluate
 from peerlearn.orchestrator.training import Predict
@@ -180,6 +181,7 @@ def main(argument: str) -> None:
     tune_allocator()
     torch.set_num_threads(1)
     peer = DemoPeer(Spec(**json.loads(argument)))
+    tune_collector()
     asyncio.run(_until_released(peer))
 
 

@@ -91,12 +91,14 @@ def _check(options: Options) -> None:
 
 
 def _peer(learner: "Learner", options: Options, record: Record) -> "Peer":
+    from peerlearn.collector import tune_collector
     from peerlearn.peer import Peer
     from peerlearn.strategies import registry
     from peerlearn.transport.allocator import tune_allocator
 
     tune_allocator()
     strategy = registry.make(options.strategy, **options.settings)
+    tune_collector()
     return Peer(
         learner, strategy=strategy, name=options.name or "", state=options.state, listen=options.listen,
         peers=options.peers, group_tag=options.group_tag, insecure=options.insecure, record=record,

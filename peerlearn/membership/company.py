@@ -53,6 +53,7 @@ class Company:
             transport, directory, greeter, timing=timing, is_me=is_me, heard=self._heard, refused=refused
         )
         self.seeker = Seeker(
+            me.id,
             directory,
             meeter,
             tasks,
@@ -93,6 +94,10 @@ class Company:
                 contact = self._rng.choice(alive)
                 with suppress(TransferError, WireError):
                     await self._meeter.meet([contact.address], expect=contact.id)
+
+    def watched(self, peer: PeerId) -> None:
+        """This peer has begun to watch us."""
+        self._follower.watched(peer)
 
     def renew(self) -> None:
         """Our certificate is another one now."""

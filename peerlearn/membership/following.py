@@ -9,7 +9,7 @@ from peerlearn.clock import now
 from peerlearn.config import Limits, Timing
 from peerlearn.directory import Change, Contact, Directory
 from peerlearn.errors import Corrupt, PeerRefused, PeerUnreachable, RefusalReason, TransferError, WireError
-from peerlearn.membership.meeting import Meeter, pauses
+from peerlearn.membership.meeting import PATIENCE, Meeter, Unless, pauses
 from peerlearn.membership.trust import Trust
 from peerlearn.security import open_card
 from peerlearn.tasks import Background
@@ -56,6 +56,7 @@ class Follower:
         self._followed: set[PeerId] = set()
         self._watches: dict[PeerId, tuple[str, asyncio.Timeout]] = {}
         self._renewing: set[PeerId] = set()
+        self._awaited: dict[PeerId, asyncio.Event] = {}
         self._rebinding: dict[PeerId, bool] = {}
         """Those who are being met for another certificate; whether they have said so again since that began."""
 
@@ -70,6 +71,11 @@ class Follower:
             self._followed.add(contact.id)
             self._tasks.start(self._follow(contact.id), name=f"follow:{contact.id[:12]}")
 
+    def watched(self, peer: PeerId) -> None:
+        """This peer has begun to watch us."""
+        if peer in self._awaited:
+            self._awaited[peer].set()
+
     def renew(self) -> None:
         """We show another certificate now: introduce ourselves with it, and watch under it."""
         watches, self._watches = self._watches, {}
@@ -81,14 +87,17 @@ class Follower:
         waits = pauses(self._timing, self._rng)
         adrift = tried = False
         while (contact := self._directory.get(peer)) is not None:
-            if adrift or not contact.reached:
-                adrift = tried = not await self._meet(contact, doubtful=tried, unless_met=not adrift)
+            known = contact.reached or (not (tried or adrift) and await self._knows_us(contact))
+            if adrift or not known:
+                adrift = tried = not await self._meet(contact, doubtful=tried, unless="" if adrift else "reached")
                 if adrift:
                     await asyncio.sleep(next(waits))
                 continue
             began = now()
             await self._watch(contact)
             adrift = True
+            if not self._reached(contact):
+                continue
             if now() - began > self._timing.suspect_after:
                 waits = pauses(self._timing, self._rng)
             if self._directory.get(peer) is not None:
@@ -96,10 +105,30 @@ class Follower:
         # No await since it was last looked up: whoever confirms it from here on starts to follow it anew.
         self._followed.discard(peer)
 
-    async def _meet(self, contact: Contact, *, doubtful: bool = False, unless_met: bool = False) -> bool:
+    async def _knows_us(self, contact: Contact) -> bool:
+        """Whether one who has introduced itself watches us, now or soon. It has our card then, and its watch will bring
+        its own: we need not introduce ourselves in turn. In a group we must, to see its certificate from this side."""
+        if self._trust is not None or not contact.address.port:
+            return False
+        if not self._watched_by(contact.id):
+            event = self._awaited[contact.id] = asyncio.Event()
+            try:
+                async with asyncio.timeout(PATIENCE * self._timing.retry_first):
+                    await event.wait()
+            except TimeoutError:
+                return False
+            finally:
+                del self._awaited[contact.id]
+        return True
+
+    def _reached(self, contact: Contact) -> bool:
+        current = self._directory.get(contact.id)
+        return current is None or current.reached
+
+    async def _meet(self, contact: Contact, *, doubtful: bool = False, unless: Unless = "") -> bool:
         try:
             where = self._addresses_of(contact)
-            card = await self._meeter.meet(where, expect=contact.id, doubtful=doubtful, unless_met=unless_met)
+            card = await self._meeter.meet(where, expect=contact.id, doubtful=doubtful, unless=unless)
         except (TransferError, WireError) as exc:
             if isinstance(exc, PeerRefused) and exc.reason is RefusalReason.LEAVING:
                 self._directory.goodbye(contact.id, contact.session, exc.said)
@@ -134,17 +163,21 @@ class Follower:
             why = exc.detail
         except WireError as exc:
             why = str(exc)
-        self._directory.lost(contact.id, contact.session, why)
+        if self._reached(contact):
+            self._directory.lost(contact.id, contact.session, why)
 
     async def _listen(self, contact: Contact) -> None:
         """Until the watch ends; TimeoutError when the directory has judged meanwhile."""
         reassured, pace = now(), Pace(self._limits.calls)
         self._renewing.discard(contact.id)
         try:
-            async with asyncio.timeout(None) as silence:
-                self._watches[contact.id] = (contact.session, silence)
+            first = None if contact.reached else now() + self._timing.base
+            async with asyncio.timeout_at(first) as silence:
+                self._watches[contact.id] = watch = (contact.session, silence)
                 async with aclosing(self._watch_of(contact)) as notices:
                     async for notice in notices:
+                        if silence.when() == first is not None and self._watches.get(contact.id) is watch:
+                            silence.reschedule(None)
                         if not pace.allows(contact.id, now()):
                             await asyncio.sleep(1 / self._limits.calls)  # who says ever more is read no faster
                         self._heed_notice(contact, notice)
@@ -168,7 +201,9 @@ class Follower:
             card = open_card(notice.card, self._limits)
             if (card.id, card.session) != (contact.id, contact.session):
                 raise Corrupt(f"{contact.address} now speaks for {card.name} ({card.id[:12]}), another peer or session")
-            if self._trust is None or card.certificate_sha256 in self._trust.certificates_of(contact.id):
+            if not self._reached(contact):
+                self._directory.confirm(card, contact.address, now(), reached=True)
+            elif self._trust is None or card.certificate_sha256 in self._trust.certificates_of(contact.id):
                 self._directory.card_changed(card)
             else:
                 # It says that it has another certificate now: believed when a new connection has shown it.

@@ -7,6 +7,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from peerlearn.clock import now
 from peerlearn.config import Timing
@@ -25,7 +26,12 @@ _AT_ONCE = 4
 """Introductions, and as many doubtful ones. Many peers that start together would otherwise begin everything and finish
 nothing in time."""
 
+PATIENCE = 4
+"""In `retry_first`: how long to leave the first step to the other one, who is about to take it."""
+
 Heard = Callable[[Card, pb.Introduction, Address], None]
+Unless = Literal["", "known", "reached"]
+"""Who need not be met any more when it is its turn: nobody; who has introduced itself; whom we have got through to."""
 
 
 def pauses(timing: Timing, rng: random.Random) -> Iterator[float]:
@@ -40,7 +46,7 @@ def pauses(timing: Timing, rng: random.Random) -> Iterator[float]:
 class _Race:
     expect: str
     doubtful: bool
-    unless_met: bool
+    unless: Unless
     running: int = 0
     winner: Card | None = None
     oneself: bool = False
@@ -81,16 +87,16 @@ class Meeter:
         self._under_way: dict[tuple[Address, bytes, bool], asyncio.Future[Card | TransferError | WireError | None]] = {}
 
     async def meet(
-        self, addresses: Sequence[Address], *, expect: str = "", doubtful: bool = False, unless_met: bool = False
+        self, addresses: Sequence[Address], *, expect: str = "", doubtful: bool = False, unless: Unless = ""
     ) -> Card | None:
         """The card of the first to answer whose id begins with `expect`; None when only we ourselves answer.
 
         Addresses that are `doubtful` (hearsay, or tried in vain before) wait in a line of their own, so that dead ones
-        do not hold up the living. `unless_met`: whoever has been met meanwhile need not be met again.
+        do not hold up the living. `unless`: whom this is true of meanwhile need not be met.
         Others that answer are confirmed all the same. Raises PeerRefused, WireError or PeerUnreachable: a refusal
         before silence, since somebody who refuses is at least there.
         """
-        race = _Race(expect, doubtful, unless_met)
+        race = _Race(expect, doubtful, unless)
         try:
             async with background() as tries:
                 for address in addresses:
@@ -140,10 +146,11 @@ class Meeter:
         mine = self._under_way[place] = asyncio.get_running_loop().create_future()
         try:
             async with self._rooms[race.doubtful]:
-                if race.unless_met and (under_way := self._under_way.get(sure)) not in (None, mine):
+                if race.unless and (under_way := self._under_way.get(sure)) not in (None, mine):
                     await asyncio.wait([under_way])
-                met = self._directory.expected(race.expect) if race.unless_met else None
-                card = met.card if met is not None and met.alive and met.reached else await self._introduce(address)
+                met = self._directory.expected(race.expect) if race.unless else None
+                enough = met is not None and met.alive and (met.reached or race.unless == "known")
+                card = met.card if met is not None and enough else await self._introduce(address)
             mine.set_result(card)
             return card
         except (TransferError, WireError) as exc:

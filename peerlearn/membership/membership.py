@@ -218,15 +218,15 @@ class Membership:
         return self._trust.certificates_of(peer) if self._trust is not None else ()
 
     async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncGenerator[pb.Notice, None]:
-        """Our card and version at once, then beats and news, then goodbye. Raises PeerRefused: UNKNOWN_PEER for a name
-        that has not introduced itself, BUSY when too many watch."""
-        self._at_home()
+        """Our card, which says the version, then beats and news, then goodbye. Raises PeerRefused: UNKNOWN_PEER for a
+        name that has not introduced itself, BUSY when too many watch."""
+        company = self._at_home()
         if request.id:
             self.vouch(caller, PeerId(request.id), request.session)
         box = self._watchers.enter(request.id)
         try:
             box.put("card", pb.Notice(card=self._current()))
-            box.put("version", pb.Notice(version=self._version))
+            company.watched(PeerId(request.id))
             if self._trust is not None and self._trust.passport.revocations.signed is not None:
                 box.put("revocations", pb.Notice(revocations=self._trust.passport.revocations.signed))
             async for notice in box.notices():

@@ -11,7 +11,7 @@ from peerlearn.discovery.base import Hint
 from peerlearn.discovery.static import SOURCE as TOLD
 from peerlearn.errors import PeerRefused, RefusalReason, TransferError, WireError
 from peerlearn.membership.greeting import EXCHANGE
-from peerlearn.membership.meeting import Meeter, pauses
+from peerlearn.membership.meeting import PATIENCE, Meeter, pauses
 from peerlearn.membership.problems import Problems
 from peerlearn.tasks import Background
 from peerlearn.types import Address, PeerId
@@ -27,10 +27,12 @@ _SETTLED = (RefusalReason.GROUP, RefusalReason.PROTOCOL, RefusalReason.REVOKED)
 
 
 class Seeker:
-    """A discovery listener: holds a bounded number of leads and follows each. `unwanted` ones it does not take."""
+    """A discovery listener: holds a bounded number of leads and follows each. `unwanted` ones it does not take. `own`
+    is our id; nothing when we only look around."""
 
     def __init__(
         self,
+        own: str,
         directory: Directory,
         meeter: Meeter,
         tasks: Background,
@@ -41,6 +43,7 @@ class Seeker:
         problems: Problems,
         unwanted: Callable[[Hint], bool],
     ) -> None:
+        self._own = own
         self._directory = directory
         self._meeter = meeter
         self._tasks = tasks
@@ -61,7 +64,9 @@ class Seeker:
         held = self._leads.get(hint.source, hint.key)
         if held is not None and hint.source == EXCHANGE:
             # Several tell of the same peer, each the addresses that it knows: news only when there is a new one.
-            addresses = held.addresses if set(addresses) <= set(held.addresses) else addresses + held.addresses
+            if set(addresses) <= set(held.addresses):
+                return
+            addresses += held.addresses
         lead = Lead(
             source=hint.source,
             key=hint.key,
@@ -119,6 +124,9 @@ class Seeker:
         if lead.source == EXCHANGE:
             # Most of those whom others name introduce themselves meanwhile.
             await asyncio.sleep(next(waits))
+        elif not lead.told and self._own > lead.id_prefix:
+            # Who finds us by mDNS is found by us: of two, the one with the lower id goes to see the other.
+            await asyncio.sleep(PATIENCE * self._timing.retry_first)
         while True:
             contact = self._directory.expected(lead.id_prefix)
             peer = contact.id if contact is not None else None
@@ -126,7 +134,7 @@ class Seeker:
                 try:
                     doubtful = bool(said) or lead.source in _PATIENCE
                     card = await self._meeter.meet(
-                        lead.addresses, expect=lead.id_prefix, doubtful=doubtful, unless_met=True
+                        lead.addresses, expect=lead.id_prefix, doubtful=doubtful, unless="known"
                     )
                 except (TransferError, WireError) as exc:
                     if self._hopeless(lead, since):

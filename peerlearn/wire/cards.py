@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import lru_cache
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -36,9 +37,14 @@ def address_to_pb(address: Address) -> pb.Address:
 
 def address_from_pb(message: pb.Address) -> Address:
     """Raises Corrupt for a host that is not one, or a port that nobody can listen on."""
-    if not _HOST.fullmatch(message.host) or not 1 <= message.port <= 65535:
-        raise Corrupt(f"{message.host[:64]!r} port {message.port} is not an address")
-    return Address(message.host, message.port)
+    return _address(message.host, message.port)
+
+
+@lru_cache(maxsize=4096)  # of those who know one another, everybody names the same
+def _address(host: str, port: int) -> Address:
+    if not _HOST.fullmatch(host) or not 1 <= port <= 65535:
+        raise Corrupt(f"{host[:64]!r} port {port} is not an address")
+    return Address(host, port)
 
 
 def card_to_pb(card: Card) -> pb.Card:
