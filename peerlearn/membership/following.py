@@ -88,6 +88,7 @@ class Follower:
         adrift = tried = False
         while (contact := self._directory.get(peer)) is not None:
             known = contact.reached or (not (tried or adrift) and await self._knows_us(contact))
+            contact = self._directory.get(peer) or contact  # as it is after that wait
             if adrift or not known:
                 adrift = tried = not await self._meet(contact, doubtful=tried, unless="" if adrift else "reached")
                 if adrift:
