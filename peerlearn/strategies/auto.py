@@ -40,8 +40,8 @@ class Auto(Base):
     """Each provider is learned from by the first way that fits:
 
     * its parameters, averaged with one's own by numbers of samples: same architecture, same start, parameters shown;
-    * its outputs on a public set that both hold: everybody's probabilities there, one's own included, are averaged,
-      and the model learns from that pool as much as from its own labels.
+    * its outputs on a public set that both hold: everybody's log-probabilities there, one's own included, are pooled,
+      and the model learns from the pool as much as from its own labels.
 
     `via` params or outputs allows one way only, and shows nothing of the other. An average leaves out a model that
     harms it beyond doubt on held-out data (strategies/proof.py). What each provider's knowledge gained is held against

@@ -1,6 +1,4 @@
-"""What all say of a public set, pooled: one's own voice and the others' count the same (as in FedDF, Lin et al. 2020,
-which averages logits). Without one's own voice the pool teaches less than each model knows by itself; the mean of
-log-probabilities is worse than that of probabilities as soon as everybody has learned for a while (docs/results.md)."""
+"""What all say of a public set, pooled: one's own voice and the others' count the same (FedDF, Lin et al. 2020)."""
 
 from collections.abc import Sequence
 
@@ -12,9 +10,6 @@ from peerlearn.learning import losses
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.order import Order
 from peerlearn.strategies.public import BATCH, Positions, held_set
-
-_LEAST = 1e-30
-"""Probability that the pool gives to every class at least, so that its logarithm is finite."""
 
 
 class Pools:
@@ -45,13 +40,12 @@ class Pools:
 
 
 def pooled(learner: Learner, outputs: Sequence[Outputs], sharpness: float) -> dict[str, Tensor]:
-    """By fingerprint of a public set, logits (N, C) of the pool: the logarithm of the mean of everybody's probabilities
-    on it, the learner's included, times `sharpness`, the power to which the pool's probabilities are raised."""
+    """By fingerprint of a public set, logits (N, C) of the pool: the mean of everybody's log-probabilities on it, the
+    learner's included, times `sharpness`, the power to which the pool's probabilities are raised."""
     pools = {}
     for print_ in sorted({each.fingerprint for each in outputs}):
         theirs = [each for each in outputs if each.fingerprint == print_]
         public = held_set(learner, theirs[0])
         voices = [learner.logits(public.x), *(each.tensors["logits"].float() for each in theirs)]
-        mean = torch.stack([voice.double().softmax(dim=1) for voice in voices]).mean(dim=0)
-        pools[print_] = (sharpness * mean.clamp(min=_LEAST).log()).float()
+        pools[print_] = sharpness * torch.stack([voice.log_softmax(dim=1) for voice in voices]).mean(dim=0)
     return pools
