@@ -10,8 +10,8 @@ from peerlearn.experiments.rows import Row, Table, rows
 
 _MAIN = ("private", "remote", "shared")
 _COSTS = ("bytes_received", "bytes_sent", "seconds", "cpu_seconds")
-_SHARES = ("private", "remote", "shared", "on_", "error", "own_error", "base", "accuracy", "consensus")
-"""Metrics whose names begin so are shares, and shown in percent."""
+_SHARES = ("private", "remote", "shared", "on_", "error", "own_error", "base", "consensus")
+"""Metrics whose names begin so, and all accuracies, are shares, and shown in percent."""
 _UNTOLD = (
     "bytes_all_peers",
     "wall_seconds",
@@ -182,7 +182,7 @@ def _row(found: Sequence[Row], variant: str, metric: str) -> Row | None:
 def _cell(row: Row | None) -> str:
     if row is None:
         return _EMPTY
-    factor = 100 if row.metric.startswith(_SHARES) else 1
+    factor = 100 if row.metric.startswith(_SHARES) or "accuracy" in row.metric else 1
     mean, sd = factor * row.mean, factor * row.sd
     digits = 1 if factor == 100 or abs(mean) >= 10 else 3
     spread = f" ± {sd:.{digits}f}" if row.n > 1 else ""
