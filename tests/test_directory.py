@@ -90,6 +90,26 @@ def test_silence_that_no_tick_has_judged_yet_does_not_protect_a_dead_session() -
     assert made.find("peer1").session == "s2"
 
 
+def test_who_takes_back_its_address_is_looked_for_where_it_was_seen() -> None:
+    made, changes = directory()
+    made.confirm(card(serial=1, addresses=(AT,)), AT, 0.0, reached=True)
+    made.confirm(card(serial=2, addresses=(AT, ELSEWHERE)), ELSEWHERE, 1.0, reached=False)
+    assert (made.find("peer1").address, made.find("peer1").reached) == (AT, True), "it says nothing against that one"
+    made.confirm(card(serial=3, addresses=(ELSEWHERE,)), ELSEWHERE, 2.0, reached=False)
+    assert (made.find("peer1").address, made.find("peer1").reached) == (ELSEWHERE, False)
+    assert (status(made), changes[-1].what) == (Status.ALIVE, "reached")
+    made.confirm(card(serial=3, addresses=(ELSEWHERE,)), ELSEWHERE, 3.0, reached=True)
+    made.confirm(card(serial=4, addresses=()), AT, 4.0, reached=False)
+    assert made.find("peer1").address == AT
+
+
+def test_an_address_that_it_has_never_named_is_kept_as_long_as_it_answers() -> None:
+    made, _ = directory()
+    made.confirm(card(serial=1, addresses=(ELSEWHERE,)), AT, 0.0, reached=True)  # as behind a router
+    made.confirm(card(serial=2, addresses=()), ELSEWHERE, 1.0, reached=False)
+    assert (made.find("peer1").address, made.find("peer1").reached) == (AT, True)
+
+
 def test_facts_of_another_session_change_nothing() -> None:
     made, changes = directory()
     made.confirm(card(), AT, 0.0, reached=True)

@@ -200,16 +200,19 @@ class Directory:
         self, known: Contact, card: Card, address: Address, now: float, *, reached: bool, why: str
     ) -> Contact:
         newer = card.serial > known.card.serial
+        moved = newer and known.address in known.card.addresses and known.address not in card.addresses
+        stays = known.reached and not moved
         contact = replace(
             known,
             card=card if newer else known.card,
-            # A caller's own word on where it can be found does not displace an address that answers.
-            address=address if reached or not known.reached else known.address,
+            # A caller's own word on where it can be found does not displace an address that answers, unless it takes
+            # back what it has said of that one: its machine has another address now, and the old one is silent.
+            address=address if reached or not stays else known.address,
             status=Status.ALIVE,
             last_beat=max(now, known.last_beat),
             excused=0.0,
             version=max(known.version, card.version),
-            reached=reached or known.reached,
+            reached=reached or stays,
         )
         if not known.alive:
             self._put(contact, "back", why or f"heard of again at {contact.address}")

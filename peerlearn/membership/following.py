@@ -54,7 +54,7 @@ class Follower:
         self._watched_by = watched_by
         self._trust = trust
         self._followed: set[PeerId] = set()
-        self._watches: dict[PeerId, tuple[str, asyncio.Timeout]] = {}
+        self._watches: dict[PeerId, tuple[Contact, asyncio.Timeout]] = {}
         self._renewing: set[PeerId] = set()
         self._awaited: dict[PeerId, asyncio.Event] = {}
         self._rebinding: dict[PeerId, bool] = {}
@@ -64,7 +64,7 @@ class Follower:
         """A change of the directory."""
         contact = change.contact
         watch = self._watches.get(contact.id)
-        if watch is not None and (not contact.alive or watch[0] != contact.session):
+        if watch is not None and (not contact.alive or _is_elsewhere(contact, watch[0])):
             del self._watches[contact.id]
             watch[1].reschedule(now())
         if contact.here and contact.id not in self._followed:
@@ -174,7 +174,7 @@ class Follower:
         try:
             first = None if contact.reached else now() + self._timing.base
             async with asyncio.timeout_at(first) as silence:
-                self._watches[contact.id] = watch = (contact.session, silence)
+                self._watches[contact.id] = watch = (contact, silence)
                 async with aclosing(self._watch_of(contact)) as notices:
                     async for notice in notices:
                         if silence.when() == first is not None and self._watches.get(contact.id) is watch:
@@ -218,3 +218,8 @@ class Follower:
             self._trust.learn(notice.revocations, str(contact.address))
         # A notice of a kind that a newer minor version invented is a sign of life too.
         self._directory.beat(contact.id, contact.session, now())
+
+
+def _is_elsewhere(contact: Contact, watched: Contact) -> bool:
+    """Another session of it, or at an address that the one watched has been given up for."""
+    return contact.session != watched.session or (not contact.reached and contact.address != watched.address)
