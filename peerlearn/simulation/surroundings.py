@@ -8,10 +8,9 @@ from contextvars import Context, copy_context
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from torch import Tensor
-
 from peerlearn.config import Timing
 from peerlearn.discovery.base import Announcement, Hint, Listener
+from peerlearn.learning import state
 from peerlearn.learning.learner import Learner
 from peerlearn.orchestrator.store import PREVIOUS, STATE, Store
 from peerlearn.strategies.base import Strategy
@@ -188,27 +187,16 @@ class DiskStore(Store):
 
     def write(self, tree: Tree, name: str) -> str:
         if self._on:
-            self._disk.write(_copied(tree), name)
+            self._disk.write(state.tree(tree), name)
         return "memory"
 
     def read(self, name: str) -> Tree | None:
         kept = self._disk.files.get(name)
-        return None if kept is None else _copied(kept)
+        return None if kept is None else state.tree(kept)
 
     def drop(self, name: str) -> None:
         if self._on:
             self._disk.files.pop(name, None)
-
-
-def _copied(tree: Any) -> Any:
-    """What a file would keep of it: nothing in it is shared with anybody."""
-    if isinstance(tree, Tensor):
-        return tree.detach().clone()
-    if isinstance(tree, Mapping):
-        return {key: _copied(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(map(_copied, tree))
-    return tree
 
 
 Opened = Callable[[str, float], Callable[[], None]]
