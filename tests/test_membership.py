@@ -513,6 +513,26 @@ async def test_whoever_does_not_show_its_card_by_a_watch_is_introduced_to(
     assert (hub.address, guest_address) in introduced
 
 
+async def test_a_peer_whose_card_takes_back_its_address_is_followed_where_it_is_now(village: Village) -> None:
+    """Although the connection to the old one looks open, and its introductions say that it lives."""
+    async with village.peer("hub") as hub, village.peer("guest", peers=[hub.address]) as guest:
+        await within(SOON, hub, "guest")
+        other = village.transport()
+        async with other.serving(Served(guest.membership)) as elsewhere:
+            mine = guest.membership.card
+            assert guest.address in mine.addresses
+            moved = replace(mine, serial=mine.serial + 5, addresses=(elsewhere,))
+            said = pb.Introduction(
+                protocol=pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1]), card=sign_card(guest.identity, moved, ())
+            )
+            await other.introduce(hub.address, said)
+            async with asyncio.timeout(SOON):
+                await hub.membership.until(
+                    lambda d: (c := d.get(guest.id)) is not None and c.reached and c.address == elsewhere
+                )
+            assert hub.life("guest") == ["confirmed"], "it was never taken for dead"
+
+
 async def test_another_peer_at_the_address_that_somebody_names_is_not_taken_for_it(village: Village) -> None:
     async with village.peer("amber") as amber, village.peer("birch") as birch:
         asking, mallory = village.transport(), Identity.ephemeral()
