@@ -27,7 +27,8 @@ class Started(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerChanged(Event):
-    """Somebody was confirmed, became suspect, came back, left (goodbye) or is gone (silence)."""
+    """Somebody was confirmed, became suspect, came back, left (goodbye), is gone (silence), or lives on at another
+    address (moved)."""
 
     kind = "peer"
     peer: str

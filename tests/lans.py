@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 LAN_PEER = Path(__file__).with_name("lan_peer.py")
-_HERE = ("confirmed", "back", "reached")
+_HERE = ("confirmed", "back", "moved")
 
 
 def ip(*words: str) -> None:

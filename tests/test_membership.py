@@ -530,7 +530,8 @@ async def test_a_peer_whose_card_takes_back_its_address_is_followed_where_it_is_
                 await hub.membership.until(
                     lambda d: (c := d.get(guest.id)) is not None and c.reached and c.address == elsewhere
                 )
-            assert hub.life("guest") == ["confirmed"], "it was never taken for dead"
+            assert hub.life("guest") == ["confirmed", "moved"], "it was never taken for dead"
+            assert hub.events.of(PeerChanged)[-1].address == str(elsewhere)
 
 
 async def test_another_peer_at_the_address_that_somebody_names_is_not_taken_for_it(village: Village) -> None:

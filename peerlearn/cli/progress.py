@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-PRESENT = ("confirmed", "back", "suspect")
+PRESENT = ("confirmed", "back", "suspect", "moved")
 """Statuses of a PeerChanged event that mean: it is here."""
 STATUS_WORDS = {
     "confirmed": "is here",
     "back": "is back",
     "suspect": "is silent",
+    "moved": "has moved",
     "left": "left",
     "gone": "is gone",
     "refused": "was refused",

@@ -140,19 +140,21 @@ class Turn:
 
 
 def recorder(record: Record) -> Callable[[Change], None]:
-    """A directory listener that states every change of life."""
+    """A directory listener that states every change of life, and where somebody is now who was elsewhere before."""
+    told: dict[PeerId, Address] = {}
 
     def heed(change: Change) -> None:
+        contact = change.contact
         if change.of_life:
-            contact = change.contact
-            record(
-                PeerChanged(
-                    peer=contact.id,
-                    name=contact.name,
-                    status=change.what,
-                    address=str(contact.address),
-                    why=change.why,
-                )
-            )
+            status, why = change.what, change.why
+        elif contact.reached and told.get(contact.id, contact.address) != contact.address:
+            status, why = "moved", f"found at {contact.address}"
+        else:
+            return
+        if contact.here:
+            told[contact.id] = contact.address
+        else:
+            told.pop(contact.id, None)
+        record(PeerChanged(peer=contact.id, name=contact.name, status=status, address=str(contact.address), why=why))
 
     return heed
