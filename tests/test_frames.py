@@ -84,7 +84,7 @@ def test_every_frame_of_a_message_is_read_by_the_generated_class_and_the_reverse
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=6))
 def test_a_short_body_stands_beside_its_header(counts: list[int]) -> None:
     original = message(*counts)
-    frames = [serialize(frame) for frame in blocks(original, Packer(LOOPBACK), whole=True)]
+    frames = [serialize(frame) for frame in blocks(original, Packer(LOOPBACK), brief=True)]
     short = original.header.body_bytes <= WHOLE_BYTES
     assert (len(frames) == 1) is short
     assert pb.Frame.FromString(frames[0]).whole == (body_of(original) if short else b"")
@@ -112,7 +112,7 @@ def test_a_body_beside_a_header_keeps_to_the_bound_of_a_header_frame() -> None:
 
 @pytest.mark.parametrize("at", [-60, -30, -12, -3])
 def test_a_changed_byte_of_a_body_beside_its_header_is_noticed(at: int) -> None:
-    (frame,) = blocks(message(20), Packer(LOOPBACK), whole=True)
+    (frame,) = blocks(message(20), Packer(LOOPBACK), brief=True)
     data = bytearray(serialize(frame))
     data[at] ^= 4
     with pytest.raises(Corrupt):

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from peerlearn.types import Address
@@ -84,6 +84,15 @@ class Traffic:
     seconds: float = 0.0
     codec: str = ""
     """Codecs seen in the answer: "", "lz4", "lz4+shuffle4", joined by commas."""
+
+    def __add__(self, before: "Traffic") -> "Traffic":
+        """With what an attempt before it has moved, which brought no answer."""
+        return replace(
+            self,
+            sent_bytes=self.sent_bytes + before.sent_bytes,
+            received_bytes=self.received_bytes + before.received_bytes,
+            seconds=self.seconds + before.seconds,
+        )
 
 
 class Transport(Protocol):

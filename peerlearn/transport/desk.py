@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from peerlearn.config import Limits, Timing
 from peerlearn.errors import Corrupt, KnowledgeError, Oversized, PeerRefused, RefusalReason, WireError
 from peerlearn.transport.base import Caller, Service
+from peerlearn.transport.brief import reply_briefly
 from peerlearn.transport.exchange import Pipe, refusal_frame, refusal_of, reply
 from peerlearn.transport.fairness import Turns
 from peerlearn.transport.resume import Unfinished
@@ -51,6 +52,16 @@ class Desk:
                 )  # fmt: skip
         except PeerRefused as refused:
             await pipe.write(serialize(refusal_frame(refused.reason, refused.said)))
+
+    async def brief(self, data: bytes, caller: Caller) -> bytes:
+        """The same for a question of one frame, answered by one frame."""
+        try:
+            with self._turns.exchange(caller), self._holding() as take:
+                return await reply_briefly(
+                    data, self._service, take, caller=caller, limits=self._limits, unfinished=self._unfinished
+                )
+        except PeerRefused as refused:
+            return serialize(refusal_frame(refused.reason, refused.said))
 
     @property
     def under_way(self) -> tuple[int, int]:

@@ -34,7 +34,7 @@ class Door(grpc.aio.ServerInterceptor):
         self._guard = guard
         self._pace = Pace(limits.calls)
         self._inside: dict[asyncio.Timeout, Caller] = {}
-        self._guarded: dict[str, Handler] = {}
+        self._guarded: dict[Handler, Handler] = {}
 
     def recheck(self) -> None:
         """End the calls of those whom the guard no longer lets in."""
@@ -45,12 +45,12 @@ class Door(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
     ) -> Handler:
-        guarded = self._guarded.get(details.method)
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        guarded = self._guarded.get(handler)
         if guarded is None:
-            handler = await continuation(details)
-            if handler is None:
-                return handler
-            guarded = self._guarded[details.method] = self._before(handler)
+            guarded = self._guarded[handler] = self._before(handler)
         return guarded
 
     def _before(self, handler: "grpc.RpcMethodHandler[Any, Any]") -> "grpc.RpcMethodHandler[Any, Any]":
@@ -87,6 +87,8 @@ class Door(grpc.aio.ServerInterceptor):
         refused = self._unfit(context, caller) or self._refusal(caller)
         if refused is None and not self._pace.allows(caller.counted_as, now()):
             refused = PeerRefused(caller.host, RefusalReason.BUSY, "you call too often: slow down")
+        if refused is None and self._guard is None:
+            return await call()
         if refused is None:
             try:
                 async with asyncio.timeout(None) as end:

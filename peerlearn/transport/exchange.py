@@ -139,7 +139,7 @@ async def _ask(wire: _Counted, question: Message, peer: str, limits: Limits, lin
     frame = await wire.first("no answer")
     if isinstance(frame, pb.Frame) and frame.HasField("proceed"):
         patience.begin(question.header.body_bytes)
-        packer.masks = _reads(frame.proceed.protocol, _MASKS_SINCE)
+        packer.masks = reads(frame.proceed.protocol, _MASKS_SINCE)
         await wire.send_body(frames, packer, link)
         await wire.done()
         patience.open()
@@ -147,16 +147,14 @@ async def _ask(wire: _Counted, question: Message, peer: str, limits: Limits, lin
     elif question.header.body_bytes:
         await wire.done()
     answer, codecs = await _read_answer(wire, frame, limits, partial)
-    if answer.header.HasField("refusal"):
-        raise _refused(peer, answer.header.refusal)
     seconds = asyncio.get_running_loop().time() - start
-    return answer, Traffic(wire.sent, wire.received, answer.header.body_bytes, seconds, codecs)
+    return answer_of(answer, peer), Traffic(wire.sent, wire.received, answer.header.body_bytes, seconds, codecs)
 
 
 async def _read_answer(wire: _Counted, frame: Frame | None, limits: Limits, partial: Partial) -> tuple[Message, str]:
     """To the end of the stream: a call that is not cut short leaves nothing behind at either side."""
     try:
-        assembler = _first_of_answer(frame, limits, partial)
+        assembler = first_of_answer(frame, limits, partial)
         if assembler.header is not None:
             wire.patience.begin(assembler.header.body_bytes)
         while (frame := await wire.next(f"nothing more came {assembler.progress}")) is not None:
@@ -173,7 +171,8 @@ async def _read_answer(wire: _Counted, frame: Frame | None, limits: Limits, part
     return answer, assembler.codecs
 
 
-def _first_of_answer(frame: Frame | None, limits: Limits, partial: Partial) -> Assembler:
+def first_of_answer(frame: Frame | None, limits: Limits, partial: Partial) -> Assembler:
+    """Who takes what comes after it. Raises WireError when no answer begins so."""
     if isinstance(frame, pb.Frame) and frame.HasField("header"):
         return partial.take(frame, limits)
     assembler = Assembler(limits)
@@ -192,12 +191,17 @@ def _going_on(question: Message, partial: Partial) -> Message:
     return question
 
 
-def _reads(protocol: pb.Protocol, since: tuple[int, int]) -> bool:
+def reads(protocol: pb.Protocol, since: tuple[int, int]) -> bool:
+    """Whether who speaks it reads what there is since this version."""
     return (protocol.major, protocol.minor) >= since
 
 
-def _refused(peer: str, refusal: pb.Refusal) -> PeerRefused:
-    return PeerRefused(peer, reason_of(refusal.reason), refusal.detail[:DETAIL_CHARS])
+def answer_of(message: Message, peer: str) -> Message:
+    """The same. Raises PeerRefused when it is a refusal."""
+    if message.header.HasField("refusal"):
+        refusal = message.header.refusal
+        raise PeerRefused(peer, reason_of(refusal.reason), refusal.detail[:DETAIL_CHARS])
+    return message
 
 
 def reason_of(text: str) -> RefusalReason:
@@ -267,11 +271,11 @@ async def _reply(
     except (PeerRefused, WireError, KnowledgeError) as error:
         await wire.refuse(*refusal_of(error))
         return
-    packer.masks = _reads(header.protocol, _MASKS_SINCE)
+    packer.masks = reads(header.protocol, _MASKS_SINCE)
     if answering.answer.header.body_bytes > BLOCK_BYTES:
         wire.turn = turn
     with unfinished.sending(answering):
-        await _send_answer(wire, answering, packer, link, whole=_reads(header.protocol, _WHOLE_SINCE))
+        await _send_answer(wire, answering, packer, link, brief=reads(header.protocol, _WHOLE_SINCE))
 
 
 async def _first_of_question(wire: _Counted, assembler: Assembler) -> Message | None:
@@ -290,9 +294,9 @@ async def _rest_of_question(wire: _Counted, assembler: Assembler, header: pb.Hea
             return message
 
 
-async def _send_answer(wire: _Counted, answering: Answering, packer: Packer, link: Link, *, whole: bool) -> None:
+async def _send_answer(wire: _Counted, answering: Answering, packer: Packer, link: Link, *, brief: bool) -> None:
     answer = answering.answer
-    frames = blocks(answer, packer, start=answering.at, whole=whole)
+    frames = blocks(answer, packer, start=answering.at, brief=brief)
     wire.patience.begin(answer.header.body_bytes)
     first = next(frames)
     if isinstance(first, pb.Frame) and answering.name:  # the frame's own copy of the header

@@ -9,6 +9,7 @@ import grpc.aio
 
 from peerlearn.config import Limits
 from peerlearn.transport.base import Service, Traffic, Transport
+from peerlearn.transport.brief import MARK
 from peerlearn.transport.faults import Faults, Weather
 from peerlearn.transport.lanes import Lane
 from peerlearn.transport.lines import options
@@ -87,7 +88,8 @@ class _Relay(grpc.GenericRpcHandler):
 
         async def relay(_: AsyncIterator[bytes], context: Context) -> None:
             calls: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(method)
-            call = calls()
+            said = details.invocation_metadata
+            call = calls(metadata=[(key, value) for key, value in said if key == MARK])
             kind = method.rpartition("/")[2].lower()
             try:
                 failed = await _relayed(

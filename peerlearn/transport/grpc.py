@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +14,7 @@ from peerlearn.config import Limits, Timing
 from peerlearn.errors import NetworkError, PeerRefused, PeerUnreachable, RefusalReason
 from peerlearn.transport.allocator import let_allocator_adapt
 from peerlearn.transport.base import Credentials, Guard, Service, Traffic
+from peerlearn.transport.brief import Brevity, ask_briefly
 from peerlearn.transport.descriptors import shortage
 from peerlearn.transport.desk import Desk, Links, read_introduction, read_notice
 from peerlearn.transport.door import Door
@@ -20,11 +22,12 @@ from peerlearn.transport.exchange import ask
 from peerlearn.transport.lines import Lines, options, translated
 from peerlearn.transport.patience import Patience
 from peerlearn.transport.pins import Chain, Pins
-from peerlearn.transport.pipes import CallPipe, QuestionPipe, unbroken
-from peerlearn.transport.serve import SERVICE, Calls, Health, enable_reflection
+from peerlearn.transport.pipes import BriefCall, CallPipe, QuestionPipe, unbroken
+from peerlearn.transport.serve import EXCHANGE, SERVICE, Calls, Health, enable_reflection
 from peerlearn.transport.tls import check_can_tell, der_to_pem, server_credentials, speaks_tls, stranger
 from peerlearn.types import Address
 from peerlearn.wire.frames import Message
+from peerlearn.wire.partial import Partial
 from peerlearn.wire.seal import sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
@@ -63,6 +66,7 @@ class GrpcTransport:
         self._lines = Lines(self._limits, credentials)
         let_allocator_adapt(self._limits.look_ahead_bytes)
         self._links = Links()
+        self._brevity = Brevity()
         self._guard = guard
         self._pins = Pins(self._limits.peers)
         self._door: Door | None = None
@@ -201,21 +205,40 @@ class GrpcTransport:
     async def exchange(
         self, to: Address, question: Message, *, certificates: Collection[bytes] = ()
     ) -> tuple[Message, Traffic]:
+        question = question if question.partial is not None else replace(question, partial=Partial())
+        answer, before = None, Traffic()
+        try:
+            async with self._lines.bulk(to, self._roots(to, certificates)) as channel:
+                if self._brevity.expected(to, question):
+                    answer, before = await self._asked_briefly(channel, str(to), question)
+                if answer is not None:
+                    return answer, before
+                answer, traffic = await self._asked(channel, to, question)
+                return answer, traffic + before
+        finally:
+            self._brevity.learn(to, question, answer)
+
+    async def _asked_briefly(
+        self, channel: grpc.aio.Channel, peer: str, question: Message
+    ) -> tuple[Message | None, Traffic]:
+        call = BriefCall(channel.unary_unary(EXCHANGE), peer)
+        return await ask_briefly(call.ask, question, peer=peer, timing=self._timing, limits=self._limits)
+
+    async def _asked(self, channel: grpc.aio.Channel, to: Address, question: Message) -> tuple[Message, Traffic]:
         peer = str(to)
-        async with self._lines.bulk(to, self._roots(to, certificates)) as channel:
-            pipe = _pipe(channel, peer, brings=bool(question.header.body_bytes))
-            try:
-                conversation = ask(
-                    pipe,
-                    question,
-                    peer=peer,
-                    timing=self._timing,
-                    limits=self._limits,
-                    link=self._links.to(to.host),
-                )
-                return await unbroken(conversation, pipe.end)
-            finally:
-                pipe.end()
+        pipe = _pipe(channel, peer, brings=bool(question.header.body_bytes))
+        try:
+            conversation = ask(
+                pipe,
+                question,
+                peer=peer,
+                timing=self._timing,
+                limits=self._limits,
+                link=self._links.to(to.host),
+            )
+            return await unbroken(conversation, pipe.end)
+        finally:
+            pipe.end()
 
     def _roots(self, to: Address, certificates: Collection[bytes]) -> bytes:
         return self._pins.roots(to, certificates) if self._guard is not None else b""
@@ -227,11 +250,10 @@ def _explained(to: Address, error: PeerUnreachable) -> PeerUnreachable | PeerRef
 
 
 def _pipe(channel: grpc.aio.Channel, peer: str, *, brings: bool) -> CallPipe | QuestionPipe:
-    method = f"/{SERVICE}/Exchange"
     if not brings:
-        asked: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(method)
+        asked: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(EXCHANGE)
         return QuestionPipe(asked, peer)
-    exchange: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(method)
+    exchange: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(EXCHANGE)
     return CallPipe(exchange(), peer)
 
 

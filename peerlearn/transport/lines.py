@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from types import TracebackType
 
 import grpc
 import grpc.aio
@@ -87,14 +88,20 @@ class Lines:
     async def to(self, address: Address, roots: bytes = b"") -> AsyncIterator[grpc.aio.Channel]:
         """A channel for one small call, which must be over at the end of the block. With TLS the other end must show a
         certificate of `roots` (PEM), by default of our own authority."""
-        async with self._used(address, await self._line(address, roots)) as line:
+        line = await self._line(address, roots)
+        async with _Use(self, address, line):
             yield line.small
 
     @asynccontextmanager
     async def bulk(self, address: Address, roots: bytes = b"") -> AsyncIterator[grpc.aio.Channel]:
         """The same, for a large call, which must not outlive `cut`; the block is left by the task that entered it."""
-        async with self._used(address, await self._line(address, roots)) as line, _until_cut(line):
-            yield line.bulk
+        line = await self._line(address, roots)
+        async with _Use(self, address, line):
+            if self._credentials is None:  # then nobody is ever shut out
+                yield line.bulk
+                return
+            async with _until_cut(line):
+                yield line.bulk
 
     @asynccontextmanager
     async def fresh(self, address: Address, roots: bytes = b"") -> AsyncIterator[grpc.aio.Channel]:
@@ -105,7 +112,7 @@ class Lines:
         if line is None or line.terms != (roots, self._shown):
             line = self._made(address, roots)
         try:
-            async with self._used(address, line), _until_cut(line):
+            async with _Use(self, address, line), _until_cut(line):
                 yield line.small
             self._install(address, line)
         except BaseException:
@@ -127,7 +134,7 @@ class Lines:
         line = self._lines.get(address)
         if line is not None:
             line.cut = why
-            self._leave(address, line)
+            self.leave(address, line)
             for call in line.calls:
                 if call.when() is None:
                     call.reschedule(asyncio.get_running_loop().time())
@@ -140,19 +147,6 @@ class Lines:
     async def _hang_up(self) -> None:
         while self._idle:
             await self._idle.pop().close()
-
-    @asynccontextmanager
-    async def _used(self, address: Address, line: _Line) -> AsyncIterator[_Line]:
-        line.users += 1
-        try:
-            yield line
-        except PeerUnreachable:
-            self._leave(address, line)
-            raise
-        finally:
-            line.users -= 1
-            if line.broken and not line.users:
-                await line.close()
 
     async def _line(self, address: Address, roots: bytes) -> _Line:
         line = self._lines.get(address)
@@ -172,7 +166,8 @@ class Lines:
             if not old.users:
                 self._idle.append(old)
 
-    def _leave(self, address: Address, line: _Line) -> None:
+    def leave(self, address: Address, line: _Line) -> None:
+        """No call begins over it any more."""
         line.broken = True
         if self._lines.get(address) is line:
             del self._lines[address]
@@ -191,6 +186,29 @@ class Lines:
         tls = channel_credentials(self._credentials, roots or self._credentials.authority)
         named = ("grpc.ssl_target_name_override", self._credentials.server_name)
         return partial(grpc.aio.secure_channel, str(address), tls, options=[*self._options, named])
+
+
+class _Use:
+    """One call over a line. The line is left when that shows that it is broken, and closed by whoever uses it last."""
+
+    __slots__ = ("_address", "_line", "_lines")
+
+    def __init__(self, lines: Lines, address: Address, line: _Line) -> None:
+        self._lines = lines
+        self._address = address
+        self._line = line
+
+    async def __aenter__(self) -> None:
+        self._line.users += 1
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, PeerUnreachable):
+            self._lines.leave(self._address, self._line)
+        self._line.users -= 1
+        if self._line.broken and not self._line.users:
+            await self._line.close()
 
 
 @asynccontextmanager

@@ -46,6 +46,11 @@ class Patience:
     ) -> None:
         self.close()
 
+    @property
+    def now(self) -> float:
+        """In seconds, on the loop's clock."""
+        return self._loop.time()
+
     def open(self) -> None:
         """The other side's turn begins: its first frame is waited for from now on."""
         self._opened = self._loop.time()

@@ -2,15 +2,19 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
 
 from peerlearn.errors import PeerUnreachable
+from peerlearn.transport.brief import MARK
 from peerlearn.transport.lines import translated
 
 T = TypeVar("T")
+
+_BRIEFLY = grpc.aio.Metadata((MARK, "1"))
 
 Call: TypeAlias = "grpc.aio.UnaryStreamCall[bytes, bytes] | grpc.aio.StreamStreamCall[bytes, bytes]"
 
@@ -82,6 +86,35 @@ class QuestionPipe:
     def end(self) -> None:
         if self._call is not None:
             self._call.cancel()
+
+
+class BriefCall:
+    """An exchange of one frame each way. Its one operation is not broken off either: whoever waits is cancelled only
+    when the call has ended."""
+
+    def __init__(self, method: "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]", peer: str) -> None:
+        self._method = method
+        self._peer = peer
+
+    async def ask(self, data: bytes) -> bytes:
+        call = self._method(data, metadata=_BRIEFLY)
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        call.add_done_callback(partial(_tell, over))
+        try:
+            await asyncio.shield(over)
+        except asyncio.CancelledError:
+            call.cancel()
+            await over
+            raise
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise translated(self._peer, error) from error
+
+
+def _tell(over: asyncio.Future[None], _: object) -> None:
+    if not over.done():
+        over.set_result(None)
 
 
 async def _read(call: Call, peer: str) -> bytes | None:

@@ -55,13 +55,20 @@ class Unfinished:
         long = answer.header.body_bytes > BLOCK_BYTES
         return Answering(answer, (sender, caller.certificates), secrets.token_bytes(DIGEST_BYTES) if long else b"")
 
+    def later(self, answer: Message, sender: str, caller: Caller) -> bytes:
+        """Keep an answer that is to be asked for by this name, from its first byte."""
+        answering = Answering(answer, (sender, caller.certificates), secrets.token_bytes(DIGEST_BYTES))
+        self._named[answering.name] = answering
+        self._keep(answering, self._times[0])
+        return answering.name
+
     def go_on(self, header: pb.Header, caller: Caller) -> Answering | None:
         """What a question asks to go on with; None when it asks for nothing, or for what is not here, or not its."""
         resume = header.query.resume
         kept = self._named.get(resume.answer)
         if kept is None or kept.owner != (header.sender, caller.certificates):
             return None
-        if not 0 < resume.at <= kept.answer.header.body_bytes:
+        if resume.at > kept.answer.header.body_bytes:
             return None
         return Answering(kept.answer, kept.owner, kept.name, resume.at)
 

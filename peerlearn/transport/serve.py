@@ -1,22 +1,26 @@
 """The server's end of gRPC: raw bytes in, raw bytes out; what they mean is the desk's business."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 
 from peerlearn.errors import PeerRefused, PeerUnreachable
+from peerlearn.transport.brief import MARK
 from peerlearn.transport.desk import Desk
 from peerlearn.transport.lines import refusal_details
 from peerlearn.transport.tls import caller_of
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Fabric"].full_name
+EXCHANGE = f"/{SERVICE}/Exchange"
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Metadata: TypeAlias = "Sequence[tuple[str, str | bytes]]"
 
 
 class Calls:
@@ -26,12 +30,14 @@ class Calls:
         self._desk = desk
 
     def handler(self) -> grpc.GenericRpcHandler:
-        calls: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            "Introduce": grpc.unary_unary_rpc_method_handler(self._introduce),
-            "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
-            "Exchange": grpc.stream_stream_rpc_method_handler(self._exchange),
-        }
-        return grpc.method_handlers_generic_handler(SERVICE, calls)
+        return _Choice(
+            {
+                "Introduce": grpc.unary_unary_rpc_method_handler(self._introduce),
+                "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+                "Exchange": grpc.stream_stream_rpc_method_handler(self._exchange),
+            },
+            brief=grpc.unary_unary_rpc_method_handler(self._brief),
+        )
 
     async def _introduce(self, data: bytes, context: Context) -> bytes:
         try:
@@ -52,6 +58,27 @@ class Calls:
             await self._desk.exchange(_ContextPipe(context), caller_of(context))
         except PeerUnreachable as gone:
             await context.abort(grpc.StatusCode.ABORTED, gone.detail)
+
+    async def _brief(self, data: bytes, context: Context) -> bytes:
+        return await self._desk.brief(data, caller_of(context))
+
+
+class _Choice(grpc.GenericRpcHandler):
+    """By method; of an exchange also by whether the caller makes it briefly. On the wire both are the same method."""
+
+    def __init__(self, calls: dict[str, Handler], *, brief: Handler) -> None:
+        self._calls = {f"/{SERVICE}/{name}": handler for name, handler in calls.items()}
+        self._brief = brief
+
+    def service(self, details: grpc.HandlerCallDetails) -> "Handler | None":
+        handler = self._calls.get(details.method)
+        if handler is not None and handler.request_streaming and is_brief(details.invocation_metadata):
+            return self._brief
+        return handler
+
+
+def is_brief(metadata: Metadata) -> bool:
+    return any(key == MARK for key, _ in metadata)
 
 
 class _ContextPipe:

@@ -58,11 +58,16 @@ def channel_credentials(credentials: Credentials, roots: bytes) -> grpc.ChannelC
 
 
 def caller_of(context: Context) -> Caller:
-    """Of "ipv4:192.168.1.20:40404" or "ipv6:[::1]:40404" (quoted) the host alone, and the certificates shown."""
-    address = unquote(context.peer()).partition(":")[2]
-    host = address.rpartition(":")[0].strip("[]") or address
+    """The host that calls, and the certificates that it has shown."""
     auth = context.auth_context()
-    shown = (*auth.get("x509_pem_cert", ()), *auth.get("x509_pem_cert_chain", ()))
+    return _caller(context.peer(), (*auth.get("x509_pem_cert", ()), *auth.get("x509_pem_cert_chain", ())))
+
+
+@lru_cache(maxsize=4096)
+def _caller(peer: str, shown: tuple[bytes, ...]) -> Caller:
+    """`peer` is "ipv4:192.168.1.20:40404" or "ipv6:[::1]:40404" (quoted)."""
+    address = unquote(peer).partition(":")[2]
+    host = address.rpartition(":")[0].strip("[]") or address
     return Caller(host, _in_der(shown) if shown else (), address)
 
 

@@ -20,7 +20,18 @@ from peerlearn.wire.v1 import fabric_pb2 as pb
 if TYPE_CHECKING:
     from peerlearn.wire.partial import Partial
 
-__all__ = ["Assembler", "Block", "Frame", "Message", "blocks", "check_header", "check_protocol", "parse", "serialize"]
+__all__ = [
+    "Assembler",
+    "Block",
+    "Frame",
+    "Message",
+    "blocks",
+    "check_header",
+    "check_protocol",
+    "parse",
+    "serialize",
+    "whole",
+]
 
 BLOCK_BYTES = MIB
 """Of a body in one frame, before compression."""
@@ -42,15 +53,15 @@ class Message:
     """The limits that its header was found to keep when it arrived."""
 
 
-def blocks(message: Message, packer: Packer, *, start: int = 0, whole: bool = False) -> Iterator[Frame]:
+def blocks(message: Message, packer: Packer, *, start: int = 0, brief: bool = False) -> Iterator[Frame]:
     """The frames of a message, in order. Small tensors share a block; packed ones have blocks of their own.
 
-    `start`: the bytes of the body that the receiver has already: the checksum covers them, they are not sent. `whole`:
+    `start`: the bytes of the body that the receiver has already: the checksum covers them, they are not sent. `brief`:
     the receiver takes a short body beside its header.
     """
     header = message.header
-    if whole and 0 < header.body_bytes <= WHOLE_BYTES:
-        yield pb.Frame(header=header, whole=b"".join(message.body))
+    if brief and header.body_bytes <= WHOLE_BYTES:
+        yield whole(message)
         return
     yield pb.Frame(header=header)
     if not header.body_bytes:
@@ -76,6 +87,13 @@ def blocks(message: Message, packer: Packer, *, start: int = 0, whole: bool = Fa
                 yield pb.Frame(packed=packed)
     yield from run.rest()
     yield pb.Frame(trailer=pb.Trailer(checksum=cursor.checksum.intdigest()))
+
+
+def whole(message: Message) -> pb.Frame:
+    """All of a message whose body has at most WHOLE_BYTES, in one frame."""
+    if not message.header.body_bytes:
+        return pb.Frame(header=message.header)
+    return pb.Frame(header=message.header, whole=b"".join(message.body))
 
 
 class Assembler:
@@ -148,17 +166,17 @@ class Assembler:
             raise Truncated(f"the message ended {self.progress}")
         return self._message
 
-    def _take_header(self, header: pb.Header, whole: bytes) -> Message | None:
+    def _take_header(self, header: pb.Header, beside: bytes) -> Message | None:
         if self._header is not None:
             raise Corrupt("a second header came in one message")
         check_header(header, self._limits)
         if header.resumed_at:
             raise Corrupt(f"the message begins at byte {header.resumed_at}, which was not asked for")
         self._header = header
-        if whole:
-            if len(whole) != header.body_bytes:
-                raise Corrupt(f"the header declares {header.body_bytes} bytes of body, {len(whole)} came with it")
-            self._take_block(Block((memoryview(whole),)))
+        if beside:
+            if len(beside) != header.body_bytes:
+                raise Corrupt(f"the header declares {header.body_bytes} bytes of body, {len(beside)} came with it")
+            self._take_block(Block((memoryview(beside),)))
         if self._filled == header.body_bytes:
             self._message = Message(header, (self._arena,) if self._arena else (), checked=self._limits)
         return self._message

@@ -14,6 +14,7 @@ class Partial:
 
     def __init__(self) -> None:
         self._answer: Assembler | None = None
+        self._promised = b""
         self.received = 0
         """Bytes on the wire of the attempts that broke off."""
         self.silent = False
@@ -24,8 +25,12 @@ class Partial:
         """What to ask the provider for; None when there is nothing to go on with."""
         header = self._answer.header if self._answer is not None else None
         if self._answer is None or header is None or not header.answer or not self._answer.filled:
-            return None
+            return pb.Resume(answer=self._promised) if self._promised else None
         return pb.Resume(answer=header.answer, at=self._answer.filled)
+
+    def promise(self, name: bytes) -> None:
+        """None of it has come; the provider keeps all of it under this name."""
+        self._answer, self._promised = None, name
 
     @property
     def nbytes(self) -> int:
@@ -40,10 +45,10 @@ class Partial:
                 raise Corrupt("the answer goes on at a byte that was not asked for")
             self._answer.go_on(first.header)
         else:
-            self._answer = Assembler(limits)
+            self._answer, self._promised = Assembler(limits), b""
             self._answer.feed(first)
         return self._answer
 
     def drop(self) -> None:
         """It is whole, or it is worth nothing."""
-        self._answer = None
+        self._answer, self._promised = None, b""

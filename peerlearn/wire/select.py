@@ -12,10 +12,11 @@ def dump_select(select: Mapping[str, Json], limits: Limits) -> bytes:
     """Canonical: keys sorted, no spaces, no NaN. Empty for an empty object. Raises KnowledgeError."""
     if not select:
         return b""
-    if _deeper_than(dict(select), limits.select_depth):
+    nested = any(isinstance(value, dict | list) for value in select.values())
+    if nested and _deeper_than(dict(select), limits.select_depth):
         raise KnowledgeError(f"the query's select is nested more than {limits.select_depth} deep: make it flatter")
     try:
-        data = json.dumps(select, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+        data = _CANONICAL.encode(select).encode()
     except (TypeError, ValueError) as exc:
         raise KnowledgeError(f"the query's select is not plain JSON: {exc}") from exc
     if len(data) > limits.select_bytes:
@@ -29,11 +30,13 @@ def load_select(data: bytes, limits: Limits) -> dict[str, Json]:
         return {}
     if len(data) > limits.select_bytes:
         raise Oversized(f"the query's select has {len(data)} bytes, this peer takes at most {limits.select_bytes}")
-    if _depth(data) > limits.select_depth:
+    brackets = data.count(b"[") + data.count(b"{")
+    if brackets > limits.select_depth and _depth(data) > limits.select_depth:
         raise Oversized(f"the query's select is nested more than {limits.select_depth} deep")
     try:
-        value = json.loads(data, parse_constant=_no_constant)
-        json.dumps(value, ensure_ascii=False).encode()  # half surrogates: they would break whoever prints them
+        value = _STRICT.decode(data.decode())
+        if b"\\u" in data:
+            json.dumps(value, ensure_ascii=False).encode()  # half surrogates: they would break whoever prints them
     except ValueError as exc:
         raise Corrupt("the query's select is not JSON") from exc
     if not isinstance(value, dict):
@@ -43,6 +46,10 @@ def load_select(data: bytes, limits: Limits) -> dict[str, Json]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+_STRICT = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _deeper_than(value: Json, most: int) -> bool:

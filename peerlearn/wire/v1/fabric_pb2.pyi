@@ -327,10 +327,12 @@ class Header(_message.Message):
     def __init__(self, protocol: _Optional[_Union[Protocol, _Mapping]] = ..., sender: _Optional[str] = ..., session: _Optional[str] = ..., strategy: _Optional[str] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., not_modified: _Optional[_Union[NotModified, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., knowledge: _Optional[_Union[Knowledge, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[TensorHeader, _Mapping]]] = ..., body_bytes: _Optional[int] = ..., answer: _Optional[bytes] = ..., resumed_at: _Optional[int] = ..., complaint: _Optional[str] = ...) -> None: ...
 
 class Proceed(_message.Message):
-    __slots__ = ("protocol",)
+    __slots__ = ("protocol", "answer")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
     protocol: Protocol
-    def __init__(self, protocol: _Optional[_Union[Protocol, _Mapping]] = ...) -> None: ...
+    answer: bytes
+    def __init__(self, protocol: _Optional[_Union[Protocol, _Mapping]] = ..., answer: _Optional[bytes] = ...) -> None: ...
 
 class Packed(_message.Message):
     __slots__ = ("codec", "raw_bytes", "data")
