@@ -345,7 +345,7 @@ class Peer:
         return self._discovery if self._discovery is not None else (Mdns(self._listen.host),)
 
     async def _orchestrated(self, transport: Transport, snapshots: Snapshots, showing: Showing) -> Orchestrator:
-        company = _Company(self._directory, self._news)
+        company = _Company(self._directory, self._news, self._membership.doubt)
         store = self._make_store(self.learner, self.strategy)
         fetcher = Fetcher(
             self._card, self.strategy.name, transport=transport, company=company,
@@ -416,12 +416,16 @@ class _Service:
     def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Notice]:
         return self._membership.watch(request, caller)
 
+    async def told(self, request: pb.WatchRequest, caller: Caller, notices: AsyncIterator[pb.Notice]) -> None:
+        await self._membership.told(request, caller, notices)
+
 
 class _Company:
     """The directory as the orchestrator sees it."""
 
-    def __init__(self, directory: Directory, news: Pulse) -> None:
+    def __init__(self, directory: Directory, news: Pulse, doubt: Callable[[PeerId], None]) -> None:
         self.alive = directory.alive
+        self.unreached = doubt
         self.get = directory.get
         self.news = news.wait
         self._directory = directory

@@ -38,6 +38,9 @@ class Provider:
     async def introduce(self, introduction: pb.Introduction, caller: Caller) -> pb.Introduction:
         return pb.Introduction(protocol=PROTO)
 
+    async def told(self, request: pb.WatchRequest, caller: Caller, notices: object) -> None:
+        raise AssertionError("nobody watches here who tells")
+
     async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncGenerator[pb.Notice, None]:
         while True:  # one machine, one monotonic clock
             yield pb.Notice(beat=pb.Beat(count=round(time.monotonic() * 1e3)))

@@ -30,6 +30,7 @@ class Service:
     def __init__(self, membership: Membership) -> None:
         self.introduce = membership.introduce
         self.watch = membership.watch
+        self.told = membership.told
 
     async def admit(self, header: pb.Header, caller: Caller) -> None:
         raise PeerRefused("test", RefusalReason.STRATEGY, "nothing is asked here")

@@ -40,6 +40,9 @@ class FromTheFuture:
     async def introduce(self, introduction: pb.Introduction, caller: Caller) -> pb.Introduction:
         return pb.Introduction(protocol=pb.Protocol(major=PROTOCOL[0] + 1), group_tag=introduction.group_tag)
 
+    async def told(self, request: pb.WatchRequest, caller: Caller, notices: object) -> None:
+        raise AssertionError("nobody watches here who tells")
+
     async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncGenerator[pb.Notice, None]:
         yield pb.Notice()
 

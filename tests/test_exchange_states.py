@@ -175,6 +175,9 @@ class Bob:
     async def introduce(self, introduction: pb.Introduction, caller: Caller) -> pb.Introduction:
         return pb.Introduction()
 
+    async def told(self, request: pb.WatchRequest, caller: Caller, notices: Any) -> None:
+        raise AssertionError("nobody watches here who tells")
+
     def watch(self, request: pb.WatchRequest, caller: Caller) -> Any:
         raise NotImplementedError
 

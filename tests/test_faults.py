@@ -83,6 +83,9 @@ class Service:
     async def introduce(self, introduction: pb.Introduction, caller: Caller) -> pb.Introduction:
         return pb.Introduction(protocol=PROTO, observed=caller.host)
 
+    async def told(self, request: pb.WatchRequest, caller: Caller, notices: Any) -> None:
+        raise AssertionError("nobody watches here who tells")
+
     async def watch(self, request: pb.WatchRequest, caller: Caller) -> Any:
         for count in range(100):
             yield pb.Notice(beat=pb.Beat(count=count))

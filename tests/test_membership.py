@@ -2,20 +2,22 @@
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+import grpc.aio
 import pytest
 
 from peerlearn.config import Limits, Timing, brisk
 from peerlearn.directory import Directory, Status
 from peerlearn.discovery.lobby import Lobby
 from peerlearn.errors import ConfigError, IdentityError, NetworkError, PeerRefused, PeerUnreachable, RefusalReason
-from peerlearn.membership import Membership, Observer
+from peerlearn.membership import Membership, Observer, following
 from peerlearn.recording import MemorySink, PeerChanged
 from peerlearn.security import Identity, open_card, sign_card
 from peerlearn.transport.base import Caller, Transport
@@ -23,6 +25,7 @@ from peerlearn.transport.grpc import GrpcTransport
 from peerlearn.transport.memory import MemoryNetwork, MemoryTransport
 from peerlearn.types import PROTOCOL, Address, Card, PeerId
 from peerlearn.wire.frames import Message
+from peerlearn.wire.seal import sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
 from tests.patience import SOON, timed
 
@@ -62,6 +65,7 @@ class Served:
     def __init__(self, membership: Membership) -> None:
         self.introduce = membership.introduce
         self.watch = membership.watch
+        self.told = membership.told
 
     async def admit(self, header: pb.Header, caller: Caller) -> None:
         raise PeerRefused("test", RefusalReason.STRATEGY, "nothing is asked here")
@@ -178,6 +182,9 @@ async def test_a_hint_at_oneself_is_dropped(village: Village) -> None:
 
                 def watch(self, request: pb.WatchRequest, caller: Caller) -> Any:
                     return served[0].watch(request, caller)
+
+                async def told(self, request: pb.WatchRequest, caller: Caller, notices: Any) -> None:
+                    await served[0].told(request, caller, notices)
 
             address = await stack.enter_async_context(transport.serving(Late()))
             membership = Membership(
@@ -483,7 +490,9 @@ async def test_an_unreachable_told_address_is_a_problem_until_somebody_is_there(
 async def test_whoever_does_not_show_its_card_by_a_watch_is_introduced_to(
     fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that was introduced to us and watches us is only watched in turn; else we introduce ourselves too."""
+    """One that has introduced itself and does not tell of itself is only watched in turn; else we introduce ourselves
+    too."""
+    monkeypatch.setattr(following, "_TOLD_SINCE", (1, 99))
     village = Village("memory", replace(brisk(), base=0.5))
     introduced: list[tuple[Address, Address]] = []
     introduce, watch = MemoryTransport.introduce, MemoryTransport.watch
@@ -511,6 +520,190 @@ async def test_whoever_does_not_show_its_card_by_a_watch_is_introduced_to(
             await within(SOON, guest, "hub")
     assert introduced[0] == (guest_address, hub.address)
     assert (hub.address, guest_address) in introduced
+
+
+@dataclass
+class Calls:
+    """Watches that are open, and introductions that were made, by caller and called."""
+
+    open: Counter[tuple[Address, Address]] = field(default_factory=Counter)
+    introduced: Counter[tuple[Address, Address]] = field(default_factory=Counter)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    counted = Calls()
+    introduce, watch = MemoryTransport.introduce, MemoryTransport.watch
+
+    async def introducing(self: MemoryTransport, to: Address, said: pb.Introduction) -> pb.Introduction:
+        counted.introduced[self.address, to] += 1
+        return await introduce(self, to, said)
+
+    async def watching(self: MemoryTransport, to: Address, *args: Any, **more: Any) -> AsyncGenerator[pb.Notice, None]:
+        counted.open[self.address, to] += 1
+        try:
+            async with aclosing(watch(self, to, *args, **more)) as notices:
+                async for notice in notices:
+                    yield notice
+        finally:
+            counted.open[self.address, to] -= 1
+
+    monkeypatch.setattr(MemoryTransport, "introduce", introducing)
+    monkeypatch.setattr(MemoryTransport, "watch", watching)
+    return counted
+
+
+async def test_one_call_serves_two(calls: Calls) -> None:
+    """Whoever is watched hears of the watcher by the same call: versions, cards, beats and a goodbye, and asks it."""
+    village = Village("memory")
+    async with village.peer("hub") as hub:
+        async with village.peer("guest", peers=[hub.address]) as guest:
+            await within(SOON, hub, "guest")
+            seen = hub.directory.find("guest")
+            assert (seen.address, seen.reached) == (guest.address, True)
+            assert calls.introduced == {(guest.address, hub.address): 1}
+            guest.membership.announce_version(7)
+            async with asyncio.timeout(SOON):
+                await hub.membership.until(lambda d: d.find("guest").version == 7)
+            guest.membership.update(replace(guest.membership.card, metrics={"shared": 0.5}))
+            async with asyncio.timeout(SOON):
+                await hub.membership.until(lambda d: d.find("guest").card.metrics == {"shared": 0.5})
+            await asyncio.sleep(village.timing.gone_after + 0.5)
+            assert hub.life("guest") == guest.life("hub") == ["confirmed"]
+            assert calls.open == {(guest.address, hub.address): 1}
+        await within(SOON, hub)
+        assert hub.life("guest") == ["confirmed", "left"]
+        async with village.peer("other", peers=[hub.address]) as other:
+            await within(SOON, other, "hub")
+            await watched(hub, other)
+            await hub.membership._watchers.goodbye("leaving", within=1.0)
+            await within(SOON, other)
+            assert other.life("hub")[:2] == ["confirmed", "left"]
+
+
+async def test_of_two_calls_that_crossed_the_one_of_the_lower_id_stays(calls: Calls) -> None:
+    village = Village("memory", replace(brisk(), retry_first=0.001))
+    village.network.delay = 0.05
+    low, high = sorted((Identity.ephemeral(), Identity.ephemeral()), key=lambda identity: identity.id)
+    first, second = Address("memory", 1), Address("memory", 2)
+    async with village.peer("low", identity=low, peers=[second]) as amber:
+        async with village.peer("high", identity=high, peers=[first]) as birch:
+            await within(SOON, amber, "high")
+            await within(SOON, birch, "low")
+            assert calls.introduced.keys() == {(first, second), (second, first)}, "they crossed"
+            async with asyncio.timeout(SOON):
+                while +calls.open != {(first, second): 1}:  # noqa: ASYNC110  nobody tells
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(village.timing.gone_after + 0.5)
+            assert +calls.open == {(first, second): 1}
+            assert amber.life("high") == birch.life("low") == ["confirmed"], "nobody was in doubt meanwhile"
+
+
+async def test_who_tells_and_cannot_be_called_is_not_asked_and_needs_no_reassurance(calls: Calls) -> None:
+    village = Village("memory", replace(brisk(), retry_most=3.0))
+    away = Address("memory", 77)
+    async with village.peer("hub") as hub:
+        async with village.peer("shy", peers=[hub.address]) as shy:
+            await within(SOON, hub, "shy")
+            village.network._served[away] = village.network._served.pop(
+                shy.address
+            )  # as behind a firewall, from now on
+            hub.membership.doubt(shy.id)
+            await asyncio.sleep(village.timing.gone_after + 0.5)
+            assert hub.names() == [], "it cannot be asked"
+            assert hub.life("shy") == ["confirmed"], "it is heard of"
+            assert calls.introduced[shy.address, hub.address] <= 1 + 2, "by what it tells; now and then they mingle"
+            village.network._served[shy.address] = village.network._served.pop(away)
+            await within(SOON, hub, "shy")
+
+
+async def test_who_could_not_be_asked_is_met_anew(calls: Calls) -> None:
+    """One that we watch is not: its watch says how it is."""
+    village = Village("memory")
+    async with village.peer("hub") as hub, village.peer("guest", peers=[hub.address]) as guest:
+        await within(SOON, hub, "guest")
+        before = calls.introduced[hub.address, guest.address], calls.introduced[guest.address, hub.address]
+        hub.membership.doubt(guest.id)
+        guest.membership.doubt(hub.id)
+        assert (hub.names(), guest.names()) == ([], ["hub"])
+        await within(SOON, hub, "guest")
+        assert calls.introduced[hub.address, guest.address] > before[0]
+        assert hub.life("guest") == ["confirmed"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(b"\xff\xff", id="garbage"),
+        pytest.param(sealed(pb.WatchRequest(id="x").SerializeToString()), id="a second request"),
+        pytest.param(
+            sealed(pb.WatchRequest(notice=pb.Notice(card=pb.SignedCard(card=b"?"))).SerializeToString()), id="card"
+        ),
+        pytest.param(sealed(pb.WatchRequest(id="x" * 9_000_000).SerializeToString()), id="too large"),
+        pytest.param(pb.WatchRequest(notice=pb.Notice(version=3), check=1).SerializeToString(), id="wrong check"),
+    ],
+)
+async def test_who_tells_nonsense_is_doubted_and_the_rest_goes_on(said: bytes) -> None:
+    village = Village("grpc")
+    async with village.peer("hub") as hub, village.peer("guest", peers=[hub.address]):
+        await within(SOON, hub, "guest")
+        mallory = Identity.ephemeral()
+        card = Card(id=mallory.id, name="mallory", session="s")
+        introduction = pb.Introduction(
+            protocol=pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1]), card=sign_card(mallory, card, ())
+        )
+        async with grpc.aio.insecure_channel(
+            str(hub.address), options=[("grpc.max_send_message_length", -1)]
+        ) as channel:
+            introduce: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+                "/peerlearn.wire.v1.Fabric/Introduce"
+            )
+            await introduce(sealed(introduction.SerializeToString()))
+            watch: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
+                "/peerlearn.wire.v1.Fabric/Watch"
+            )
+            call = watch()
+            request = pb.WatchRequest(id=mallory.id, session="s", tells=True)
+            await call.write(sealed(request.SerializeToString()))
+            assert isinstance(await call.read(), bytes)
+            await call.write(said)
+            async with asyncio.timeout(SOON):
+                await hub.membership.until(lambda _: "suspect" in hub.life("mallory") or "gone" in hub.life("mallory"))
+            call.cancel()
+        assert hub.life("guest") == ["confirmed"]
+        assert hub.directory.find("guest").alive
+
+
+async def test_who_tells_ever_more_is_read_no_faster() -> None:
+    village, told = Village("memory"), 2000
+    limits = replace(LIMITS, calls=200)
+    async with village.peer("hub", limits=limits) as hub:
+        mallory, asking = Identity.ephemeral(), village.transport()
+        card = Card(id=mallory.id, name="mallory", session="s")
+        said = pb.Introduction(
+            protocol=pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1]), card=sign_card(mallory, card, ())
+        )
+        await asking.introduce(hub.address, said)
+
+        async def flood() -> AsyncGenerator[pb.Notice, None]:
+            for version in range(1, told + 1):
+                yield pb.Notice(version=version)
+            await asyncio.Event().wait()
+
+        request = pb.WatchRequest(id=mallory.id, session="s", tells=True)
+        with timed() as watch:
+            async with aclosing(asking.watch(hub.address, request, notices=flood())) as notices:
+                heard = asyncio.get_running_loop().create_task(_drained(notices))
+                async with asyncio.timeout(SOON):
+                    await hub.membership.until(lambda d: (c := d.get(mallory.id)) is not None and c.version == told)
+                heard.cancel()
+                await asyncio.wait([heard])
+        assert watch.seconds > 0.9 * (told - 5 * limits.calls) / (2 * limits.calls)
+
+
+async def _drained(notices: AsyncIterator[pb.Notice]) -> None:
+    async for _ in notices:
+        pass
 
 
 async def test_a_peer_whose_card_takes_back_its_address_is_followed_where_it_is_now(village: Village) -> None:

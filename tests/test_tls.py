@@ -67,6 +67,9 @@ class Guest:
     def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Notice]:
         return self.membership.watch(request, caller)
 
+    async def told(self, request: pb.WatchRequest, caller: Caller, notices: AsyncIterator[pb.Notice]) -> None:
+        await self.membership.told(request, caller, notices)
+
     async def admit(self, header: pb.Header, caller: Caller) -> None:
         self.membership.vouch(caller, PeerId(header.sender), header.session)
 
@@ -352,6 +355,9 @@ class Impostor:
 
     async def introduce(self, introduction: pb.Introduction, caller: Caller) -> pb.Introduction:
         return pb.Introduction(protocol=PROTO, card=self.card)
+
+    async def told(self, request: pb.WatchRequest, caller: Caller, notices: Any) -> None:
+        raise AssertionError("nobody watches here who tells")
 
     async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Notice]:
         yield pb.Notice()

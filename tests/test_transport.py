@@ -96,6 +96,9 @@ class Service:
             raise PeerRefused("bob", RefusalReason.GROUP, "another group: überall")
         return pb.Introduction(protocol=PROTO, observed=caller.host, known=[pb.Acquaintance(id="eve")])
 
+    async def told(self, request: pb.WatchRequest, caller: Caller, notices: Any) -> None:
+        raise AssertionError("nobody watches here who tells")
+
     async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncGenerator[pb.Notice, None]:
         if request.id == "stranger":
             raise PeerRefused("bob", RefusalReason.UNKNOWN_PEER, "introduce yourself first")
@@ -181,6 +184,9 @@ class Endless(Service):
     def __init__(self) -> None:
         super().__init__()
         self.left = asyncio.Event()
+
+    async def told(self, request: pb.WatchRequest, caller: Caller, notices: Any) -> None:
+        raise AssertionError("nobody watches here who tells")
 
     async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncGenerator[pb.Notice, None]:
         try:

@@ -71,6 +71,9 @@ class Service:
             yield pb.Notice(version=time.monotonic_ns())
             await asyncio.sleep(_TICK)
 
+    async def told(self, request: pb.WatchRequest, caller: Caller, notices: AsyncIterator[pb.Notice]) -> None:
+        """Nobody watches here who tells."""
+
     async def admit(self, header: pb.Header, caller: Caller) -> None:
         if header.HasField("knowledge"):
             raise PeerRefused("bench", RefusalReason.STRATEGY, "nothing is taken here")

@@ -91,6 +91,9 @@ class _Guest:
     def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Notice]:
         return self._membership.watch(request, caller)
 
+    async def told(self, request: pb.WatchRequest, caller: Caller, notices: AsyncIterator[pb.Notice]) -> None:
+        await self._membership.told(request, caller, notices)
+
     async def admit(self, header: pb.Header, caller: Caller) -> None:
         raise PeerRefused("bench", RefusalReason.STRATEGY, "nothing is asked here")
 

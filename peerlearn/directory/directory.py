@@ -139,6 +139,12 @@ class Directory:
         if contact is not None and contact.alive:
             self._put(replace(contact, status=Status.SUSPECT), "suspect", why)
 
+    def unreached(self, peer: PeerId, session: str) -> None:
+        """It lives, and cannot be called where it was found."""
+        contact = self._in_session(peer, session)
+        if contact is not None and contact.reached:
+            self._put(replace(contact, reached=False), "reached")
+
     def excuse(self, seconds: float, now: float) -> None:
         """We ourselves slept: what others said meanwhile lies unread, so nobody is to blame for that time. Who was
         heard of since then needs no excuse, and must not be thought to live on for as long as we slept."""

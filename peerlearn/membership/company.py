@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 
 from peerlearn.config import Limits, Timing
@@ -12,6 +12,7 @@ from peerlearn.errors import NetworkError, PeerRefused, TransferError, WireError
 from peerlearn.membership.following import Follower
 from peerlearn.membership.greeting import Greeter
 from peerlearn.membership.meeting import Meeter
+from peerlearn.membership.notices import Watchers
 from peerlearn.membership.problems import Problems
 from peerlearn.membership.seeking import Seeker
 from peerlearn.membership.trust import Trust
@@ -39,7 +40,7 @@ class Company:
         unwanted: Callable[[Hint], bool],
         is_me: Callable[[Card], bool],
         refused: Callable[[PeerRefused], None],
-        watched_by: Callable[[PeerId], bool],
+        watchers: Watchers | None,
         follow: bool,
         trust: Trust | None = None,
     ) -> None:
@@ -73,7 +74,7 @@ class Company:
             limits=limits,
             rng=rng,
             addresses_of=self.seeker.addresses_of,
-            watched_by=watched_by,
+            watchers=watchers,
             trust=trust,
         )
         self._follow = follow
@@ -98,6 +99,14 @@ class Company:
     def watched(self, peer: PeerId) -> None:
         """This peer has begun to watch us."""
         self._follower.watched(peer)
+
+    async def told(self, peer: PeerId, session: str, notices: AsyncIterator[pb.Notice]) -> None:
+        """This peer has begun to watch us, and tells of itself by the same call."""
+        await self._follower.hear(peer, session, notices)
+
+    def doubt(self, peer: PeerId) -> None:
+        """It could not be asked."""
+        self._follower.doubt(peer)
 
     def renew(self) -> None:
         """Our certificate is another one now."""

@@ -1,15 +1,18 @@
-"""Following those who are here: one watch per contact; doubted when it breaks, met again, or given up as gone."""
+"""Following those who are here: by a watch of ours, or by what they tell when they watch us; doubted when that breaks,
+met again, or given up as gone."""
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
 
 from peerlearn.clock import now
 from peerlearn.config import Limits, Timing
 from peerlearn.directory import Change, Contact, Directory
 from peerlearn.errors import Corrupt, PeerRefused, PeerUnreachable, RefusalReason, TransferError, WireError
-from peerlearn.membership.meeting import PATIENCE, Meeter, Unless, pauses
+from peerlearn.membership.meeting import Meeter, Unless, patience, pauses
+from peerlearn.membership.notices import Watchers
 from peerlearn.membership.trust import Trust
 from peerlearn.security import open_card
 from peerlearn.tasks import Background
@@ -18,13 +21,18 @@ from peerlearn.transport.door import Pace
 from peerlearn.types import Address, PeerId
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
+_TOLD_SINCE = (1, 2)
+
 
 class Follower:
-    """`me` is what we call ourselves when we watch; an empty one is somebody who only looks.
+    """`me` is what we call ourselves when we watch; an empty one is somebody who only looks, and has no `watchers`.
 
-    The directory alone judges silence: a watch is ended when its contact is no longer alive in the session watched.
-    `watched_by` says whether a peer watches us. One that does not cannot reach us, and knows that we live only by
-    hearing from us; an open stream proves nothing, since a machine that lost its power leaves it open.
+    The directory alone judges silence: a watch is ended when its contact is no longer alive in the session watched; an
+    open stream proves nothing, since a machine that lost its power leaves it open.
+
+    One call serves two: whoever watches tells of itself by it, and is not watched in turn. Of two such calls the one
+    of the lower id stays. With a group, and with those who speak an older version, each watches the other. One who
+    cannot call us then knows that we live only by hearing from us.
     """
 
     def __init__(
@@ -39,7 +47,7 @@ class Follower:
         limits: Limits,
         rng: random.Random,
         addresses_of: Callable[[Contact], Sequence[Address]],
-        watched_by: Callable[[PeerId], bool],
+        watchers: Watchers | None,
         trust: Trust | None = None,
     ) -> None:
         self._directory = directory
@@ -51,10 +59,11 @@ class Follower:
         self._limits = limits
         self._rng = rng
         self._addresses_of = addresses_of
-        self._watched_by = watched_by
+        self._watchers = watchers
         self._trust = trust
         self._followed: set[PeerId] = set()
-        self._watches: dict[PeerId, tuple[Contact, asyncio.Timeout]] = {}
+        self._watches: dict[PeerId, _Watch] = {}
+        self._telling: dict[PeerId, _Telling] = {}
         self._renewing: set[PeerId] = set()
         self._awaited: dict[PeerId, asyncio.Event] = {}
         self._rebinding: dict[PeerId, bool] = {}
@@ -64,9 +73,8 @@ class Follower:
         """A change of the directory."""
         contact = change.contact
         watch = self._watches.get(contact.id)
-        if watch is not None and (not contact.alive or _is_elsewhere(contact, watch[0])):
-            del self._watches[contact.id]
-            watch[1].reschedule(now())
+        if watch is not None and (not contact.alive or watch.is_over(contact)):
+            self._end(contact.id, watch)
         if contact.here and contact.id not in self._followed:
             self._followed.add(contact.id)
             self._tasks.start(self._follow(contact.id), name=f"follow:{contact.id[:12]}")
@@ -78,10 +86,38 @@ class Follower:
 
     def renew(self) -> None:
         """We show another certificate now: introduce ourselves with it, and watch under it."""
-        watches, self._watches = self._watches, {}
-        for peer, (_, watch) in watches.items():
+        for peer, watch in tuple(self._watches.items()):
             self._renewing.add(peer)
-            watch.reschedule(now())
+            self._end(peer, watch)
+
+    async def hear(self, peer: PeerId, session: str, notices: AsyncIterator[pb.Notice]) -> None:
+        """Until this peer, which watches us, has no more to tell."""
+        telling, pace = _Telling(session), Pace(self._limits.calls)
+        self._telling[peer] = telling
+        self.watched(peer)
+        watch = self._watches.get(peer)
+        if watch is not None and watch.tells and peer < self._me.id:
+            watch.needless = True
+            self._end(peer, watch)
+        try:
+            async for notice in notices:
+                contact = self._directory.get(peer)
+                if contact is None or contact.session != session:
+                    break
+                await self._slowed(pace, peer)
+                self._heed_told(contact, notice)
+        except (PeerUnreachable, PeerRefused, WireError) as exc:
+            telling.why = exc.detail if isinstance(exc, TransferError) else str(exc)
+        finally:
+            if self._telling.get(peer) is telling:
+                del self._telling[peer]
+            telling.over.set()
+
+    def doubt(self, peer: PeerId) -> None:
+        """It could not be asked. Of one that we watch our watch knows better."""
+        watch = self._watches.get(peer)
+        if watch is not None and watch.leans:
+            self._directory.unreached(peer, watch.contact.session)
 
     async def _follow(self, peer: PeerId) -> None:
         waits = pauses(self._timing, self._rng)
@@ -95,9 +131,8 @@ class Follower:
                     await asyncio.sleep(next(waits))
                 continue
             began = now()
-            await self._watch(contact)
-            adrift = True
-            if not self._reached(contact):
+            adrift = not await self._watch(contact)
+            if not adrift or not self._reached(contact):
                 continue
             if now() - began > self._timing.suspect_after:
                 waits = pauses(self._timing, self._rng)
@@ -111,16 +146,19 @@ class Follower:
         its own: we need not introduce ourselves in turn. In a group we must, to see its certificate from this side."""
         if self._trust is not None or not contact.address.port:
             return False
-        if not self._watched_by(contact.id):
+        if not self._hears_us(contact.id):
             event = self._awaited[contact.id] = asyncio.Event()
             try:
-                async with asyncio.timeout(PATIENCE * self._timing.retry_first):
+                async with asyncio.timeout(patience(self._timing, len(self._directory))):
                     await event.wait()
             except TimeoutError:
                 return False
             finally:
                 del self._awaited[contact.id]
         return True
+
+    def _hears_us(self, peer: PeerId) -> bool:
+        return self._watchers is None or self._watchers.watched_by(peer)
 
     def _reached(self, contact: Contact) -> bool:
         current = self._directory.get(contact.id)
@@ -148,13 +186,20 @@ class Follower:
         finally:
             del self._rebinding[contact.id]
 
-    async def _watch(self, contact: Contact) -> None:
+    async def _watch(self, contact: Contact) -> bool:
+        """Until nothing more is heard of it so. Whether that was our own doing, and it is heard of otherwise."""
+        telling = self._telling.get(contact.id)
+        leans = telling is not None and telling.session == contact.session
+        watch = _Watch(contact, leans=leans, tells=not leans and self._may_tell(contact))
         try:
-            await self._listen(contact)
-            why = "it ended the watch"
+            if telling is not None and leans:
+                await self._lean(watch, telling)
+            else:
+                await self._listen(watch)
+            why = (telling.why if telling is not None and leans else "") or "it ended the watch"
         except TimeoutError:
-            if contact.id in self._renewing:
-                return
+            if watch.needless or contact.id in self._renewing:
+                return watch.needless
             why = "silent, or under another session"
         except PeerRefused as exc:
             why = exc.detail
@@ -166,33 +211,86 @@ class Follower:
             why = str(exc)
         if self._reached(contact):
             self._directory.lost(contact.id, contact.session, why)
+        return False
 
-    async def _listen(self, contact: Contact) -> None:
+    async def _lean(self, watch: "_Watch", telling: "_Telling") -> None:
+        """Until it has no more to tell; TimeoutError as below. Raises PeerUnreachable when it cannot be called."""
+        contact = watch.contact
+        if not contact.reached:
+            await self._transport.reach(contact.address)
+            self._directory.confirm(contact.card, contact.address, now(), reached=True)
+        async with self._while_alive(watch, None):
+            await telling.over.wait()
+
+    async def _listen(self, watch: "_Watch") -> None:
         """Until the watch ends; TimeoutError when the directory has judged meanwhile."""
-        reassured, pace = now(), Pace(self._limits.calls)
+        contact, reassured, pace = watch.contact, now(), Pace(self._limits.calls)
         self._renewing.discard(contact.id)
+        first = None if contact.reached else now() + self._timing.base
+        async with (
+            self._while_alive(watch, first) as silence,
+            self._notices(contact, tells=watch.tells) as notices,
+        ):
+            async for notice in notices:
+                if silence.when() == first is not None and self._watches.get(contact.id) is watch:
+                    silence.reschedule(None)
+                await self._slowed(pace, contact.id)
+                self._heed_notice(contact, notice)
+                if now() - reassured > self._timing.suspect_after / 2 and not self._hears_us(contact.id):
+                    reassured = now()
+                    self._tasks.start(self._reassure(contact), name=f"reassure:{contact.id[:12]}")
+
+    @asynccontextmanager
+    async def _while_alive(self, watch: "_Watch", first: float | None) -> AsyncIterator[asyncio.Timeout]:
+        """Raises TimeoutError when the watch is ended from outside, or at `first` if that is not put off."""
+        peer = watch.contact.id
         try:
-            first = None if contact.reached else now() + self._timing.base
-            async with asyncio.timeout_at(first) as silence:
-                self._watches[contact.id] = watch = (contact, silence)
-                async with aclosing(self._watch_of(contact)) as notices:
-                    async for notice in notices:
-                        if silence.when() == first is not None and self._watches.get(contact.id) is watch:
-                            silence.reschedule(None)
-                        if not pace.allows(contact.id, now()):
-                            await asyncio.sleep(1 / self._limits.calls)  # who says ever more is read no faster
-                        self._heed_notice(contact, notice)
-                        if now() - reassured > self._timing.suspect_after / 2 and not self._watched_by(contact.id):
-                            reassured = now()
-                            self._tasks.start(self._reassure(contact), name=f"reassure:{contact.id[:12]}")
+            async with asyncio.timeout_at(first) as watch.silence:
+                self._watches[peer] = watch
+                yield watch.silence
         finally:
-            self._watches.pop(contact.id, None)
+            if self._watches.get(peer) is watch:
+                del self._watches[peer]
 
-    def _watch_of(self, contact: Contact) -> AsyncGenerator[pb.Notice, None]:
-        holders = self._trust.certificates_of(contact.id) if self._trust is not None else ()
-        return self._transport.watch(contact.address, self._me, certificates=holders)
+    def _end(self, peer: PeerId, watch: "_Watch") -> None:
+        del self._watches[peer]
+        if watch.silence is not None:
+            watch.silence.reschedule(now())
 
-    def _heed_notice(self, contact: Contact, notice: pb.Notice) -> None:
+    @asynccontextmanager
+    async def _notices(self, contact: Contact, *, tells: bool) -> AsyncIterator[AsyncIterator[pb.Notice]]:
+        """What it says; inside the block it is told of us by the same call."""
+        if not tells or self._watchers is None:
+            holders = self._trust.certificates_of(contact.id) if self._trust is not None else ()
+            async with aclosing(self._transport.watch(contact.address, self._me, certificates=holders)) as notices:
+                yield notices
+            return
+        box = self._watchers.enter(contact.id)
+        try:
+            me = pb.WatchRequest(id=self._me.id, session=self._me.session, tells=True)
+            async with aclosing(self._transport.watch(contact.address, me, notices=box.notices())) as notices:
+                yield notices
+        finally:
+            self._watchers.leave(box)
+
+    def _may_tell(self, contact: Contact) -> bool:
+        return self._watchers is not None and self._trust is None and contact.card.protocol >= _TOLD_SINCE
+
+    async def _slowed(self, pace: Pace, peer: PeerId) -> None:
+        """Who says ever more is read no faster."""
+        if not pace.allows(peer, now()):
+            await asyncio.sleep(1 / self._limits.calls)
+
+    def _heed_told(self, contact: Contact, notice: pb.Notice) -> None:
+        """Of somebody whom we do not watch: where it can be called we only know from its card."""
+        before = contact.card
+        self._heed_notice(contact, notice, shown=False)
+        after = self._directory.get(contact.id)
+        if after is not None and contact.address in before.addresses and contact.address not in after.card.addresses:
+            self._directory.unreached(contact.id, contact.session)
+
+    def _heed_notice(self, contact: Contact, notice: pb.Notice, *, shown: bool = True) -> None:
+        """`shown`: it came from the contact's address, over a connection of ours."""
         kind = notice.WhichOneof("body")
         if kind == "goodbye":
             why = notice.goodbye.reason[: self._limits.name_chars]
@@ -202,7 +300,7 @@ class Follower:
             card = open_card(notice.card, self._limits)
             if (card.id, card.session) != (contact.id, contact.session):
                 raise Corrupt(f"{contact.address} now speaks for {card.name} ({card.id[:12]}), another peer or session")
-            if not self._reached(contact):
+            if shown and not self._reached(contact):
                 self._directory.confirm(card, contact.address, now(), reached=True)
             elif self._trust is None or card.certificate_sha256 in self._trust.certificates_of(contact.id):
                 self._directory.card_changed(card)
@@ -220,6 +318,28 @@ class Follower:
         self._directory.beat(contact.id, contact.session, now())
 
 
-def _is_elsewhere(contact: Contact, watched: Contact) -> bool:
-    """Another session of it, or at an address that the one watched has been given up for."""
-    return contact.session != watched.session or (not contact.reached and contact.address != watched.address)
+@dataclass(slots=True, eq=False)
+class _Watch:
+    """How we hear of a contact now: by a call of ours, by which we may tell too; or leaning on one that it has made."""
+
+    contact: Contact
+    leans: bool
+    tells: bool
+    silence: asyncio.Timeout | None = None
+    needless: bool = False
+    """It tells us by a call of its own, which stays."""
+
+    def is_over(self, contact: Contact) -> bool:
+        """It is in another session, or not where it was called."""
+        if contact.session != self.contact.session:
+            return True
+        return not contact.reached and (self.leans or contact.address != self.contact.address)
+
+
+@dataclass(slots=True, eq=False)
+class _Telling:
+    """What a peer tells that watches us."""
+
+    session: str
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    why: str = ""

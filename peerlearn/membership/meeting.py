@@ -26,12 +26,17 @@ _AT_ONCE = 4
 """Introductions, and as many doubtful ones. Many peers that start together would otherwise begin everything and finish
 nothing in time."""
 
-PATIENCE = 4
-"""In `retry_first`: how long to leave the first step to the other one, who is about to take it."""
+_PATIENCE = 4
+_AT_ONCE_MET = 8
 
 Heard = Callable[[Card, pb.Introduction, Address], None]
 Unless = Literal["", "known", "reached"]
 """Who need not be met any more when it is its turn: nobody; who has introduced itself; whom we have got through to."""
+
+
+def patience(timing: Timing, crowd: int) -> float:
+    """Seconds to leave the first step to another one, who is about to take it, among so many who are to be met."""
+    return _PATIENCE * timing.retry_first * max(1.0, crowd / _AT_ONCE_MET)
 
 
 def pauses(timing: Timing, rng: random.Random) -> Iterator[float]:

@@ -66,7 +66,7 @@ class Membership:
         self._problems = Problems(record)
         self._say = recorder(record)
         self._turn = Turn()
-        self._watchers = Watchers(limits.watches, lambda: self._version)
+        self._watchers = Watchers(limits.watches, version=lambda: self._version, card=self._current)
         self._greeter = Greeter(directory, group_tag=group_tag, limits=limits, card=self._current, trust=trust)
         self._card = Card(id=identity.id, name=identity.id[:12], session=secrets.token_hex(16))
         self._address = Address("", 0)
@@ -120,6 +120,11 @@ class Membership:
         if version > self._version:
             self._version = version
             self._watchers.version(version)
+
+    def doubt(self, peer: PeerId) -> None:
+        """It could not be called, although it lives: look for it anew."""
+        if self._open is not None:
+            self._open[1].doubt(peer)
 
     # ---------------------------------------------------------------- lifetime
 
@@ -176,7 +181,7 @@ class Membership:
             unwanted=self._unwanted,
             is_me=self._is_me,
             refused=self._refused,
-            watched_by=self._watchers.watched_by,
+            watchers=self._watchers,
             follow=True,
             trust=self._trust,
         )
@@ -225,8 +230,8 @@ class Membership:
             self.vouch(caller, PeerId(request.id), request.session)
         box = self._watchers.enter(request.id)
         try:
-            box.put("card", pb.Notice(card=self._current()))
-            company.watched(PeerId(request.id))
+            if not request.tells:
+                company.watched(PeerId(request.id))
             if self._trust is not None and self._trust.passport.revocations.signed is not None:
                 box.put("revocations", pb.Notice(revocations=self._trust.passport.revocations.signed))
             async for notice in box.notices():
@@ -235,6 +240,13 @@ class Membership:
             self._watchers.leave(box)
             if request.id and not self._watchers.watched_by(request.id):
                 self._deserted(request)
+
+    async def told(self, request: pb.WatchRequest, caller: Caller, notices: AsyncIterator[pb.Notice]) -> None:
+        """What somebody who watches us tells by the same call: we need not watch it. With a group we do: its server is
+        to show its certificate."""
+        company = self._at_home()
+        if request.id and self._trust is None:
+            await company.told(PeerId(request.id), request.session, notices)
 
     def _at_home(self) -> Company:
         if self._leaving:

@@ -1,4 +1,4 @@
-"""The serving half of a watch: what each watcher has yet to hear. Only the latest counts, so nothing piles up."""
+"""What each of those who hear of us has yet to hear, whoever made the call. Only the latest counts: none piles up."""
 
 import asyncio
 from collections import Counter
@@ -39,19 +39,23 @@ class Mailbox:
 
 
 class Watchers:
-    """All who watch us, at most `most`. Every beat says our `version` again, for those who missed its notice."""
+    """All who hear of us, by their watch or by ours, at most `most`. Each hears our `card` first; every beat says our
+    `version` again, for those who missed its notice."""
 
-    def __init__(self, most: int, version: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, most: int, *, version: Callable[[], int], card: Callable[[], pb.SignedCard]) -> None:
         self._most = most
         self._version = version
+        self._card = card
         self._boxes: dict[Mailbox, None] = {}  # in the order of coming, so that a simulation can be repeated
         self._counts: Counter[str] = Counter()
         self._empty = asyncio.Event()
 
     def enter(self, watcher: str) -> Mailbox:
+        """Raises PeerRefused(BUSY)."""
         if len(self._boxes) >= self._most:
             raise PeerRefused(watcher, RefusalReason.BUSY, f"{self._most} peers watch already")
         box = Mailbox(watcher)
+        box.put("card", pb.Notice(card=self._card()))
         self._boxes[box] = None
         self._counts[watcher] += 1
         return box

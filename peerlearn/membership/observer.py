@@ -18,7 +18,7 @@ from peerlearn.membership.trust import Trust
 from peerlearn.recording import Record, discard
 from peerlearn.tasks import background
 from peerlearn.transport.base import Transport
-from peerlearn.types import Address, Card, PeerId
+from peerlearn.types import Address, Card
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 
@@ -80,7 +80,7 @@ class Observer:
                 unwanted=_nothing,
                 is_me=_nobody,
                 refused=_unmoved,
-                watched_by=_needless,
+                watchers=None,
                 follow=self._watch,
                 trust=self._trust,
             )
@@ -111,10 +111,6 @@ def _nothing(hint: Hint) -> bool:
 
 def _nobody(card: Card) -> bool:
     return False
-
-
-def _needless(peer: PeerId) -> bool:
-    return True  # nobody is to know that we live
 
 
 def _unmoved(exc: PeerRefused) -> None:

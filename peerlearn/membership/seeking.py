@@ -11,7 +11,7 @@ from peerlearn.discovery.base import Hint
 from peerlearn.discovery.static import SOURCE as TOLD
 from peerlearn.errors import PeerRefused, RefusalReason, TransferError, WireError
 from peerlearn.membership.greeting import EXCHANGE
-from peerlearn.membership.meeting import PATIENCE, Meeter, pauses
+from peerlearn.membership.meeting import Meeter, patience, pauses
 from peerlearn.membership.problems import Problems
 from peerlearn.tasks import Background
 from peerlearn.types import Address, PeerId
@@ -121,12 +121,12 @@ class Seeker:
     async def _pursue(self, lead: Lead) -> None:
         waits = pauses(self._timing, self._rng)
         since, said = now(), ""
-        if lead.source == EXCHANGE:
+        if not lead.told and self._own > lead.id_prefix:
+            # Who finds us by mDNS is found by us: of two, the one with the lower id goes to see the other.
+            await asyncio.sleep(patience(self._timing, len(self._leads)))
+        elif lead.source == EXCHANGE:
             # Most of those whom others name introduce themselves meanwhile.
             await asyncio.sleep(next(waits))
-        elif not lead.told and self._own > lead.id_prefix:
-            # Who finds us by mDNS is found by us: of two, the one with the lower id goes to see the other.
-            await asyncio.sleep(PATIENCE * self._timing.retry_first)
         while True:
             contact = self._directory.expected(lead.id_prefix)
             peer = contact.id if contact is not None else None

@@ -21,6 +21,10 @@ class Company(Protocol):
         """Whether it said goodbye, and is not back."""
         ...
 
+    def unreached(self, peer: PeerId) -> None:
+        """It could not be called."""
+        ...
+
     async def news(self) -> None:
         """Returns after the next change: somebody came or went, or published a version."""
         ...

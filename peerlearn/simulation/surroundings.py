@@ -222,10 +222,18 @@ class Witnessed:
         finally:
             ended()
 
+    async def reach(self, to: Address) -> None:
+        await self._inner.reach(to)
+
     def watch(
-        self, to: Address, request: pb.WatchRequest, *, certificates: Collection[bytes] = ()
+        self,
+        to: Address,
+        request: pb.WatchRequest,
+        *,
+        notices: AsyncIterator[pb.Notice] | None = None,
+        certificates: Collection[bytes] = (),
     ) -> AsyncGenerator[pb.Notice, None]:
-        return self._inner.watch(to, request, certificates=certificates)
+        return self._inner.watch(to, request, notices=notices, certificates=certificates)
 
     async def exchange(
         self, to: Address, question: Message, *, certificates: Collection[bytes] = ()

@@ -66,6 +66,11 @@ class Service(Protocol):
 
     def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Notice]: ...
 
+    async def told(self, request: pb.WatchRequest, caller: Caller, notices: AsyncIterator[pb.Notice]) -> None:
+        """What whoever watches `tells` by the same call, as long as it watches. The iterator raises PeerUnreachable or
+        WireError when it breaks off."""
+        ...
+
     async def admit(self, header: pb.Header, caller: Caller) -> None:
         """Decide on a question's first frame, before any bulk flows and before anything is allocated for it."""
         ...
@@ -113,10 +118,22 @@ class Transport(Protocol):
 
     async def introduce(self, to: Address, introduction: pb.Introduction) -> pb.Introduction: ...
 
+    async def reach(self, to: Address) -> None:
+        """Returns when somebody listens there, whoever it is."""
+        ...
+
     def watch(
-        self, to: Address, request: pb.WatchRequest, *, certificates: Collection[bytes] = ()
+        self,
+        to: Address,
+        request: pb.WatchRequest,
+        *,
+        notices: AsyncIterator[pb.Notice] | None = None,
+        certificates: Collection[bytes] = (),
     ) -> AsyncGenerator[pb.Notice, None]:
-        """Notices as they come; ends when the peer ends the stream. The caller judges silence."""
+        """Notices as they come; ends when the peer ends the stream. The caller judges silence.
+
+        `notices`: what to tell meanwhile, when the request `tells`; to those only who speak 1.2.
+        """
         ...
 
     async def exchange(

@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 
 from peerlearn.config import Limits, Timing
 from peerlearn.errors import Corrupt, KnowledgeError, Oversized, PeerRefused, RefusalReason, WireError
+from peerlearn.tasks import background
 from peerlearn.transport.base import Caller, Service
 from peerlearn.transport.brief import reply_briefly
 from peerlearn.transport.exchange import Pipe, refusal_frame, refusal_of, reply
@@ -91,18 +92,31 @@ class Desk:
             introduction = read_introduction(data, self._limits)
             return sealed((await self._service.introduce(introduction, caller)).SerializeToString())
 
-    async def watch(self, data: bytes, caller: Caller) -> AsyncGenerator[bytes, None]:
+    async def watch(
+        self, data: bytes, caller: Caller, more: AsyncIterator[bytes] | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """`more`: what comes behind the request."""
         if self._watches >= self._limits.watches:
             raise PeerRefused(caller.host, RefusalReason.BUSY, f"{self._watches} peers watch already: try again later")
         self._watches += 1
         try:
             with _refusing(caller.host):
                 request = _read(pb.WatchRequest, data, _REQUEST_BYTES, "a watch request")
-                async with _closing(self._service.watch(request, caller)) as notices:
+                async with _closing(self._service.watch(request, caller)) as notices, background() as tasks:
+                    if request.tells and more is not None:
+                        told = self._service.told(request, caller, self._told(more))
+                        tasks.start(told, name=f"told:{request.id[:12]}")
                     async for notice in notices:
                         yield sealed(notice.SerializeToString())
         finally:
             self._watches -= 1
+
+    async def _told(self, more: AsyncIterator[bytes]) -> AsyncGenerator[pb.Notice, None]:
+        async for data in more:
+            request = _read(pb.WatchRequest, data, _notice_bytes(self._limits), "a notice")
+            if not request.HasField("notice"):
+                raise Corrupt("a second request to watch came in one call")
+            yield request.notice
 
 
 class Links:
@@ -136,8 +150,11 @@ def read_introduction(data: bytes, limits: Limits) -> pb.Introduction:
 
 def read_notice(data: bytes, limits: Limits) -> pb.Notice:
     """Raises Oversized or Corrupt."""
-    most = max(limits.card_bytes, limits.revocation_bytes) + _REQUEST_BYTES + _CHAIN_BYTES
-    return _read(pb.Notice, data, most, "a notice")
+    return _read(pb.Notice, data, _notice_bytes(limits), "a notice")
+
+
+def _notice_bytes(limits: Limits) -> int:
+    return max(limits.card_bytes, limits.revocation_bytes) + _REQUEST_BYTES + _CHAIN_BYTES
 
 
 def _read(kind: type[M], data: bytes, most: int, what: str) -> M:

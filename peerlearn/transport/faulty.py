@@ -52,10 +52,18 @@ class Faulty:
     async def introduce(self, to: Address, introduction: pb.Introduction) -> pb.Introduction:
         return await self._transport.introduce(to, introduction)
 
+    async def reach(self, to: Address) -> None:
+        await self._transport.reach(to)
+
     def watch(
-        self, to: Address, request: pb.WatchRequest, *, certificates: Collection[bytes] = ()
+        self,
+        to: Address,
+        request: pb.WatchRequest,
+        *,
+        notices: AsyncIterator[pb.Notice] | None = None,
+        certificates: Collection[bytes] = (),
     ) -> AsyncGenerator[pb.Notice, None]:
-        return self._transport.watch(to, request, certificates=certificates)
+        return self._transport.watch(to, request, notices=notices, certificates=certificates)
 
     async def exchange(
         self, to: Address, question: Message, *, certificates: Collection[bytes] = ()

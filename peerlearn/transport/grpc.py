@@ -1,5 +1,6 @@
 """The fabric over gRPC: one server, cached connections by address, and the fast path for bodies."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
@@ -12,6 +13,7 @@ import grpc.aio
 
 from peerlearn.config import Limits, Timing
 from peerlearn.errors import NetworkError, PeerRefused, PeerUnreachable, RefusalReason
+from peerlearn.tasks import background
 from peerlearn.transport.allocator import let_allocator_adapt
 from peerlearn.transport.base import Credentials, Guard, Service, Traffic
 from peerlearn.transport.brief import Brevity, ask_briefly
@@ -22,8 +24,8 @@ from peerlearn.transport.exchange import ask
 from peerlearn.transport.lines import Lines, options, translated
 from peerlearn.transport.patience import Patience
 from peerlearn.transport.pins import Chain, Pins
-from peerlearn.transport.pipes import BriefCall, CallPipe, QuestionPipe, unbroken
-from peerlearn.transport.serve import EXCHANGE, SERVICE, Calls, Health, enable_reflection
+from peerlearn.transport.pipes import BriefCall, CallPipe, QuestionPipe, tell, unbroken
+from peerlearn.transport.serve import EXCHANGE, SERVICE, WATCH, Calls, Health, enable_reflection
 from peerlearn.transport.tls import check_can_tell, der_to_pem, server_credentials, speaks_tls, stranger
 from peerlearn.types import Address
 from peerlearn.wire.frames import Message
@@ -187,18 +189,38 @@ class GrpcTransport:
             raise translated(str(to), error) from error
         return read_introduction(data, self._limits)
 
+    async def reach(self, to: Address) -> None:
+        try:
+            async with asyncio.timeout(self._timing.base):
+                way, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, to.host, to.port)
+        except TimeoutError:
+            raise PeerUnreachable(str(to), f"no answer within {self._timing.base:g} s") from None
+        except OSError as error:
+            raise PeerUnreachable(str(to), f"no connection ({error.strerror or error})") from error
+        way.abort()
+
     async def watch(
-        self, to: Address, request: pb.WatchRequest, *, certificates: Collection[bytes] = ()
+        self,
+        to: Address,
+        request: pb.WatchRequest,
+        *,
+        notices: AsyncIterator[pb.Notice] | None = None,
+        certificates: Collection[bytes] = (),
     ) -> AsyncGenerator[pb.Notice, None]:
-        peer = str(to)
-        async with self._lines.to(to, self._roots(to, certificates)) as channel:
-            watch: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(f"/{SERVICE}/Watch")
-            call = watch(sealed(request.SerializeToString()))
+        async with self._lines.to(to, self._roots(to, certificates)) as channel, background() as tasks:
+            call: grpc.aio.UnaryStreamCall[bytes, bytes] | grpc.aio.StreamStreamCall[bytes, bytes]
+            if notices is None:
+                one_way: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(WATCH)
+                call = one_way(sealed(request.SerializeToString()))
+            else:
+                both_ways: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(WATCH)
+                call = both_ways()
+                tasks.start(tell(call, request, notices), name=f"tell:{to}")
             try:
                 async for data in call:
                     yield read_notice(data, self._limits)
             except grpc.aio.AioRpcError as error:
-                raise translated(peer, error) from error
+                raise translated(str(to), error) from error
             finally:
                 call.cancel()
 

@@ -19,6 +19,8 @@ from peerlearn.transport.tls import channel_credentials
 from peerlearn.types import Address
 
 _DEFAULT_MESSAGE_BYTES = 4 * MIB  # gRPC's own limit
+_IDLE_MS = 60_000
+"""After which a connection without a call is closed: with many peers most pairs have little to say to each other."""
 _SAID_CHARS = 200
 _TLS = re.compile(r"OPENSSL_internal:(\w+)")
 
@@ -79,6 +81,8 @@ class Lines:
         self._options = [
             *options(limits),
             ("grpc.use_local_subchannel_pool", 1),  # or the new channel would inherit the old one's back-off
+            ("grpc.enable_retries", 0),  # whoever asks decides that, and every call would hold memory for it
+            ("grpc.client_idle_timeout_ms", _IDLE_MS),
             ("grpc.enable_http_proxy", 0),  # peers are on the LAN, whatever the environment says
         ]
         self._lines: dict[Address, _Line] = {}

@@ -4,14 +4,14 @@ it."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
 from peerlearn.config import Limits, Timing
 from peerlearn.errors import NetworkError, PeerRefused, PeerUnreachable
-from peerlearn.tasks import sole_cause
+from peerlearn.tasks import background, sole_cause
 from peerlearn.transport.base import Caller, Service, Traffic
 from peerlearn.transport.desk import Desk, Links, read_introduction, read_notice
 from peerlearn.transport.exchange import ask
@@ -158,18 +158,32 @@ class MemoryTransport:
             raise PeerUnreachable(str(to), "it left before it introduced itself")
         return read_introduction(reply, self._limits)
 
+    async def reach(self, to: Address) -> None:
+        with Patience(self._timing, str(to)) as connecting:
+            await connecting.first(self._network.passage(self._address, to), "no connection")
+        if to not in self._network._served:
+            raise PeerUnreachable(str(to), "nobody serves there")
+
     async def watch(
-        self, to: Address, request: pb.WatchRequest, *, certificates: Collection[bytes] = ()
+        self,
+        to: Address,
+        request: pb.WatchRequest,
+        *,
+        notices: AsyncIterator[pb.Notice] | None = None,
+        certificates: Collection[bytes] = (),
     ) -> AsyncGenerator[pb.Notice, None]:
         data = sealed(request.SerializeToString())
 
         async def answer(desk: Desk, pipe: LanePipe) -> None:
-            async with aclosing(desk.watch(await pipe.read() or b"", _CALLER)) as notices:
-                async for notice in notices:
+            first = await pipe.read() or b""
+            async with aclosing(desk.watch(first, _CALLER, _rest(pipe))) as heard:
+                async for notice in heard:
                     await pipe.write(notice)
 
-        async with self._call("watch", to, answer) as pipe:
+        async with self._call("watch", to, answer) as pipe, background() as tasks:
             await pipe.write(data)
+            if notices is not None:
+                tasks.start(_tell(pipe, notices), name=f"tell:{to}")
             while (notice := await pipe.read()) is not None:
                 yield read_notice(notice, self._limits)
 
@@ -205,6 +219,18 @@ class MemoryTransport:
             yield LanePipe(down, up, str(to))
         finally:
             theirs.cancel()
+
+
+async def _tell(pipe: LanePipe, notices: AsyncIterator[pb.Notice]) -> None:
+    with suppress(PeerUnreachable):  # the call is over: whoever reads it knows how
+        async for notice in notices:
+            await pipe.write(sealed(pb.WatchRequest(notice=notice).SerializeToString()))
+        await pipe.done()
+
+
+async def _rest(pipe: LanePipe) -> AsyncGenerator[bytes, None]:
+    while (data := await pipe.read()) is not None:
+        yield data
 
 
 class _Server:

@@ -1,7 +1,8 @@
 """Exchanges over gRPC, seen from the side that asks: none of their operations is broken off."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -11,6 +12,8 @@ import grpc.aio
 from peerlearn.errors import PeerUnreachable
 from peerlearn.transport.brief import MARK
 from peerlearn.transport.lines import translated
+from peerlearn.wire.seal import sealed
+from peerlearn.wire.v1 import fabric_pb2 as pb
 
 T = TypeVar("T")
 
@@ -99,7 +102,7 @@ class BriefCall:
     async def ask(self, data: bytes) -> bytes:
         call = self._method(data, metadata=_BRIEFLY)
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        call.add_done_callback(partial(_tell, over))
+        call.add_done_callback(partial(_end, over))
         try:
             await asyncio.shield(over)
         except asyncio.CancelledError:
@@ -112,7 +115,19 @@ class BriefCall:
             raise translated(self._peer, error) from error
 
 
-def _tell(over: asyncio.Future[None], _: object) -> None:
+async def tell(
+    call: "grpc.aio.StreamStreamCall[bytes, bytes]", request: pb.WatchRequest, notices: AsyncIterator[pb.Notice]
+) -> None:
+    """The requests of a watch that tells: until there is nothing more to tell, or the call is over. Why it is, whoever
+    reads the answers is told."""
+    with suppress(grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
+        await call.write(sealed(request.SerializeToString()))
+        async for notice in notices:
+            await call.write(sealed(pb.WatchRequest(notice=notice).SerializeToString()))
+        await call.done_writing()
+
+
+def _end(over: asyncio.Future[None], _: object) -> None:
     if not over.done():
         over.set_result(None)
 

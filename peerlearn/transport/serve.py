@@ -1,8 +1,8 @@
 """The server's end of gRPC: raw bytes in, raw bytes out; what they mean is the desk's business."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, suppress
 from typing import Any, TypeAlias
 
 import grpc
@@ -17,6 +17,7 @@ from peerlearn.wire.v1 import fabric_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Fabric"].full_name
 EXCHANGE = f"/{SERVICE}/Exchange"
+WATCH = f"/{SERVICE}/Watch"
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -33,7 +34,7 @@ class Calls:
         return _Choice(
             {
                 "Introduce": grpc.unary_unary_rpc_method_handler(self._introduce),
-                "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+                "Watch": grpc.stream_stream_rpc_method_handler(self._watch),
                 "Exchange": grpc.stream_stream_rpc_method_handler(self._exchange),
             },
             brief=grpc.unary_unary_rpc_method_handler(self._brief),
@@ -45,9 +46,11 @@ class Calls:
         except PeerRefused as refused:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, refusal_details(refused))
 
-    async def _watch(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def _watch(self, _: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        requests = _requests(context)
+        first = await anext(requests, b"")
         try:
-            async with aclosing(self._desk.watch(data, caller_of(context))) as notices:
+            async with aclosing(self._desk.watch(first, caller_of(context), requests)) as notices:
                 async for notice in notices:
                     yield notice
         except PeerRefused as refused:
@@ -72,13 +75,25 @@ class _Choice(grpc.GenericRpcHandler):
 
     def service(self, details: grpc.HandlerCallDetails) -> "Handler | None":
         handler = self._calls.get(details.method)
-        if handler is not None and handler.request_streaming and is_brief(details.invocation_metadata):
+        if handler is not None and details.method == EXCHANGE and _is_brief(details.invocation_metadata):
             return self._brief
         return handler
 
 
-def is_brief(metadata: Metadata) -> bool:
+def _is_brief(metadata: Metadata) -> bool:
     return any(key == MARK for key, _ in metadata)
+
+
+async def _requests(context: Context) -> AsyncGenerator[bytes, None]:
+    """Until the caller has said all, or the call is over."""
+    with suppress(grpc.aio.BaseError, asyncio.InvalidStateError):
+        while isinstance(data := await _read(context), bytes):
+            yield data
+
+
+async def _read(context: Context) -> object:
+    data: object = await context.read()  # the stubs do not know of the end
+    return data
 
 
 class _ContextPipe:
@@ -88,7 +103,7 @@ class _ContextPipe:
         self._context = context
 
     async def read(self) -> bytes | None:
-        data: object = await self._context.read()
+        data = await _read(self._context)
         return data if isinstance(data, bytes) else None
 
     async def write(self, data: bytes) -> None:

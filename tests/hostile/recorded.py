@@ -30,9 +30,9 @@ async def calls(tag: str) -> list[Input]:
             kept.append(Input("Introduce", (data,)))
             return await super().introduce(data, caller)
 
-        def watch(self, data: bytes, caller: Caller) -> Any:
+        def watch(self, data: bytes, caller: Caller, more: Any = None) -> Any:
             kept.append(Input("Watch", (data,)))
-            return super().watch(data, caller)
+            return super().watch(data, caller, more)
 
         async def exchange(self, pipe: Pipe, caller: Caller) -> None:
             heard = _Heard(pipe)

@@ -157,14 +157,18 @@ class Introduction(_message.Message):
     def __init__(self, protocol: _Optional[_Union[Protocol, _Mapping]] = ..., group_tag: _Optional[str] = ..., card: _Optional[_Union[SignedCard, _Mapping]] = ..., observed: _Optional[str] = ..., known: _Optional[_Iterable[_Union[Acquaintance, _Mapping]]] = ..., revocations: _Optional[_Union[SignedRevocations, _Mapping]] = ..., check: _Optional[int] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
-    __slots__ = ("id", "session", "check")
+    __slots__ = ("id", "session", "tells", "notice", "check")
     ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    TELLS_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
     id: str
     session: str
+    tells: bool
+    notice: Notice
     check: int
-    def __init__(self, id: _Optional[str] = ..., session: _Optional[str] = ..., check: _Optional[int] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., session: _Optional[str] = ..., tells: bool = ..., notice: _Optional[_Union[Notice, _Mapping]] = ..., check: _Optional[int] = ...) -> None: ...
 
 class Beat(_message.Message):
     __slots__ = ("count", "version")
