@@ -35,7 +35,7 @@ async def calls(tag: str) -> list[Input]:
             return super().watch(data, caller)
 
         async def exchange(self, pipe: Pipe, caller: Caller) -> None:
-            heard = _Heard(pipe)
+            heard = Heard(pipe)
             try:
                 await super().exchange(heard, caller)
             finally:
@@ -88,7 +88,7 @@ def _useful(kept: list[Input], sender: str) -> list[Input]:
     return [*chosen.values(), Input("Exchange", (serialize(plain),))]
 
 
-class _Heard:
+class Heard:
     """A pipe that keeps what it reads."""
 
     def __init__(self, pipe: Pipe) -> None:
