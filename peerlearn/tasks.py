@@ -31,6 +31,7 @@ async def background() -> AsyncIterator[Background]:
 
     A sole exception, of the block or of one task, is raised as itself; several at once stay a group.
     """
+    cause: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
             tasks = Background(group)
@@ -39,7 +40,14 @@ async def background() -> AsyncIterator[Background]:
             finally:
                 tasks.cancel()
     except BaseExceptionGroup as caught:
-        raise sole_cause(caught) from None
+        cause = sole_cause(caught)
+        if cause is not caught:
+            caught.__traceback__ = None  # its frame in asyncio holds the group, which holds it
+    try:
+        if cause is not None:
+            raise cause  # not within the handling of its group: each would hold the other
+    finally:
+        del cause  # it holds this frame
 
 
 def sole_cause(

@@ -21,6 +21,7 @@ from peerlearn.strategies.distillation import Distillation
 from peerlearn.strategies.fedavg import FedAvg
 from peerlearn.strategies.gossip import Gossip
 from peerlearn.strategies.pairwise import Pairwise
+from peerlearn.transport.brief import Brevity
 from tests.hostile.faults import CASES, KINDS, Moment, Plan, badly
 from tests.hostile.leaks import nothing_left
 from tests.test_clue import DRIFTING, KNOWING, QUIET, stream_learner
@@ -110,7 +111,21 @@ async def test_whatever_a_provider_does_over_grpc_the_consumer_goes_on(name: str
     await one_case(name, kind, moment, "grpc")
 
 
-async def one_case(name: str, kind: str, moment: Moment, network: Literal["memory", "grpc"]) -> None:
+BRIEF = [case for case in CASES if case[1] in ("before", "whole") and case[0] != "says twice"]
+"""A brief exchange has no room for a second frame."""
+
+
+@pytest.mark.parametrize(("kind", "moment"), BRIEF)
+async def test_whatever_a_provider_does_when_asked_briefly_the_consumer_goes_on(
+    kind: str, moment: Moment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first question on, so that nothing good has come before."""
+    monkeypatch.setattr(Brevity, "expected", lambda self, to, question: True)
+    plan = await one_case("gossip", kind, moment, "grpc")
+    assert plan.briefly == plan.strikes
+
+
+async def one_case(name: str, kind: str, moment: Moment, network: Literal["memory", "grpc"]) -> Plan:
     way, plan, expected = WAYS[name], Plan(kind, moment), await alone(name)
     async with nothing_left(more_fds=0 if network == "memory" else 32):
         village = Village(network, TIMING)
@@ -131,6 +146,7 @@ async def one_case(name: str, kind: str, moment: Moment, network: Literal["memor
                     await recover(village, amber, plan)
             finally:
                 await birch.__aexit__(None, None, None)
+    return plan
 
 
 async def judge(village: Village, amber: Peer, way: Way, plan: Plan, expected: str) -> None:

@@ -103,11 +103,12 @@ def test_a_body_beside_a_header_is_as_long_as_the_header_says(nbytes: int, wrong
         feed([frame])
 
 
-def test_a_body_beside_a_header_keeps_to_the_bound_of_a_header_frame() -> None:
+def test_a_body_beside_a_header_has_a_bound_of_its_own() -> None:
     limits = Limits(header_bytes=1000)
-    frame = pb.Frame(header=header(floats("w", 500)), whole=bytes(2000))
+    small = pb.Frame(header=header(floats("w", WHOLE_BYTES // 4)), whole=bytes(WHOLE_BYTES))
+    assert parse(serialize(small), limits) == small
     with pytest.raises(Oversized, match="at most"):
-        parse(serialize(frame), limits)
+        parse(serialize(pb.Frame(header=header(), whole=bytes(WHOLE_BYTES + 1100))), limits)
 
 
 @pytest.mark.parametrize("at", [-60, -30, -12, -3])
@@ -173,6 +174,8 @@ def test_a_header_of_too_many_bytes_is_not_parsed() -> None:
     limits = Limits(header_bytes=1000)
     with pytest.raises(Oversized, match="at most"):
         parse(serialize(pb.Frame(header=pb.Header(sender="x" * 2000))), limits)
+    with pytest.raises(Oversized, match="at most"):
+        parse(serialize(pb.Frame(header=pb.Header(sender="x" * 2 * WHOLE_BYTES))), limits)
 
 
 # ---------------------------------------------------------------- messages

@@ -1,9 +1,10 @@
 """Calls that fail leave no reference cycles: what these hold, connections among it, would wait for the collector, which
 comes late where much else lives."""
 
+import asyncio
 import gc
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -53,10 +54,18 @@ def meeting(transport: GrpcTransport) -> Meeter:
     )
 
 
+async def beats() -> AsyncIterator[pb.Notice]:
+    while True:
+        yield pb.Notice(beat=pb.Beat())
+        await asyncio.sleep(0)
+
+
 CALLS: dict[str, Callable[[GrpcTransport, Address], Awaitable[object]]] = {
     "introduce": lambda transport, to: transport.introduce(to, pb.Introduction()),
     "meet": lambda transport, to: meeting(transport).meet([to]),
     "watch": lambda transport, to: anext(transport.watch(to, pb.WatchRequest())),
+    "watch that tells": lambda transport, to: anext(transport.watch(to, pb.WatchRequest(tells=True), notices=beats())),
+    "reach": lambda transport, to: transport.reach(to),
     "exchange": lambda transport, to: transport.exchange(to, Message(pb.Header())),
 }
 

@@ -140,7 +140,7 @@ class Directory:
             self._put(replace(contact, status=Status.SUSPECT), "suspect", why)
 
     def unreached(self, peer: PeerId, session: str) -> None:
-        """It lives, and cannot be called where it was found."""
+        """It lives, and cannot be called any more."""
         contact = self._in_session(peer, session)
         if contact is not None and contact.reached:
             self._put(replace(contact, reached=False), "reached")

@@ -114,10 +114,11 @@ class Follower:
             telling.over.set()
 
     def doubt(self, peer: PeerId) -> None:
-        """It could not be asked. Of one that we watch our watch knows better."""
+        """It could not be asked: try whether it can be called at all. Of one that we watch our watch knows better."""
         watch = self._watches.get(peer)
-        if watch is not None and watch.leans:
-            self._directory.unreached(peer, watch.contact.session)
+        if watch is not None and watch.leans and not watch.doubted:
+            watch.doubted = True
+            self._tasks.start(self._try(watch), name=f"try:{peer[:12]}")
 
     async def _follow(self, peer: PeerId) -> None:
         waits = pauses(self._timing, self._rng)
@@ -173,6 +174,11 @@ class Follower:
                 self._directory.goodbye(contact.id, contact.session, exc.said)
             return False
         return card is not None
+
+    async def _try(self, watch: "_Watch") -> None:
+        if not await self._meet(watch.contact):
+            self._directory.unreached(watch.contact.id, watch.contact.session)
+        watch.doubted = False
 
     async def _reassure(self, contact: Contact) -> None:
         await self._meet(contact)
@@ -326,6 +332,8 @@ class _Watch:
     leans: bool
     tells: bool
     silence: asyncio.Timeout | None = None
+    doubted: bool = False
+    """It is being tried whether it can be called."""
     needless: bool = False
     """It tells us by a call of its own, which stays."""
 

@@ -8,14 +8,17 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+import xxhash
+
 from peerlearn.config import Limits, Timing
 from peerlearn.errors import Corrupt, KnowledgeError, PeerRefused, Truncated, WireError
 from peerlearn.transport.base import Caller, Service, Traffic
-from peerlearn.transport.exchange import answer_of, first_of_answer, reads, refusal_frame, refusal_of
+from peerlearn.transport.exchange import answer_of, first_of_answer, going_on, reads, refusal_frame, refusal_of
 from peerlearn.transport.patience import Patience
 from peerlearn.transport.resume import Unfinished
 from peerlearn.types import PROTOCOL, Address
 from peerlearn.wire.frames import WHOLE_BYTES, Assembler, Message, parse, serialize, whole
+from peerlearn.wire.manifest import check_name
 from peerlearn.wire.partial import Partial
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
@@ -23,6 +26,7 @@ MARK = "peerlearn-brief"
 """The metadata of a call that is made so."""
 
 _SINCE = (1, 2)
+_Kind = tuple[Address, str, str, bytes]
 
 
 class Brevity:
@@ -32,7 +36,7 @@ class Brevity:
     MOST = 4096
 
     def __init__(self) -> None:
-        self._short: OrderedDict[tuple[Address, str, str, bytes], None] = OrderedDict()
+        self._short: OrderedDict[_Kind, None] = OrderedDict()
 
     def expected(self, to: Address, question: Message) -> bool:
         """Of the answer to this question. One that brings much, or goes on with an answer, is for a stream."""
@@ -51,31 +55,34 @@ class Brevity:
             self._short.pop(kind, None)
             return
         self._short[kind] = None
+        self._short.move_to_end(kind)
         if len(self._short) > self.MOST:
             self._short.popitem(last=False)
 
 
-def _kind(to: Address, question: Message) -> tuple[Address, str, str, bytes]:
+def _kind(to: Address, question: Message) -> _Kind:
     header = question.header
-    return to, header.strategy, header.query.want, header.query.select
+    return to, header.strategy, header.query.want, xxhash.xxh3_128_digest(header.query.select)
 
 
 async def ask_briefly(
-    call: Callable[[bytes], Awaitable[bytes]], question: Message, *, peer: str, timing: Timing, limits: Limits
+    call: Callable[[bytes], Awaitable[bytes | None]], question: Message, *, peer: str, timing: Timing, limits: Limits
 ) -> tuple[Message | None, Traffic]:
     """The consumer's end. None: the answer is longer; `question.partial` says how to go on.
 
-    Raises PeerUnreachable, PeerRefused or WireError.
+    `call` gives None when the other end has ended without a frame. Raises PeerUnreachable, PeerRefused or WireError.
     """
-    question.header.query.ClearField("resume")
-    data = serialize(whole(question))
+    data = serialize(whole(going_on(question, Partial())))
     with Patience(timing, peer) as patience:
         start = patience.now
         reply = await patience.first(call(data), "no answer")
         seconds = patience.now - start
+    if reply is None:
+        raise Truncated("the exchange ended before an answer")
     frame = parse(reply, limits)
     traffic = Traffic(len(data), len(reply), seconds=seconds)
     if isinstance(frame, pb.Frame) and frame.HasField("proceed"):
+        check_name(frame.proceed.answer)
         if question.partial is not None:
             question.partial.promise(frame.proceed.answer)
         return None, traffic

@@ -126,15 +126,23 @@ async def ask(
     pipe: Pipe, question: Message, *, peer: str, timing: Timing, limits: Limits, link: Link
 ) -> tuple[Message, Traffic]:
     """The consumer's end. Raises PeerUnreachable, PeerRefused or WireError."""
+    partial = question.partial or Partial()
     with Patience(timing, peer) as patience:
-        return await _ask(_Counted(pipe, patience, limits), question, peer, limits, link)
+        wire = _Counted(pipe, patience, limits)
+        try:
+            return await _ask(wire, question, partial, peer=peer, limits=limits, link=link)
+        except PeerUnreachable as error:
+            partial.received += wire.received
+            partial.silent = isinstance(error, Overdue)
+            raise
 
 
-async def _ask(wire: _Counted, question: Message, peer: str, limits: Limits, link: Link) -> tuple[Message, Traffic]:
+async def _ask(
+    wire: _Counted, question: Message, partial: Partial, *, peer: str, limits: Limits, link: Link
+) -> tuple[Message, Traffic]:
     start, patience = asyncio.get_running_loop().time(), wire.patience
     packer = Packer(link)
-    partial = question.partial or Partial()
-    frames = blocks(_going_on(question, partial), packer)
+    frames = blocks(going_on(question, partial), packer)
     await wire.start(next(frames), more=bool(question.header.body_bytes))
     frame = await wire.first("no answer")
     if isinstance(frame, pb.Frame) and frame.HasField("proceed"):
@@ -160,10 +168,6 @@ async def _read_answer(wire: _Counted, frame: Frame | None, limits: Limits, part
         while (frame := await wire.next(f"nothing more came {assembler.progress}")) is not None:
             assembler.feed(frame)
         answer = assembler.finish()
-    except PeerUnreachable as error:
-        partial.received += wire.received
-        partial.silent = isinstance(error, Overdue)
-        raise
     except WireError:
         partial.drop()
         raise
@@ -182,7 +186,7 @@ def first_of_answer(frame: Frame | None, limits: Limits, partial: Partial) -> As
     return assembler
 
 
-def _going_on(question: Message, partial: Partial) -> Message:
+def going_on(question: Message, partial: Partial) -> Message:
     """The question, asking for what is missing where something of the answer has come."""
     if question.header.HasField("query"):
         question.header.query.ClearField("resume")

@@ -99,20 +99,32 @@ class BriefCall:
         self._method = method
         self._peer = peer
 
-    async def ask(self, data: bytes) -> bytes:
+    async def ask(self, data: bytes) -> bytes | None:
+        """None when the other end has ended without an answer. Raises PeerUnreachable, PeerRefused or WireError."""
         call = self._method(data, metadata=_BRIEFLY)
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         call.add_done_callback(partial(_end, over))
         try:
             await asyncio.shield(over)
         except asyncio.CancelledError:
-            call.cancel()
-            await over
+            _cancel(call)
+            with suppress(asyncio.CancelledError, grpc.aio.AioRpcError):
+                await call
             raise
         try:
-            return await call
+            reply: object = await call
         except grpc.aio.AioRpcError as error:
             raise translated(self._peer, error) from error
+        return reply if isinstance(reply, bytes) else None  # the stubs do not know of a call that ends without one
+
+
+def _cancel(call: Any) -> None:
+    """`call.cancel()` would cancel the await of its operation too (see `unbroken`): only what is left where a release
+    of gRPC has nothing beneath it."""
+    if (beneath := getattr(call, "_cython_call", None)) is not None:
+        beneath.cancel("cancelled by the one who asks")
+    else:
+        call.cancel()
 
 
 async def tell(

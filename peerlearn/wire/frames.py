@@ -13,7 +13,7 @@ from peerlearn.config import MIB, Limits
 from peerlearn.errors import Corrupt, Oversized, Truncated
 from peerlearn.wire.arena import arenas
 from peerlearn.wire.compress import Packer, codec_name, unpack
-from peerlearn.wire.framing import Block, Frame, parse, serialize
+from peerlearn.wire.framing import WHOLE_BYTES, Block, Frame, parse, serialize
 from peerlearn.wire.manifest import body_sections, check_header, check_protocol
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from peerlearn.wire.partial import Partial
 
 __all__ = [
+    "WHOLE_BYTES",
     "Assembler",
     "Block",
     "Frame",
@@ -35,10 +36,6 @@ __all__ = [
 
 BLOCK_BYTES = MIB
 """Of a body in one frame, before compression."""
-
-WHOLE_BYTES = 32 * 1024
-"""Of a body that may stand beside its header. Each frame of its own costs both sides more than such a body does; a
-longer one is worth a look at whether it can be compressed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,7 +18,13 @@ _LIMITS = Limits()
 _HEADER_TAG = 0x0A  # field 1, length-delimited
 _BLOCK_TAG = b"\x1a"  # field 3, length-delimited
 _OTHER_FIELDS = 64  # of a header beside its tensors, unknown ones included
+_RAISE = "raise its Limits to take more"
 _FRAMING_BYTES = 64  # tags and lengths around a header or a block
+
+
+WHOLE_BYTES = 32 * 1024
+"""Of a body that may stand beside its header. Each frame of its own costs both sides more than such a body does; a
+longer one is worth a look at whether it can be compressed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,9 +60,12 @@ def parse(data: bytes, limits: Limits | None = None) -> Frame:
         if start + size == len(data):
             return Block((memoryview(data)[start:],))
     # What is written otherwise than we write it (unknown fields, overlong lengths) is for the generated class to read.
-    most = (limits.header_bytes if data[:1] == bytes((_HEADER_TAG,)) else limits.block_bytes) + _FRAMING_BYTES
+    opens = data[:1] == bytes((_HEADER_TAG,))
+    most = _FRAMING_BYTES + (limits.header_bytes + WHOLE_BYTES if opens else limits.block_bytes)
     if len(data) > most:
-        raise Oversized(f"a frame has {len(data)} bytes, this peer takes at most {most}: raise its Limits to take more")
+        raise Oversized(f"a frame has {len(data)} bytes, this peer takes at most {most}: {_RAISE}")
+    if opens and (size := _read_varint(data, 1)[0]) > limits.header_bytes:
+        raise Oversized(f"a header has {size} bytes, this peer takes at most {limits.header_bytes}: {_RAISE}")
     if len(data) > 2 * limits.tensors:
         _check_tensor_count(data, limits)
     try:

@@ -71,7 +71,7 @@ def check_header(header: pb.Header, limits: Limits) -> None:
     for name, text in (("sender", header.sender), ("session", header.session), ("strategy", header.strategy)):
         _check_size(len(text), limits.name_chars, f"characters of {name}")
     _check_query(header.query, limits)
-    _check_size(len(header.answer), DIGEST_BYTES, "bytes of the answer's name")
+    check_name(header.answer)
     _check_size(header.resumed_at, header.body_bytes, "bytes that have come of it")
     if header.tensors and not header.HasField("knowledge"):
         raise Corrupt(f"the header lists {len(header.tensors)} tensors but names no knowledge that they belong to")
@@ -92,6 +92,11 @@ def check_header(header: pb.Header, limits: Limits) -> None:
     _check_size(held, limits.body_bytes, "bytes of tensors once decoded")
 
 
+def check_name(answer: bytes) -> None:
+    """Raises Oversized unless it may name an answer."""
+    _check_size(len(answer), DIGEST_BYTES, "bytes of the name of an answer")
+
+
 def check_protocol(protocol: pb.Protocol) -> None:
     """Another major version is refused. Raises ForeignProtocol."""
     if protocol.major != PROTOCOL[0]:
@@ -104,7 +109,7 @@ def check_protocol(protocol: pb.Protocol) -> None:
 def _check_query(query: pb.Query, limits: Limits) -> None:
     _check_size(len(query.select), limits.select_bytes, "bytes of query")
     _check_size(len(query.held), limits.tensors * DIGEST_BYTES, "bytes of names of tensors held")
-    _check_size(len(query.resume.answer), DIGEST_BYTES, "bytes of the name of an answer")
+    check_name(query.resume.answer)
     if len(query.held) % DIGEST_BYTES:
         raise Corrupt(f"the query names tensors that are held in {len(query.held)} bytes, not {DIGEST_BYTES} each")
     if not 0 <= query.top <= 1:

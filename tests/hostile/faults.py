@@ -20,7 +20,8 @@ from peerlearn.wire.v1 import fabric_pb2 as pb
 
 Moment = Literal["before", "header", "body", "trailer", "whole"]
 """Before anything is answered; in the header; in the middle of the body; after the body, in the trailer. Short answers
-come in one frame, except to a consumer of version 1.1, which all but `whole` make of the one that asks."""
+come in one frame, except to a consumer of version 1.1, which all but `whole` make of the one that asks. Those of brief
+exchanges are one frame: `before` and `whole` bend them too."""
 
 PIECES = 4
 """Into so many blocks a body is cut, so that it has a middle."""
@@ -30,11 +31,13 @@ CRAWL = 1000.0
 
 @dataclass(slots=True)
 class Plan:
-    """What a provider does wrong from now on; nothing while `kind` is empty. `strikes` counts how often it did."""
+    """What a provider does wrong from now on; nothing while `kind` is empty. `strikes` counts how often it did,
+    `briefly` how often in a brief exchange."""
 
     kind: str = ""
     moment: Moment = "before"
     strikes: int = 0
+    briefly: int = 0
     desks: list[Desk] = field(default_factory=list)
 
     def heal(self) -> None:
@@ -64,12 +67,40 @@ class _BadDesk(Desk):
         plan = self._plan
         await super().exchange(_Bent(pipe, plan) if plan.kind else pipe, caller)
 
+    async def brief(self, data: bytes, caller: Caller) -> bytes:
+        answer, plan = await super().brief(data, caller), self._plan
+        if not plan.kind:
+            return answer
+        reply, before = _Reply(), plan.strikes
+        try:
+            await _Bent(reply, plan, whole=True).write(answer)
+        finally:
+            plan.briefly += plan.strikes - before
+        return reply.said
+
+
+class _Reply:
+    """What a brief exchange is answered, as a pipe."""
+
+    def __init__(self) -> None:
+        self.said = b""
+
+    async def read(self) -> bytes | None:
+        return None
+
+    async def write(self, data: bytes) -> None:
+        self.said = data
+
+    async def done(self) -> None: ...
+
 
 class _Bent:
     """A pipe whose outgoing frames pass through the plan's kind from its moment on."""
 
-    def __init__(self, pipe: Pipe, plan: Plan) -> None:
+    def __init__(self, pipe: Pipe, plan: Plan, *, whole: bool = False) -> None:
         self._pipe = pipe
+        self.whole = whole or plan.moment == "whole"
+        """Whether answers come in one frame here."""
         self._plan = plan
         self._kind = KINDS[plan.kind]
         self._struck = self._over = False
@@ -103,11 +134,6 @@ class _Bent:
 
     async def send(self, data: bytes) -> None:
         await self._pipe.write(data)
-
-    @property
-    def whole(self) -> bool:
-        """Whether answers come in one frame here."""
-        return self._plan.moment == "whole"
 
     def close(self) -> None:
         """Nothing more goes out; the call ends as if all had been said."""

@@ -24,7 +24,8 @@ import grpc
 import grpc.aio
 
 from peerlearn.errors import RefusalReason
-from peerlearn.transport.serve import SERVICE
+from peerlearn.transport.brief import MARK
+from peerlearn.transport.serve import EXCHANGE, SERVICE
 from peerlearn.wire.v1 import fabric_pb2 as pb
 from tests.hostile.mutate import Case, Input, mutated
 from tests.hostile.processes import Sample, Worker, sample, worker
@@ -83,7 +84,7 @@ async def send(channel: grpc.aio.Channel, given: Input, *, half_open: bool = Fal
 
 
 async def _send(channel: grpc.aio.Channel, given: Input, half_open: bool) -> str:
-    method = f"/{SERVICE}/{given.call}"
+    method = EXCHANGE if given.call == "Brief" else f"/{SERVICE}/{given.call}"
     if given.call == "Introduce":
         introduce: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
         await introduce(given.messages[0])
@@ -96,6 +97,9 @@ async def _send(channel: grpc.aio.Channel, given: Input, half_open: bool) -> str
             return "watched" if not stream.done() else _status(await stream.code(), await stream.details() or "", given)
         finally:
             stream.cancel()
+    if given.call == "Brief":
+        brief: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
+        return _said(await brief(given.messages[0], metadata=((MARK, "1"),)))
     exchange: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(method)
     call = exchange()
     try:
@@ -118,7 +122,7 @@ def _said(last: bytes) -> str:
     frame = pb.Frame.FromString(last)
     kind = frame.WhichOneof("body")
     if kind != "header":
-        return {"trailer": "answered"}.get(kind or "", "nothing")
+        return {"trailer": "answered", "proceed": "promised"}.get(kind or "", "nothing")
     header = frame.header
     if header.HasField("refusal"):
         return f"refused ({header.refusal.reason}): {_gist(header.refusal.detail)}"
@@ -201,7 +205,7 @@ async def fuzz(seconds: float, seed: int, log: Path) -> list[str]:
     """What is wrong; nothing, when all is well. Raises Found."""
     tag = secrets.token_hex(4)
     seeds = await calls(tag)
-    seeds += [each for each in seeds if each.call == "Exchange"]  # the most to go wrong in
+    seeds += [each for each in seeds if each.call in ("Exchange", "Brief")]  # the most to go wrong in
     with log.open("wb") as errors:
         async with worker(errors=errors, tag=tag, pause=0.02, **PEER) as target:
             before = sample(target.pid)

@@ -13,9 +13,15 @@ from google.protobuf.message import DecodeError, Message
 from peerlearn.wire.seal import sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
-Call = Literal["Introduce", "Watch", "Exchange"]
+Call = Literal["Introduce", "Watch", "Exchange", "Brief"]
+"""`Brief`: an exchange of one frame each way."""
 
-_KINDS: dict[Call, type[Message]] = {"Introduce": pb.Introduction, "Watch": pb.WatchRequest, "Exchange": pb.Frame}
+_KINDS: dict[Call, type[Message]] = {
+    "Introduce": pb.Introduction,
+    "Watch": pb.WatchRequest,
+    "Exchange": pb.Frame,
+    "Brief": pb.Frame,
+}
 _NUMBERS = (0, 1, 2, 7, 127, 128, 255, 65535, 2**20, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**62, 2**63 - 1, 2**64 - 1)
 _TEXTS = (
     "",
@@ -117,7 +123,7 @@ def _shuffle(messages: list[bytes], seeds: Sequence[Input], rng: random.Random) 
 
 def _resealed(data: bytes, call: Call) -> bytes:
     """With a right checksum, so that what is behind it gets to see the change."""
-    if call == "Exchange" and data[:1] != b"\x0a":
+    if _KINDS[call] is pb.Frame and data[:1] != b"\x0a":
         return data
     try:
         message = _KINDS[call].FromString(data)
@@ -178,7 +184,7 @@ def _field(data: bytes, call: Call, seeds: Sequence[Input], rng: random.Random) 
 
 def _size(data: bytes, call: Call, seeds: Sequence[Input], rng: random.Random) -> bytes:
     """A header that lies about sizes, of its body or of a tensor, alone or so that they agree."""
-    if call != "Exchange" or data[:1] != b"\x0a":
+    if _KINDS[call] is not pb.Frame or data[:1] != b"\x0a":
         return _field(data, call, seeds, rng)
     try:
         frame = pb.Frame.FromString(data)

@@ -22,7 +22,8 @@ from tests.village import learner
 
 
 async def calls(tag: str) -> list[Input]:
-    """Introductions, watches, and questions that bring a body and that bring none, of a peer in this group."""
+    """Introductions, watches, and questions that bring a body and that bring none, of a peer in this group; these last
+    also as they are asked briefly."""
     kept: list[Input] = []
 
     class Recording(Desk):
@@ -35,7 +36,7 @@ async def calls(tag: str) -> list[Input]:
             return super().watch(data, caller, more)
 
         async def exchange(self, pipe: Pipe, caller: Caller) -> None:
-            heard = _Heard(pipe)
+            heard = Heard(pipe)
             try:
                 await super().exchange(heard, caller)
             finally:
@@ -85,10 +86,17 @@ def _useful(kept: list[Input], sender: str) -> list[Input]:
         plain.header.ClearField(field)
     missing = {"Introduce", "Watch", "Exchange"} - {each.call for each in chosen.values()}
     assert not missing, f"no {missing} was recorded"
-    return [*chosen.values(), Input("Exchange", (serialize(plain),))]
+    bringing = pb.Frame()
+    bringing.CopyFrom(plain)
+    bringing.header.knowledge.params.architecture = "a"
+    bringing.header.tensors.add(name="w", dtype="float32", shape=[100], stored=100)
+    bringing.header.body_bytes = 400
+    bringing.whole = bytes(400)
+    briefly = [Input("Brief", (serialize(each),)) for each in (plain, bringing)]
+    return [*chosen.values(), Input("Exchange", (serialize(plain),)), *briefly]
 
 
-class _Heard:
+class Heard:
     """A pipe that keeps what it reads."""
 
     def __init__(self, pipe: Pipe) -> None:
