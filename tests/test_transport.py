@@ -36,7 +36,7 @@ from peerlearn.transport.base import Caller, Transport
 from peerlearn.transport.grpc import GrpcTransport
 from peerlearn.transport.memory import MemoryNetwork
 from peerlearn.types import PROTOCOL, Address
-from peerlearn.wire.compress import Link, Packer
+from peerlearn.wire.compress import GIGABIT, Link, Packer
 from peerlearn.wire.frames import Message, blocks, serialize
 from peerlearn.wire.v1 import fabric_pb2 as pb
 from tests.patience import SOON, timed
@@ -687,7 +687,8 @@ async def test_on_a_slow_link_blocks_are_packed_in_threads() -> None:
     relu = np.maximum(np.random.default_rng(0).standard_normal(MIB, np.float32), 0).view(np.uint8)
     a, b = GrpcTransport(), GrpcTransport()
     for transport in (a, b):
-        transport._links.to("127.0.0.1").loopback = False
+        link = transport._links.to("127.0.0.1")
+        link.loopback, link.rate = False, GIGABIT / 10  # lz4 is faster than that, however busy the machine
     async with a.serving(Service()) as at, b.serving(Service()):
         got, traffic = await b.exchange(at, question(array=relu))
     assert body_of(got) == relu.tobytes()
