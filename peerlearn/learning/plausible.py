@@ -131,15 +131,29 @@ def some(total: int) -> Tensor:
 def check_network(learner: Learner, network: nn.Module, *, seen: Sequence[int] = (), labels: bool = True) -> None:
     """Raises KnowledgeError unless a network says finite, sensible things on the learner's own samples: on private ones
     by scale, and (`labels`) on what is held out by `check_labels`."""
-    x = learner.sample(_TRIED_ON)
-    theirs = learner.logits(x, model=network)
+    x, held = learner.sample(_TRIED_ON), learner.held_out
+    if not labels or held is None or len(held) < FEWEST:
+        _check_outputs(learner, x, learner.logits(x, model=network))
+        return
+    rows = some(len(held))
+    tested, y = held.x[rows], held.y[rows]
+    theirs, known = _logits_on_both(learner, network, x, tested)
+    _check_outputs(learner, x, theirs)
+    check_labels(known, y, seen=seen, own=lambda: learner.logits(tested))
+
+
+def _check_outputs(learner: Learner, x: Tensor, theirs: Tensor) -> None:
     if not bool(torch.isfinite(theirs).all()):
         raise KnowledgeError("the network made of these parameters gives outputs that are not finite")
     check_logits(theirs, lambda: learner.logits(x))
-    if labels and (held := learner.held_out) is not None and len(held) >= FEWEST:
-        rows = some(len(held))
-        tested, y = held.x[rows], held.y[rows]
-        check_labels(learner.logits(tested, model=network), y, seen=seen, own=lambda: learner.logits(tested))
+
+
+def _logits_on_both(learner: Learner, network: nn.Module, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """In one go where they fit together: most nets take longer to call than to compute."""
+    if one.shape[1:] != other.shape[1:] or one.dtype != other.dtype:
+        return learner.logits(one, model=network), learner.logits(other, model=network)
+    logits = learner.logits(torch.cat([one, other]), model=network)
+    return logits[: len(one)], logits[len(one) :]
 
 
 def largest(tensor: Tensor) -> float:
