@@ -163,6 +163,7 @@ def test_exit_codes_are_documented():
         (["up", "x:y", "--rounds", "0"], "--rounds must be at least 1, not 0"),
         (["up", "no-module"], "is not an import path: write MODULE:NAME"),
         (["up", "no_such_module_here:learner"], "there is no module 'no_such_module_here': looked in"),
+        (["up", "no_such_module_here:learner", "--set", "alfa=0.5"], "did you mean 'alpha'?"),
         (["ls", "--seconds", "0"], "--seconds"),
         (["group", "revoke", "x", "--group", "y", "--seconds", "nan"], "--seconds must be at least 0, not nan"),
         (["show"], "name the peer to show"),
@@ -457,6 +458,9 @@ def test_progress_follows_events():
     row.seen({"kind": "published", "round": 5, "version": 6})
     assert "round 6/7" in row.line()
     assert "learns from birch" in row.line()
+    moved = {"kind": "peer", "peer": "b1", "name": "birch", "status": "moved", "why": "found at 10.0.0.2:1"}
+    row.seen(moved)
+    assert (row.others, row.company(moved)) == ({"b1": "birch"}, "birch has moved: found at 10.0.0.2:1")
     row.seen({"kind": "peer", "peer": "b1", "name": "birch", "status": "gone"})
     row.seen({"kind": "stopped", "round": 6})
     assert (row.others, row.phase, row.round) == ({}, "left", 6)

@@ -24,6 +24,7 @@ from peerlearn.types import Address
 if TYPE_CHECKING:
     from peerlearn.learning.learner import Learner
     from peerlearn.peer import Peer
+    from peerlearn.strategies.base import Strategy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +60,13 @@ def up(options: Options, output: Output) -> None:
             "INSECURE: this peer listens beyond loopback without encryption; whoever reaches its port can read what it "
             "exposes and can teach it. Use it only in a network that you trust."
         )
+    strategy = _strategy(options)
     learner = load_learner(options.learner)
     row = Progress(rounds=options.rounds)
     with ExitStack() as stack:
         follow = stack.enter_context(follower(output, row))
         events = () if options.events is None else (stack.enter_context(events_file(options.events, output.warn)),)
-        peer = _peer(learner, options, Tee(follow, *events))
+        peer = _peer(learner, strategy, options, Tee(follow, *events))
         why = asyncio.run(_serve(peer, options, row))
     output.say(f"{peer.name} left after {row.round} rounds: {why}")
     output.result(
@@ -90,14 +92,19 @@ def _check(options: Options) -> None:
     check_cast(options.cast)
 
 
-def _peer(learner: "Learner", options: Options, record: Record) -> "Peer":
-    from peerlearn.collector import tune_collector
-    from peerlearn.peer import Peer
+def _strategy(options: Options) -> "Strategy":
+    """Before the app is imported, which may take long, and do much."""
     from peerlearn.strategies import registry
     from peerlearn.transport.allocator import tune_allocator
 
     tune_allocator()
-    strategy = registry.make(options.strategy, **options.settings)
+    return registry.make(options.strategy, **options.settings)
+
+
+def _peer(learner: "Learner", strategy: "Strategy", options: Options, record: Record) -> "Peer":
+    from peerlearn.collector import tune_collector
+    from peerlearn.peer import Peer
+
     tune_collector()
     return Peer(
         learner, strategy=strategy, name=options.name or "", state=options.state, listen=options.listen,

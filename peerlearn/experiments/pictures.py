@@ -57,7 +57,8 @@ def _learning(stored: Stored, figure: "Figure") -> bool:
     if not metrics:
         return False
     figure.set_size_inches(4.6 * len(metrics), 4.2)
-    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for axes, metric in zip(panels, metrics, strict=True):
         for number, variant in enumerate(stored.runs):
             if points := _mean_series(stored, variant, metric):
                 axes.plot(list(points), [100 * v for v in points.values()], label=variant, **_style(number))
@@ -65,7 +66,7 @@ def _learning(stored: Stored, figure: "Figure") -> bool:
         axes.set_xlabel("round")
         axes.set_ylabel("%")
         axes.grid(alpha=0.3)
-    _legend(figure, axes)
+    _legend(figure, *panels)
     return True
 
 
@@ -146,9 +147,13 @@ def _matrix(axes: "Axes", counts: "np.ndarray[Any, Any]", title: str) -> None:
             axes.text(predicted, true, f"{100 * share:.0f}", ha="center", va="center", fontsize=5, color=colour)
 
 
-def _legend(figure: "Figure", axes: "Axes") -> None:
-    """Beside the picture, where it covers nothing."""
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=7)
+def _legend(figure: "Figure", *panels: "Axes") -> None:
+    """Beside the picture, where it covers nothing: of all that is drawn in any panel."""
+    drawn: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            drawn.setdefault(label, handle)
+    figure.legend(drawn.values(), drawn.keys(), loc="outside right upper", fontsize=7)
 
 
 def _measured(stored: Stored, metric: str) -> bool:
