@@ -20,6 +20,7 @@ from peerlearn.errors import ConfigError, IdentityError, NetworkError, PeerRefus
 from peerlearn.membership import Membership, Observer, following
 from peerlearn.recording import MemorySink, PeerChanged
 from peerlearn.security import Identity, open_card, sign_card
+from peerlearn.tasks import background
 from peerlearn.transport.base import Caller, Transport
 from peerlearn.transport.grpc import GrpcTransport
 from peerlearn.transport.memory import MemoryNetwork, MemoryTransport
@@ -702,6 +703,61 @@ async def test_who_tells_ever_more_is_read_no_faster() -> None:
                 heard.cancel()
                 await asyncio.wait([heard])
         assert watch.seconds > 0.9 * (told - 5 * limits.calls) / (2 * limits.calls)
+
+
+def introduction_of(identity: Identity, *addresses: Address, session: str = "s") -> pb.Introduction:
+    card = Card(id=identity.id, name="mallory", session=session, addresses=addresses)
+    return pb.Introduction(
+        protocol=pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1]), card=sign_card(identity, card, ())
+    )
+
+
+async def beats() -> AsyncGenerator[pb.Notice, None]:
+    while True:
+        yield pb.Notice(beat=pb.Beat())
+        await asyncio.sleep(0.05)
+
+
+async def test_who_calls_again_before_its_old_call_has_ended_is_not_in_doubt() -> None:
+    village = Village("memory")
+    async with village.peer("hub") as hub:
+        mallory, theirs = Identity.ephemeral(), village.transport()
+        async with theirs.serving(Served(hub.membership)) as at, background() as tasks:
+            await theirs.introduce(hub.address, introduction_of(mallory, at))
+            request = pb.WatchRequest(id=mallory.id, session="s", tells=True)
+            first = tasks.start(_drained(theirs.watch(hub.address, request, notices=beats())), name="first")
+            await within(SOON, hub, "mallory")
+            second = tasks.start(_drained(theirs.watch(hub.address, request, notices=beats())), name="second")
+            await asyncio.sleep(0.2)
+            first.cancel()
+            await asyncio.sleep(village.timing.suspect_after + 0.3)
+            assert hub.life("mallory") == ["confirmed"]
+            second.cancel()
+            async with asyncio.timeout(SOON):
+                await hub.membership.until(lambda _: "suspect" in hub.life("mallory"))
+
+
+async def test_nobody_tells_in_the_name_of_another_session(calls: Calls) -> None:
+    village = Village("memory")
+    low, high = sorted((Identity.ephemeral(), Identity.ephemeral()), key=lambda identity: identity.id)
+    async with village.peer("hub", identity=low) as hub:
+        async with village.peer("guest", identity=high, peers=[hub.address]) as guest:
+            await within(SOON, guest, "hub")
+            request = pb.WatchRequest(id=hub.id, session="another", tells=True)
+            lies = village.transport().watch(guest.address, request, notices=beats())
+            with pytest.raises(PeerRefused, match="introduce yourself"):
+                await anext(lies)
+            await asyncio.sleep(0.3)
+            assert calls.open[guest.address, hub.address] == 1, "its own watch is not needless"
+            assert guest.life("hub") == ["confirmed"]
+
+
+async def test_who_has_no_room_to_tell_one_more_watches_all_the_same() -> None:
+    village = Village("memory")
+    async with village.peer("one") as one, village.peer("two") as two:
+        narrow = replace(LIMITS, watches=1)
+        async with village.peer("guest", peers=[one.address, two.address], limits=narrow) as guest:
+            await within(SOON, guest, "one", "two")
 
 
 async def _drained(notices: AsyncIterator[pb.Notice]) -> None:

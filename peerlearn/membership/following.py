@@ -194,15 +194,10 @@ class Follower:
 
     async def _watch(self, contact: Contact) -> bool:
         """Until nothing more is heard of it so. Whether that was our own doing, and it is heard of otherwise."""
-        telling = self._telling.get(contact.id)
-        leans = telling is not None and telling.session == contact.session
+        leans = self._told_by(contact) is not None
         watch = _Watch(contact, leans=leans, tells=not leans and self._may_tell(contact))
         try:
-            if telling is not None and leans:
-                await self._lean(watch, telling)
-            else:
-                await self._listen(watch)
-            why = (telling.why if telling is not None and leans else "") or "it ended the watch"
+            why = await (self._lean(watch) if leans else self._listen(watch)) or "it ended the watch"
         except TimeoutError:
             if watch.needless or contact.id in self._renewing:
                 return watch.needless
@@ -219,16 +214,25 @@ class Follower:
             self._directory.lost(contact.id, contact.session, why)
         return False
 
-    async def _lean(self, watch: "_Watch", telling: "_Telling") -> None:
-        """Until it has no more to tell; TimeoutError as below. Raises PeerUnreachable when it cannot be called."""
+    def _told_by(self, contact: Contact) -> "_Telling | None":
+        telling = self._telling.get(contact.id)
+        return telling if telling is not None and telling.session == contact.session else None
+
+    async def _lean(self, watch: "_Watch") -> str:
+        """Until it has no more to tell, by this call or by one after it, and why; TimeoutError as below. Raises
+        PeerUnreachable when it cannot be called."""
         contact = watch.contact
         if not contact.reached:
             await self._transport.reach(contact.address)
             self._directory.confirm(contact.card, contact.address, now(), reached=True)
+        why = ""
         async with self._while_alive(watch, None):
-            await telling.over.wait()
+            while (telling := self._told_by(contact)) is not None:
+                await telling.over.wait()
+                why = telling.why
+        return why
 
-    async def _listen(self, watch: "_Watch") -> None:
+    async def _listen(self, watch: "_Watch") -> str:
         """Until the watch ends; TimeoutError when the directory has judged meanwhile."""
         contact, reassured, pace = watch.contact, now(), Pace(self._limits.calls)
         self._renewing.discard(contact.id)
@@ -245,6 +249,7 @@ class Follower:
                 if now() - reassured > self._timing.suspect_after / 2 and not self._hears_us(contact.id):
                     reassured = now()
                     self._tasks.start(self._reassure(contact), name=f"reassure:{contact.id[:12]}")
+        return ""
 
     @asynccontextmanager
     async def _while_alive(self, watch: "_Watch", first: float | None) -> AsyncIterator[asyncio.Timeout]:
@@ -266,12 +271,12 @@ class Follower:
     @asynccontextmanager
     async def _notices(self, contact: Contact, *, tells: bool) -> AsyncIterator[AsyncIterator[pb.Notice]]:
         """What it says; inside the block it is told of us by the same call."""
-        if not tells or self._watchers is None:
+        box = self._watchers.enter(contact.id) if tells and self._watchers is not None else None
+        if box is None or self._watchers is None:
             holders = self._trust.certificates_of(contact.id) if self._trust is not None else ()
             async with aclosing(self._transport.watch(contact.address, self._me, certificates=holders)) as notices:
                 yield notices
             return
-        box = self._watchers.enter(contact.id)
         try:
             me = pb.WatchRequest(id=self._me.id, session=self._me.session, tells=True)
             async with aclosing(self._transport.watch(contact.address, me, notices=box.notices())) as notices:
@@ -280,7 +285,8 @@ class Follower:
             self._watchers.leave(box)
 
     def _may_tell(self, contact: Contact) -> bool:
-        return self._watchers is not None and self._trust is None and contact.card.protocol >= _TOLD_SINCE
+        room = self._watchers is not None and not self._watchers.full
+        return room and self._trust is None and contact.card.protocol >= _TOLD_SINCE
 
     async def _slowed(self, pace: Pace, peer: PeerId) -> None:
         """Who says ever more is read no faster."""

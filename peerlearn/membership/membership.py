@@ -244,9 +244,10 @@ class Membership:
     async def told(self, request: pb.WatchRequest, caller: Caller, notices: AsyncIterator[pb.Notice]) -> None:
         """What somebody who watches us tells by the same call: we need not watch it. With a group we do: its server is
         to show its certificate."""
-        company = self._at_home()
-        if request.id and self._trust is None:
-            await company.told(PeerId(request.id), request.session, notices)
+        contact = self.directory.get(PeerId(request.id))
+        introduced = contact is not None and contact.session == request.session
+        if introduced and self._trust is None and self._open is not None and not self._leaving:
+            await self._open[1].told(PeerId(request.id), request.session, notices)
 
     def _at_home(self) -> Company:
         if self._leaving:

@@ -50,9 +50,14 @@ class Watchers:
         self._counts: Counter[str] = Counter()
         self._empty = asyncio.Event()
 
+    @property
+    def full(self) -> bool:
+        """Whether nobody else can be told."""
+        return len(self._boxes) >= self._most
+
     def enter(self, watcher: str) -> Mailbox:
         """Raises PeerRefused(BUSY)."""
-        if len(self._boxes) >= self._most:
+        if self.full:
             raise PeerRefused(watcher, RefusalReason.BUSY, f"{self._most} peers watch already")
         box = Mailbox(watcher)
         box.put("card", pb.Notice(card=self._card()))

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError
@@ -104,12 +104,15 @@ class Desk:
                 request = _read(pb.WatchRequest, data, _REQUEST_BYTES, "a watch request")
                 async with _closing(self._service.watch(request, caller)) as notices, background() as tasks:
                     if request.tells and more is not None:
-                        told = self._service.told(request, caller, self._told(more))
-                        tasks.start(told, name=f"told:{request.id[:12]}")
+                        tasks.start(self._hear(request, caller, more), name=f"told:{request.id[:12]}")
                     async for notice in notices:
                         yield sealed(notice.SerializeToString())
         finally:
             self._watches -= 1
+
+    async def _hear(self, request: pb.WatchRequest, caller: Caller, more: AsyncIterator[bytes]) -> None:
+        async with aclosing(self._told(more)) as notices:
+            await self._service.told(request, caller, notices)
 
     async def _told(self, more: AsyncIterator[bytes]) -> AsyncGenerator[pb.Notice, None]:
         async for data in more:

@@ -175,10 +175,11 @@ class MemoryTransport:
         data = sealed(request.SerializeToString())
 
         async def answer(desk: Desk, pipe: LanePipe) -> None:
-            first = await pipe.read() or b""
-            async with aclosing(desk.watch(first, _CALLER, _rest(pipe))) as heard:
-                async for notice in heard:
-                    await pipe.write(notice)
+            async with aclosing(_requests(pipe)) as requests:
+                first = await anext(requests, b"")
+                async with aclosing(desk.watch(first, _CALLER, requests)) as heard:
+                    async for notice in heard:
+                        await pipe.write(notice)
 
         async with self._call("watch", to, answer) as pipe, background() as tasks:
             await pipe.write(data)
@@ -228,7 +229,7 @@ async def _tell(pipe: LanePipe, notices: AsyncIterator[pb.Notice]) -> None:
         await pipe.done()
 
 
-async def _rest(pipe: LanePipe) -> AsyncGenerator[bytes, None]:
+async def _requests(pipe: LanePipe) -> AsyncGenerator[bytes, None]:
     while (data := await pipe.read()) is not None:
         yield data
 

@@ -47,12 +47,12 @@ class Calls:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, refusal_details(refused))
 
     async def _watch(self, _: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        requests = _requests(context)
-        first = await anext(requests, b"")
         try:
-            async with aclosing(self._desk.watch(first, caller_of(context), requests)) as notices:
-                async for notice in notices:
-                    yield notice
+            async with aclosing(_requests(context)) as requests:
+                first = await anext(requests, b"")
+                async with aclosing(self._desk.watch(first, caller_of(context), requests)) as notices:
+                    async for notice in notices:
+                        yield notice
         except PeerRefused as refused:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, refusal_details(refused))
 
