@@ -3,7 +3,7 @@
 import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from peerlearn.learning.errors import Diverged, Interrupted
 from peerlearn.learning.mark import Mark
 from peerlearn.learning.order import Order, derived, generator
 from peerlearn.learning.report import Report
-from peerlearn.learning.samples import Batch, Labelled, WithLabels
+from peerlearn.learning.samples import Batch, Labelled, TensorSamples, WithLabels
 from peerlearn.learning.setup import Facts
 from peerlearn.learning.snapshot import Snapshot
 from peerlearn.types import Span
@@ -138,7 +138,7 @@ class Learner:
         """
         for _ in range(self._order.count(span)):
             self.breathe()
-            with self.chance("read"):
+            with self._reading():
                 batch = self._samples.take(self._rows[self._order.next()])
             yield batch.to(self.device)
 
@@ -147,9 +147,13 @@ class Learner:
         training does not move. Raises as `batches` does."""
         for rows in self._rows.split(_PREDICT):
             self.breathe()
-            with self.chance("read"):
+            with self._reading():
                 batch = self._samples.take(rows)
             yield batch.to(self.device)
+
+    def _reading(self) -> AbstractContextManager[None]:
+        """A data set of the user's own may draw when it is read, to flip or to crop."""
+        return nullcontext() if isinstance(self._samples, TensorSamples) else self.chance("read")
 
     def breathe(self) -> None:
         """Between two steps of a loop of one's own: raises Interrupted when `interrupt()` was called."""
@@ -166,7 +170,7 @@ class Learner:
     def preview(self, span: Span) -> tuple[Batch, Batch]:
         """The first and the last batch of a span that is yet to come; nothing moves."""
         last = max(0, self._order.count(span) - 1)
-        with self.chance("read"):
+        with self._reading():
             first, final = (self._samples.take(self._rows[self._order.ahead(n)]) for n in (0, last))
         return first.to(self.device), final.to(self.device)
 
