@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from peerlearn.errors import KnowledgeError, LearnerError, StateError
 from peerlearn.learning import state
+from peerlearn.learning.chance import borrowed
 from peerlearn.learning.data import Unlabelled
 from peerlearn.learning.errors import Diverged, Interrupted
 from peerlearn.learning.learner import Learner
@@ -228,6 +229,79 @@ def test_same_seed_same_bits_with_dropout_whoever_else_draws() -> None:
     other = tiny_learner(1, model=Normed(), data=tiny_data())
     other.fit(epochs(2))
     assert weights(other) != weights(one)
+
+
+class Wayward(nn.Module):
+    """Draws without a module that says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = tiny_model()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(nn.functional.dropout(x, 0.5, self.training))
+        return logits
+
+
+@pytest.mark.parametrize("kind", [Normed, Wayward])
+def test_learners_that_draw_and_train_at_once_get_the_bits_of_each_alone(kind: type[nn.Module]) -> None:
+    """Torch's generators belong to the process: without a turn each would draw from the seed of another."""
+    alone, at_once = ([tiny_learner(n, model=_made(kind)) for n in range(3)] for _ in range(2))
+    for learner in alone:
+        learner.fit(epochs(4))
+    threads = [threading.Thread(target=learner.fit, args=(epochs(4),)) for learner in at_once]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [weights(one) for one in at_once] == [weights(one) for one in alone]
+
+
+def _made(kind: type[nn.Module]) -> nn.Module:
+    with borrowed(0):
+        return kind()
+
+
+def test_a_learner_that_draws_nothing_does_not_wait_for_those_that_do() -> None:
+    plain, drawing = tiny_learner(), tiny_learner(model=Normed())
+    for learner in (plain, drawing):
+        learner.fit(steps(1))  # from which is seen whether it draws
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with borrowed(3):
+            held.set()
+            go_on.wait(20)
+
+    holder, waiter = threading.Thread(target=hold), threading.Thread(target=drawing.fit, args=(steps(1),))
+    holder.start()
+    assert held.wait(20)
+    plain.fit(steps(3))
+    waiter.start()
+    waiter.join(0.2)
+    assert waiter.is_alive(), "it draws, and has to wait for its turn"
+    go_on.set()
+    waiter.join(20)
+    assert not waiter.is_alive()
+    holder.join(20)
+
+
+class Flipped(Listed):
+    """Draws for some samples, and not for the first ones."""
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        x, y = super().__getitem__(row)
+        return (x.flip(0) if y == CLASSES - 1 and float(torch.rand(())) < 0.5 else x), y
+
+
+def test_a_data_set_that_draws_for_some_samples_gives_the_same_bits_whoever_else_draws() -> None:
+    data = tiny_data(only=[0, 0, 0, 0, 0, 0, 0, CLASSES - 1])
+    one, two = (tiny_learner(data=Flipped(data.x, data.y.tolist()), batch_size=2) for _ in range(2))
+    one.fit(epochs(1))
+    for _ in range(one.count(epochs(1))):
+        torch.rand(3)
+        two.fit(steps(1))
+    assert weights(one) == weights(two)
 
 
 def test_extra_loss_is_added_and_loss_replaces() -> None:

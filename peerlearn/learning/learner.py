@@ -14,6 +14,7 @@ from peerlearn.errors import KnowledgeError, StateError
 from peerlearn.learning import evaluate as evaluation
 from peerlearn.learning import mark as marks
 from peerlearn.learning import setup, state
+from peerlearn.learning.chance import Chance
 from peerlearn.learning.data import Unlabelled
 from peerlearn.learning.errors import Diverged, Interrupted
 from peerlearn.learning.mark import Mark
@@ -77,6 +78,7 @@ class Learner:
         self._samples, self._rows, self._held = data.samples, data.rows, data.held_out
         self.optimizer = setup.checked_optimizer(model, optimizer)
         self.template = setup.template(model)
+        self._chance = Chance(model, self.device)
         self._order = Order(len(self._rows), setup.checked_batch_size(batch_size), seed=seed)
         self._batch_size = batch_size
         self.generator = generator("learner", seed)
@@ -215,18 +217,11 @@ class Learner:
         """Withdraw an interruption that nothing has met: training may go on."""
         self._stop.clear()
 
-    @contextmanager
-    def chance(self, purpose: str) -> Iterator[None]:
+    def chance(self, purpose: str) -> AbstractContextManager[None]:
         """Inside the block torch's global generators depend on this learner's seed and position alone, so that dropout
         is repeatable whoever else computes in this process; afterwards they are as they were."""
-        seed = derived(self.seed, purpose, *self._order.state())
-        cuda = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
-            torch.default_generator.manual_seed(seed)
-            for device in cuda:
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(seed)
-            yield
+        where = self._order.state()
+        return self._chance.block(purpose, where[0], lambda: derived(self.seed, purpose, *where))
 
     def _value(self, batch: Batch, loss: Objective | None, extra_loss: Objective | None) -> Tensor:
         value = loss(self.model, batch) if loss else self.loss(self.model(batch.x), batch.y)

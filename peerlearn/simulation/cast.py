@@ -6,6 +6,7 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
+from peerlearn.learning.chance import borrowed
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.order import derived, generator
 
@@ -45,7 +46,6 @@ def learner(seed: int, place: int) -> Learner:
 
 def _network(seed: int) -> nn.Sequential:
     """The same initial weights for all: methods that average need a common start."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived("simulated model", seed))
+    with borrowed(derived("simulated model", seed)):
         layers = {"penult": nn.Linear(_FEATURES, 8), "relu": nn.ReLU(), "fc": nn.Linear(8, CLASSES)}
         return nn.Sequential(OrderedDict(layers))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from peerlearn.errors import ConfigError, LearnerError
 from peerlearn.learning import losses, state
+from peerlearn.learning.chance import borrowed
 from peerlearn.learning.consensus import consensus
 from peerlearn.learning.errors import Diverged
 from peerlearn.learning.learner import Batch, Learner, Objective
@@ -89,8 +90,7 @@ def mean_logits(every: Sequence[Tensor]) -> Tensor:
 def afresh(learner: Learner, *seed: object) -> dict[str, Tensor]:
     """A whole state of the learner's architecture with new initial weights that depend on the seed alone."""
     model = copy.deepcopy(learner.template)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.manual_seed(derived("afresh", *seed))
+    with borrowed(derived("afresh", *seed)), torch.no_grad():
         for module in model.modules():
             if _renewable(module):
                 module.reset_parameters()  # type: ignore[operator]  # callable, as just seen
