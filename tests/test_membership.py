@@ -582,6 +582,27 @@ async def test_one_call_serves_two(calls: Calls) -> None:
             assert other.life("hub")[:2] == ["confirmed", "left"]
 
 
+async def test_who_leaves_does_not_take_those_for_lost_who_hear_of_it(
+    village: Village, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with AsyncExitStack() as stack:
+        hub = await stack.enter_async_context(village.peer("hub"))
+        async with village.peer("guest", peers=[hub.address]) as guest:
+            await within(SOON, hub, "guest")
+            await watched(guest, hub)
+            goodbye = hub.membership._watchers.goodbye
+
+            async def to_somebody_slow(reason: str, *, within: float) -> None:
+                await goodbye(reason, within=within)
+                await asyncio.sleep(0.3)
+
+            monkeypatch.setattr(hub.membership._watchers, "goodbye", to_somebody_slow)
+            await stack.aclose()
+            await within(SOON, guest)
+        assert guest.life("hub") == ["confirmed", "left"]
+        assert hub.life("guest") == ["confirmed"]
+
+
 async def test_of_two_calls_that_crossed_the_one_of_the_lower_id_stays(calls: Calls) -> None:
     village = Village("memory", replace(brisk(), retry_first=0.001))
     village.network.delay = 0.05

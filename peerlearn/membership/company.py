@@ -104,6 +104,11 @@ class Company:
         """This peer has begun to watch us, and tells of itself by the same call."""
         await self._follower.hear(peer, session, notices)
 
+    def leave(self) -> None:
+        """We are about to say goodbye."""
+        self._meeter.leave()
+        self._follower.leave()
+
     def doubt(self, peer: PeerId) -> None:
         """It could not be asked."""
         self._follower.doubt(peer)

@@ -65,6 +65,7 @@ class Follower:
         self._watches: dict[PeerId, _Watch] = {}
         self._telling: dict[PeerId, _Telling] = {}
         self._renewing: set[PeerId] = set()
+        self._leaving = False
         self._awaited: dict[PeerId, asyncio.Event] = {}
         self._rebinding: dict[PeerId, bool] = {}
         """Those who are being met for another certificate; whether they have said so again since that began."""
@@ -89,6 +90,10 @@ class Follower:
         for peer, watch in tuple(self._watches.items()):
             self._renewing.add(peer)
             self._end(peer, watch)
+
+    def leave(self) -> None:
+        """We say goodbye: that others end their calls then is no sign that they are lost."""
+        self._leaving = True
 
     async def hear(self, peer: PeerId, session: str, notices: AsyncIterator[pb.Notice]) -> None:
         """Until this peer, which watches us, has no more to tell."""
@@ -210,7 +215,7 @@ class Follower:
             why = exc.detail
         except WireError as exc:
             why = str(exc)
-        if self._reached(contact):
+        if self._reached(contact) and not self._leaving:
             self._directory.lost(contact.id, contact.session, why)
         return False
 

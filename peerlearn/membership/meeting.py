@@ -88,8 +88,13 @@ class Meeter:
         self._is_me = is_me
         self._heard = heard
         self._refused = refused
+        self._leaving = False
         self._rooms = {doubtful: asyncio.Semaphore(_AT_ONCE) for doubtful in (False, True)}
         self._under_way: dict[tuple[Address, bytes, bool], asyncio.Future[Card | TransferError | WireError | None]] = {}
+
+    def leave(self) -> None:
+        """We say goodbye: whoever heard it would take an introduction for a return."""
+        self._leaving = True
 
     async def meet(
         self, addresses: Sequence[Address], *, expect: str = "", doubtful: bool = False, unless: Unless = ""
@@ -167,6 +172,8 @@ class Meeter:
             del mine  # it holds an error that holds this frame: a cycle, and in it a connection
 
     async def _introduce(self, address: Address) -> Card | None:
+        if self._leaving:
+            raise PeerUnreachable(str(address), "this peer itself is leaving")
         try:
             async with asyncio.timeout(self._timing.base):
                 answer = await self._transport.introduce(address, self._greeter.greet(address.host))

@@ -157,6 +157,7 @@ class Membership:
                     yield
             finally:
                 self._leaving = True
+                company.leave()
                 await self._watchers.goodbye("leaving", within=_GOODBYE)
                 unlisten()
                 self._open = None
