@@ -425,7 +425,7 @@ class _Company:
 
     def __init__(self, directory: Directory, news: Pulse, doubt: Callable[[PeerId], None]) -> None:
         self.alive = directory.alive
-        self.unreached = doubt
+        self.doubt = doubt
         self.get = directory.get
         self.news = news.wait
         self._directory = directory

@@ -27,7 +27,7 @@ from peerlearn.transport.faulty import Faulty
 from peerlearn.transport.grpc import GrpcTransport
 from peerlearn.transport.lines import options
 from peerlearn.transport.resume import Unfinished
-from peerlearn.transport.serve import EXCHANGE, SERVICE
+from peerlearn.transport.serve import EXCHANGE
 from peerlearn.types import PROTOCOL, Address
 from peerlearn.wire.frames import WHOLE_BYTES, Block, Message, parse, serialize, whole
 from peerlearn.wire.partial import Partial
@@ -38,7 +38,7 @@ from tests.patience import SOON, timed
 from tests.test_garbage import few_cycles, nobody
 from tests.test_resumable import BOB, fetcher
 from tests.test_tls import LAB, guest, meet, revoked
-from tests.test_transport import QUICK, Service, answer, body_of, forever, frames_of, question
+from tests.test_transport import QUICK, Service, answer, body_of, exchanging, forever, frames_of, question
 from tests.village import until
 
 PROTO = pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1])
@@ -534,19 +534,6 @@ class Liar:
     def ways(self) -> list[str]:
         return [way for way, _ in self.asked]
 
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[Address]:
-        server = grpc.aio.server()
-        calls: dict[str, grpc.RpcMethodHandler[Any, Any]]
-        calls = {"Exchange": grpc.stream_stream_rpc_method_handler(self.exchange)}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, calls),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        try:
-            yield Address("127.0.0.1", port)
-        finally:
-            await server.stop(0)
-
 
 def lying(nbytes: int, body: bytes) -> bytes:
     return serialize(pb.Frame(header=answer(nbytes).header, whole=body))
@@ -589,7 +576,7 @@ LIES = {
 async def test_a_lying_answer_is_an_error_by_name_and_the_next_question_goes_by_a_stream(name: str) -> None:
     said = LIES[name]
     liar = Liar(() if said is None else (said,))
-    async with nothing_left(more_fds=32), liar.serving() as at, GrpcTransport(timing=brisk()) as ada:
+    async with nothing_left(more_fds=32), exchanging(liar.exchange) as at, GrpcTransport(timing=brisk()) as ada:
         for _ in range(2):
             assert body_of((await ada.exchange(at, question()))[0]) == body_of(answer(50))
             partial = Partial()
@@ -601,7 +588,7 @@ async def test_a_lying_answer_is_an_error_by_name_and_the_next_question_goes_by_
 
 async def test_a_promise_without_a_name_is_a_call_to_ask_again() -> None:
     liar = Liar((pb.Frame(proceed=pb.Proceed()).SerializeToString(),))
-    async with liar.serving() as at, GrpcTransport(timing=brisk()) as ada:
+    async with exchanging(liar.exchange) as at, GrpcTransport(timing=brisk()) as ada:
         await ada.exchange(at, question())
         got, _ = await ada.exchange(at, question())
     assert body_of(got) == body_of(answer(50))
@@ -612,7 +599,7 @@ async def test_a_promise_without_a_name_is_a_call_to_ask_again() -> None:
 async def test_whoever_promises_and_then_lies_is_an_error_too_and_its_promise_is_forgotten() -> None:
     """A promise, and then a stream that is no answer."""
     liar = Liar((pb.Frame(proceed=pb.Proceed(answer=b"n" * 16)).SerializeToString(),))
-    async with liar.serving() as at, GrpcTransport(timing=brisk()) as ada:
+    async with exchanging(liar.exchange) as at, GrpcTransport(timing=brisk()) as ada:
         await ada.exchange(at, question())
         partial = Partial()
         liar.truth = frames_of(answer(50))[:2]
@@ -628,7 +615,7 @@ async def test_whoever_promises_and_then_lies_is_an_error_too_and_its_promise_is
 async def test_more_than_one_frame_costs_one_window() -> None:
     """As a provider of an older release answers that has taken over the address of a newer one."""
     liar = Liar((TRUE,) * 3)
-    async with liar.serving() as at, GrpcTransport(timing=QUICK) as ada:
+    async with exchanging(liar.exchange) as at, GrpcTransport(timing=QUICK) as ada:
         await ada.exchange(at, question())
         with timed() as watch, pytest.raises((PeerUnreachable, WireError)):
             await ada.exchange(at, question())
@@ -642,7 +629,7 @@ async def test_more_than_one_frame_costs_one_window() -> None:
 
 async def test_a_provider_that_stalls_costs_one_window_and_learns_that_nobody_waits() -> None:
     liar = Liar(stays=True)
-    async with nothing_left(more_fds=32), liar.serving() as at, GrpcTransport(timing=QUICK) as ada:
+    async with nothing_left(more_fds=32), exchanging(liar.exchange) as at, GrpcTransport(timing=QUICK) as ada:
         await ada.exchange(at, question())
         liar.left.clear()
         with timed() as watch, pytest.raises(PeerUnreachable, match=r"no answer within 0\.6 s"):
@@ -840,7 +827,7 @@ async def test_a_bad_network_carries_brief_exchanges_as_such(doors: Doors) -> No
 
 async def test_an_older_provider_is_never_asked_briefly() -> None:
     liar = Liar(truth=older(50))
-    async with liar.serving() as at, GrpcTransport(timing=brisk()) as ada:
+    async with exchanging(liar.exchange) as at, GrpcTransport(timing=brisk()) as ada:
         for _ in range(3):
             assert body_of((await ada.exchange(at, question()))[0]) == body_of(answer(50))
     assert liar.ways == ["stream"] * 3
@@ -857,7 +844,7 @@ async def test_an_older_provider_at_the_address_of_a_newer_one_is_found_out() ->
     async with GrpcTransport(timing=brisk()) as ada:
         for given, understood in ((0, True), (50, False)):
             old = Liar(tuple(older(given)), truth=older(given))
-            async with old.serving() as at:
+            async with exchanging(old.exchange) as at:
                 ada._brevity.learn(at, question(), answer(1))
                 if understood:
                     assert (await ada.exchange(at, question()))[0].header.protocol == OLD

@@ -206,17 +206,22 @@ async def test_a_hint_at_oneself_is_dropped(village: Village) -> None:
             assert membership.problems == ()
 
 
+async def hears_of_news(listener: Guest, speaker: Guest, version: int) -> None:
+    """Wait until this version of the speaker's has been heard of, and then a card that it shows from now on."""
+    async with asyncio.timeout(SOON):
+        await listener.membership.until(lambda d: d.find(speaker.name).version == version)
+    speaker.membership.update(replace(speaker.membership.card, metrics={"shared": 0.5}))
+    async with asyncio.timeout(SOON):
+        await listener.membership.until(lambda d: d.find(speaker.name).card.metrics == {"shared": 0.5})
+
+
 async def test_new_versions_and_cards_reach_those_who_watch(village: Village) -> None:
     lobby = Lobby()
     async with village.peer("amber", lobby=lobby) as amber, village.peer("birch", lobby=lobby) as birch:
         await within(SOON, amber, "birch")
         birch.membership.announce_version(7)
         birch.membership.announce_version(6)
-        async with asyncio.timeout(SOON):
-            await amber.membership.until(lambda d: d.find("birch").version == 7)
-        birch.membership.update(replace(birch.membership.card, metrics={"shared": 0.5}))
-        async with asyncio.timeout(SOON):
-            await amber.membership.until(lambda d: d.find("birch").card.metrics == {"shared": 0.5})
+        await hears_of_news(amber, birch, 7)
         assert amber.directory.find("birch").version == 7
         # Who comes now hears of version 7 at once.
         async with village.peer("cedar", peers=[birch.address]) as cedar:
@@ -564,11 +569,7 @@ async def test_one_call_serves_two(calls: Calls) -> None:
             assert (seen.address, seen.reached) == (guest.address, True)
             assert calls.introduced == {(guest.address, hub.address): 1}
             guest.membership.announce_version(7)
-            async with asyncio.timeout(SOON):
-                await hub.membership.until(lambda d: d.find("guest").version == 7)
-            guest.membership.update(replace(guest.membership.card, metrics={"shared": 0.5}))
-            async with asyncio.timeout(SOON):
-                await hub.membership.until(lambda d: d.find("guest").card.metrics == {"shared": 0.5})
+            await hears_of_news(hub, guest, 7)
             await asyncio.sleep(village.timing.gone_after + 0.5)
             assert hub.life("guest") == guest.life("hub") == ["confirmed"]
             assert calls.open == {(guest.address, hub.address): 1}
@@ -779,6 +780,8 @@ async def test_who_has_no_room_to_tell_one_more_watches_all_the_same() -> None:
         narrow = replace(LIMITS, watches=1)
         async with village.peer("guest", peers=[one.address, two.address], limits=narrow) as guest:
             await within(SOON, guest, "one", "two")
+            await asyncio.sleep(village.timing.suspect_after + 0.3)
+            assert guest.life("one") == guest.life("two") == ["confirmed"]
 
 
 async def _drained(notices: AsyncIterator[pb.Notice]) -> None:

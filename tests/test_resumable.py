@@ -422,7 +422,7 @@ class Here:
     def get(self, peer: PeerId) -> Contact | None:
         return self.contact
 
-    def unreached(self, peer: PeerId) -> None:
+    def doubt(self, peer: PeerId) -> None:
         """Met by nobody here."""
 
     def left(self, peer: PeerId) -> bool:

@@ -5,7 +5,7 @@ import datetime
 import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -545,17 +545,23 @@ class Liar:
             await asyncio.Event().wait()
 
     async def ask(self, timing: Timing) -> Message:
-        server = grpc.aio.server()
-        calls: dict[str, grpc.RpcMethodHandler[Any, Any]]
-        calls = {"Exchange": grpc.stream_stream_rpc_method_handler(self.exchange)}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(FABRIC, calls),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        try:
-            async with GrpcTransport(timing=timing) as transport:
-                return (await transport.exchange(Address("127.0.0.1", port), question()))[0]
-        finally:
-            await server.stop(0)
+        async with exchanging(self.exchange) as at, GrpcTransport(timing=timing) as transport:
+            return (await transport.exchange(at, question()))[0]
+
+
+@asynccontextmanager
+async def exchanging(exchange: Callable[..., Any]) -> AsyncIterator[Address]:
+    """A gRPC server that has this Exchange, and nothing of ours."""
+    server = grpc.aio.server()
+    calls: dict[str, grpc.RpcMethodHandler[Any, Any]]
+    calls = {"Exchange": grpc.stream_stream_rpc_method_handler(exchange)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(FABRIC, calls),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield Address("127.0.0.1", port)
+    finally:
+        await server.stop(0)
 
 
 ANSWER = frames_of(answer(MIB + 100))

@@ -16,9 +16,10 @@ from peerlearn.security.group import Group
 from peerlearn.security.passport import Passport
 from peerlearn.transport.base import Credentials, Traffic
 from peerlearn.transport.grpc import GrpcTransport
-from peerlearn.types import PROTOCOL, Address
+from peerlearn.types import Address
 from peerlearn.wire.codec import decode_answer, encode_question
 from peerlearn.wire.frames import Message
+from peerlearn.wire.manifest import our_protocol
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 _SMALL = b"x" * 64
@@ -142,7 +143,7 @@ class Consumer:
             return time.perf_counter() - start
 
     async def introduce(self) -> float:
-        said = pb.Introduction(protocol=pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1]))
+        said = pb.Introduction(protocol=our_protocol())
         transport, to = self.transport(), self.address("plain")
         start = time.perf_counter()
         await transport.introduce(to, said)

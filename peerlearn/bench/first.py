@@ -12,14 +12,14 @@ def main(address: str, payload: str) -> None:
     import sys
 
     from peerlearn.transport.grpc import GrpcTransport
-    from peerlearn.types import PROTOCOL, Address
+    from peerlearn.types import Address
     from peerlearn.wire.frames import Message
+    from peerlearn.wire.manifest import our_protocol
     from peerlearn.wire.v1 import fabric_pb2 as pb
 
     async def ask() -> int:
         query = pb.Query(want="params", select=json.dumps({"payload": payload}).encode())
-        protocol = pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1])
-        header = pb.Header(protocol=protocol, sender="1" * 32, session="bench", strategy="bench", query=query)
+        header = pb.Header(protocol=our_protocol(), sender="1" * 32, session="bench", strategy="bench", query=query)
         async with GrpcTransport() as transport:
             answer, _ = await transport.exchange(Address.parse(address), Message(header))
         return answer.header.body_bytes

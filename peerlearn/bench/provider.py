@@ -16,10 +16,11 @@ from peerlearn.security.group import Group
 from peerlearn.security.passport import Passport
 from peerlearn.transport.base import Caller
 from peerlearn.transport.grpc import GrpcTransport
-from peerlearn.types import PROTOCOL, Address, PeerId
+from peerlearn.types import Address, PeerId
 from peerlearn.wire.codec import decode_question, encode_answer
 from peerlearn.wire.compress import Link
 from peerlearn.wire.frames import Message
+from peerlearn.wire.manifest import our_protocol
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 ME, SESSION, STRATEGY = PeerId("0" * 32), "bench", "bench"
@@ -62,8 +63,7 @@ class Service:
         self._thread = thread
 
     async def introduce(self, introduction: pb.Introduction, caller: Caller) -> pb.Introduction:
-        protocol = pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1])
-        return pb.Introduction(protocol=protocol, observed=caller.host)
+        return pb.Introduction(protocol=our_protocol(), observed=caller.host)
 
     async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Notice]:
         """As many notices as the id says; each carries the moment at which it was written, as its version."""

@@ -50,6 +50,10 @@ class Contact:
     def alive(self) -> bool:
         return self.status is Status.ALIVE
 
+    def taken_back(self, newer: Card) -> bool:
+        """Whether this newer card no longer names the address where it was found, which the one before did."""
+        return self.address in self.card.addresses and self.address not in newer.addresses
+
     @property
     def here(self) -> bool:
         """Alive or suspect."""

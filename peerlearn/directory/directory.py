@@ -206,8 +206,7 @@ class Directory:
         self, known: Contact, card: Card, address: Address, now: float, *, reached: bool, why: str
     ) -> Contact:
         newer = card.serial > known.card.serial
-        moved = newer and known.address in known.card.addresses and known.address not in card.addresses
-        stays = known.reached and not moved
+        stays = known.reached and not (newer and known.taken_back(card))
         contact = replace(
             known,
             card=card if newer else known.card,

@@ -17,8 +17,6 @@ _ONE = threading.RLock()
 generator may need that one to go on, when the collector runs within `get_rng_state`, and then both wait for ever."""
 
 _DRAW = (_DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
-_FOREIGN = ("read", "sample")
-"""Code of the user's data set: it may draw for some samples and not for others."""
 _NUMBERED = "0123456789 "
 
 
@@ -26,23 +24,25 @@ _NUMBERED = "0123456789 "
 def borrowed(seed: int, device: torch.device | None = None) -> Iterator[list[Tensor]]:
     """Seeded inside the block, afterwards as they were: the CPU's, and the device's if it is another. One block at a
     time in this process. Gives their states as seeded."""
-    cuda = device if device is not None and device.type == "cuda" else None
     with _ONE:
-        before = _states(cuda)
+        mine, *its = _states(device)
         torch.default_generator.manual_seed(seed)
-        if cuda is not None:
-            with torch.cuda.device(cuda):
+        if device is not None and its:
+            with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         try:
-            yield _states(cuda)
+            yield _states(device)
         finally:
-            torch.set_rng_state(before[0])
-            if cuda is not None:
-                torch.cuda.set_rng_state(before[1], cuda)
+            torch.set_rng_state(mine)
+            if device is not None and its:
+                torch.cuda.set_rng_state(its[0], device)
 
 
-def _states(cuda: torch.device | None) -> list[Tensor]:
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(cuda)] if cuda is not None else [])]
+def _states(device: torch.device | None) -> list[Tensor]:
+    """Of the CPU's generator, and of the device's if it is another."""
+    if device is None or device.type != "cuda":
+        return [torch.get_rng_state()]
+    return [torch.get_rng_state(), torch.cuda.get_rng_state(device)]
 
 
 class Chance:
@@ -56,15 +56,15 @@ class Chance:
         """By purpose, the epoch in which the first block drew nothing."""
 
     @contextmanager
-    def block(self, purpose: str, epoch: int, seed: Callable[[], int]) -> Iterator[None]:
-        """Inside the block the global generators are those of this seed."""
+    def block(self, purpose: str, epoch: int, seed: Callable[[], int], *, foreign: bool) -> Iterator[None]:
+        """Inside the block the global generators are those of this seed. `foreign`: code of the user's that may draw
+        now and then."""
         purpose = purpose.rstrip(_NUMBERED)
         if self._still.get(purpose) == epoch:
             yield
             return
         with borrowed(seed(), self._device) as seeded:
             yield
-            after = _states(self._device if self._device.type == "cuda" else None)
-            drew = not all(torch.equal(one, other) for one, other in zip(seeded, after, strict=True))
-        if not drew and not self._draws and purpose not in _FOREIGN:
+            still = all(torch.equal(one, other) for one, other in zip(seeded, _states(self._device), strict=True))
+        if still and not self._draws and not foreign:
             self._still[purpose] = epoch

@@ -153,9 +153,9 @@ class Learner:
                 batch = self._samples.take(rows)
             yield batch.to(self.device)
 
-    def _reading(self) -> AbstractContextManager[None]:
+    def _reading(self, purpose: str = "read") -> AbstractContextManager[None]:
         """A data set of the user's own may draw when it is read, to flip or to crop."""
-        return nullcontext() if isinstance(self._samples, TensorSamples) else self.chance("read")
+        return nullcontext() if isinstance(self._samples, TensorSamples) else self.chance(purpose, foreign=True)
 
     def breathe(self) -> None:
         """Between two steps of a loop of one's own: raises Interrupted when `interrupt()` was called."""
@@ -217,11 +217,12 @@ class Learner:
         """Withdraw an interruption that nothing has met: training may go on."""
         self._stop.clear()
 
-    def chance(self, purpose: str) -> AbstractContextManager[None]:
+    def chance(self, purpose: str, *, foreign: bool = False) -> AbstractContextManager[None]:
         """Inside the block torch's global generators depend on this learner's seed and position alone, so that dropout
-        is repeatable whoever else computes in this process; afterwards they are as they were."""
+        is repeatable whoever else computes in this process; afterwards they are as they were. `foreign`: what runs
+        inside may draw now and then, as a data set does; a step of a model draws always or never."""
         where = self._order.state()
-        return self._chance.block(purpose, where[0], lambda: derived(self.seed, purpose, *where))
+        return self._chance.block(purpose, where[0], lambda: derived(self.seed, purpose, *where), foreign=foreign)
 
     def _value(self, batch: Batch, loss: Objective | None, extra_loss: Objective | None) -> Tensor:
         value = loss(self.model, batch) if loss else self.loss(self.model(batch.x), batch.y)
@@ -260,7 +261,7 @@ class Learner:
         """Inputs of the first private samples, (k, ...) with k <= amount: to try somebody's model on."""
         where = (amount, *self._order.state())
         if self._sampled is None or self._sampled[0] != where:  # asked once per provider: a data set may be slow
-            with self.chance("sample"):
+            with self._reading("sample"):
                 self._sampled = where, self._samples.take(self._rows[:amount]).x
         return self._sampled[1].clone()
 

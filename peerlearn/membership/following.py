@@ -300,10 +300,9 @@ class Follower:
 
     def _heed_told(self, contact: Contact, notice: pb.Notice) -> None:
         """Of somebody whom we do not watch: where it can be called we only know from its card."""
-        before = contact.card
         self._heed_notice(contact, notice, shown=False)
         after = self._directory.get(contact.id)
-        if after is not None and contact.address in before.addresses and contact.address not in after.card.addresses:
+        if after is not None and contact.taken_back(after.card):
             self._directory.unreached(contact.id, contact.session)
 
     def _heed_notice(self, contact: Contact, notice: pb.Notice, *, shown: bool = True) -> None:

@@ -13,6 +13,7 @@ from peerlearn.security import open_card
 from peerlearn.security.group import hash_of
 from peerlearn.types import PROTOCOL, Address, Card, PeerId
 from peerlearn.wire.cards import address_from_pb, address_to_pb, is_peer_id
+from peerlearn.wire.manifest import our_protocol
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 _SHORT_ID = 12
@@ -58,7 +59,7 @@ class Greeter:
     def greet(self, host: str) -> pb.Introduction:
         """Our half of an introduction to somebody at this host."""
         return pb.Introduction(
-            protocol=pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1]),
+            protocol=our_protocol(),
             group_tag=self._group_tag,
             card=self._card() if self._card is not None else None,
             observed=host,

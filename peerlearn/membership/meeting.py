@@ -27,7 +27,9 @@ _AT_ONCE = 4
 nothing in time."""
 
 _PATIENCE = 4
-_AT_ONCE_MET = 8
+"""In `retry_first`."""
+_CROWD = 8
+"""So many are met within that patience even in one slow process."""
 
 Heard = Callable[[Card, pb.Introduction, Address], None]
 Unless = Literal["", "known", "reached"]
@@ -36,7 +38,7 @@ Unless = Literal["", "known", "reached"]
 
 def patience(timing: Timing, crowd: int) -> float:
     """Seconds to leave the first step to another one, who is about to take it, among so many who are to be met."""
-    return _PATIENCE * timing.retry_first * max(1.0, crowd / _AT_ONCE_MET)
+    return _PATIENCE * timing.retry_first * max(1.0, crowd / _CROWD)
 
 
 def pauses(timing: Timing, rng: random.Random) -> Iterator[float]:

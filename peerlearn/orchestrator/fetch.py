@@ -81,7 +81,7 @@ class Fetcher:
                 return await self._fetch(provider, question, patience)
             except (PeerUnreachable, PeerRefused) as exc:
                 if isinstance(exc, PeerUnreachable):
-                    self._company.unreached(provider)
+                    self._company.doubt(provider)
                 until = now() + self._absence if until is None else until
                 if not _may_pass(exc) or not await self._back(provider, until):
                     raise

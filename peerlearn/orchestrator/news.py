@@ -21,8 +21,8 @@ class Company(Protocol):
         """Whether it said goodbye, and is not back."""
         ...
 
-    def unreached(self, peer: PeerId) -> None:
-        """It could not be called."""
+    def doubt(self, peer: PeerId) -> None:
+        """It could not be called: try whether it still can."""
         ...
 
     async def news(self) -> None:

@@ -16,9 +16,9 @@ from peerlearn.transport.base import Caller, Service, Traffic
 from peerlearn.transport.exchange import answer_of, first_of_answer, going_on, reads, refusal_frame, refusal_of
 from peerlearn.transport.patience import Patience
 from peerlearn.transport.resume import Unfinished
-from peerlearn.types import PROTOCOL, Address
+from peerlearn.types import Address
 from peerlearn.wire.frames import WHOLE_BYTES, Assembler, Message, parse, serialize, whole
-from peerlearn.wire.manifest import check_name
+from peerlearn.wire.manifest import check_name, our_protocol
 from peerlearn.wire.partial import Partial
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
@@ -114,5 +114,4 @@ async def reply_briefly(
     if answer.header.body_bytes <= WHOLE_BYTES:
         return serialize(whole(answer))
     name = unfinished.later(answer, question.header.sender, caller)
-    protocol = pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1])
-    return serialize(pb.Frame(proceed=pb.Proceed(protocol=protocol, answer=name)))
+    return serialize(pb.Frame(proceed=pb.Proceed(protocol=our_protocol(), answer=name)))

@@ -25,9 +25,9 @@ from peerlearn.transport.base import Caller, Service, Traffic
 from peerlearn.transport.fairness import Turn, at_once
 from peerlearn.transport.patience import Overdue, Patience
 from peerlearn.transport.resume import Answering, Unfinished
-from peerlearn.types import PROTOCOL
 from peerlearn.wire.compress import Link, Packer
 from peerlearn.wire.frames import BLOCK_BYTES, Assembler, Frame, Message, blocks, parse, serialize
+from peerlearn.wire.manifest import our_protocol
 from peerlearn.wire.partial import Partial
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
@@ -289,8 +289,7 @@ async def _first_of_question(wire: _Counted, assembler: Assembler) -> Message | 
 
 async def _rest_of_question(wire: _Counted, assembler: Assembler, header: pb.Header) -> Message:
     wire.patience.begin(header.body_bytes)
-    protocol = pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1])
-    await wire.send(pb.Frame(proceed=pb.Proceed(protocol=protocol)))
+    await wire.send(pb.Frame(proceed=pb.Proceed(protocol=our_protocol())))
     while True:
         frame = await wire.next(f"nothing more came {assembler.progress}")
         message = assembler.feed(frame) if frame is not None else assembler.finish()
@@ -312,5 +311,4 @@ async def _send_answer(wire: _Counted, answering: Answering, packer: Packer, lin
 
 def refusal_frame(reason: RefusalReason, detail: str) -> pb.Frame:
     """No, as an answer's only frame."""
-    protocol = pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1])
-    return pb.Frame(header=pb.Header(protocol=protocol, refusal=pb.Refusal(reason=reason, detail=detail)))
+    return pb.Frame(header=pb.Header(protocol=our_protocol(), refusal=pb.Refusal(reason=reason, detail=detail)))

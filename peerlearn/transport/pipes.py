@@ -1,4 +1,4 @@
-"""Exchanges over gRPC, seen from the side that asks: none of their operations is broken off."""
+"""Calls over gRPC, seen from the side that makes them: no operation of an exchange is broken off."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine

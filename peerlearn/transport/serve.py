@@ -74,10 +74,9 @@ class _Choice(grpc.GenericRpcHandler):
         self._brief = brief
 
     def service(self, details: grpc.HandlerCallDetails) -> "Handler | None":
-        handler = self._calls.get(details.method)
-        if handler is not None and details.method == EXCHANGE and _is_brief(details.invocation_metadata):
+        if details.method == EXCHANGE and _is_brief(details.invocation_metadata):
             return self._brief
-        return handler
+        return self._calls.get(details.method)
 
 
 def _is_brief(metadata: Metadata) -> bool:

@@ -20,8 +20,9 @@ from peerlearn.knowledge import (
     Refusal,
     Sparse,
 )
-from peerlearn.types import PROTOCOL, PeerId
+from peerlearn.types import PeerId
 from peerlearn.wire.frames import Message, check_header
+from peerlearn.wire.manifest import our_protocol
 from peerlearn.wire.reuse import Held, Line, take
 from peerlearn.wire.select import dump_select, load_select
 from peerlearn.wire.tensors import Body, to_wire
@@ -142,8 +143,7 @@ def _check(message: Message, limits: Limits) -> None:
 
 
 def _header(sender: PeerId, session: str, strategy: str) -> pb.Header:
-    protocol = pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1])
-    return pb.Header(protocol=protocol, sender=sender, session=session, strategy=strategy)
+    return pb.Header(protocol=our_protocol(), sender=sender, session=session, strategy=strategy)
 
 
 def _add_knowledge(header: pb.Header, knowledge: Knowledge, cast: str, line: ToWire) -> tuple[memoryview, ...]:

@@ -97,6 +97,11 @@ def check_name(answer: bytes) -> None:
     _check_size(len(answer), DIGEST_BYTES, "bytes of the name of an answer")
 
 
+def our_protocol() -> pb.Protocol:
+    """The version that this release speaks, as it is said to others."""
+    return pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1])
+
+
 def check_protocol(protocol: pb.Protocol) -> None:
     """Another major version is refused. Raises ForeignProtocol."""
     if protocol.major != PROTOCOL[0]:
