@@ -69,7 +69,8 @@ class Limits:
     held_bytes: int = 512 * MIB
     """Of all that questions bring at once; one more is refused as busy."""
     reuse_bytes: int = 256 * MIB
-    """Of answers, kept so that what has not changed need not come again; and of what consumers hold, for top-k."""
+    """Of answers, kept so that what has not changed need not come again; of what consumers hold, for top-k; and of
+    answers to be given again to whoever asks alike."""
     resumable_bytes: int = 256 * MIB
     """Of answers that broke off, kept for a minute to go on: by the one who sent them, and by the one who asked."""
     tensors: int = 4096

@@ -23,6 +23,10 @@ class Sparse:
     indices: Tensor  # int64 (k,)
     values: Tensor  # (k,)
 
+    @property
+    def nbytes(self) -> int:
+        return self.indices.nbytes + self.values.nbytes
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Params:

@@ -165,6 +165,19 @@ def test_a_header_with_more_tensors_than_allowed_never_becomes_objects() -> None
             parse(hidden + flood)
 
 
+def test_a_body_beside_a_header_hides_no_tensors() -> None:
+    limits = Limits(tensors=40)
+    few, body = header(floats("w", 300)), bytes(1200)
+    beside = pb.Frame(header=few, whole=body)
+    assert parse(serialize(beside), limits) == beside
+    flood = b"\x0a\x84\x02" + b"\x4a\x00" * 130
+    data = pb.Frame(whole=body).SerializeToString()
+    short = pb.Frame(header=few).SerializeToString()
+    for hidden in (short + data + flood, short + flood + data, flood + data, short + flood + data + b"\x79" + bytes(8)):
+        with pytest.raises(Oversized, match="more than the 40 tensors"):
+            parse(hidden, limits)
+
+
 def test_as_many_tensors_as_allowed_are_read() -> None:
     full = pb.Frame(header=header(*(floats(f"a rather long name {i}", 1) for i in range(4096))))
     assert parse(serialize(full)) == full

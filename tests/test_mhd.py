@@ -336,17 +336,13 @@ def test_8_11_9_and_9_1_row_2_answering_and_teaching_change_no_provider(mode) ->
     assert all(p.grad is None and not p.requires_grad for p in shown.module().parameters())
 
 
-def test_an_answer_is_worked_out_once_for_all_who_walk_in_step() -> None:
+def test_all_who_walk_in_step_ask_alike_so_that_they_are_answered_once() -> None:
     amber, birch, cedar = trio()
-    shown = snapshot(birch[1], birch[2])
-    one, two = give(amber, birch, shown), give(cedar, birch, shown)
-    assert isinstance(one, Received)
-    assert isinstance(two, Received)
-    assert one.knowledge is two.knowledge
+    card = tiny_card(*birch)
+    assert MHD.answers_alike
+    assert cedar[2].ask(cedar[1], card) == amber[2].ask(amber[1], card)
     cedar[2].load_state_dict({**cedar[2].state_dict(), "position": [0, 2]})
-    later = give(cedar, birch, shown)
-    assert isinstance(later, Received)
-    assert not torch.equal(later.knowledge.ids, one.knowledge.ids)  # type: ignore[union-attr]
+    assert cedar[2].ask(cedar[1], card) != amber[2].ask(amber[1], card)
 
 
 # ---- 8.11.10

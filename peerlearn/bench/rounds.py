@@ -4,8 +4,9 @@ import time
 from contextlib import AsyncExitStack
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from peerlearn.bench.smallest import SmallestMember
 from peerlearn.config import Timing
 from peerlearn.learning.learner import Learner
 from peerlearn.orchestrator.gate import Gate
@@ -45,12 +46,23 @@ class Member:
         await self._stack.aclose()
 
 
+def smallest(number: int, peers: int, addresses: list[str]) -> SmallestMember:
+    """The same work with nothing of ours."""
+    model, x, y = _work(number, peers)
+    return SmallestMember(model, x, y, batch=BATCH, peers=peers, addresses=addresses, seed=number)
+
+
 def _learner(number: int, peers: int) -> Learner:
+    model, x, y = _work(number, peers)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return Learner(model, (x, y), optimizer=optimizer, classes=CLASSES, seed=0, batch_size=BATCH)
+
+
+def _work(number: int, peers: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """The model, the same for all, and a share of the samples."""
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(SAMPLES, INPUTS, generator=draw)
     y = (x @ torch.randn(INPUTS, CLASSES, generator=draw)).argmax(dim=1)  # can be learned, as digits can
     mine = slice(number, None, peers)
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(INPUTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, CLASSES))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return Learner(model, (x[mine], y[mine]), optimizer=optimizer, classes=CLASSES, seed=0, batch_size=BATCH)
+    return nn.Sequential(nn.Linear(INPUTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, CLASSES)), x[mine], y[mine]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from peerlearn.bench.consumer import Consumer
     from peerlearn.bench.provider import Provider
     from peerlearn.bench.rounds import Member
+    from peerlearn.bench.smallest import SmallestMember
 
 LINE_BYTES = 1 << 24
 Do = Callable[..., Awaitable[Any]]
@@ -36,7 +37,7 @@ class Side:
     def __init__(self) -> None:
         self._provider: Provider | None = None
         self._consumer: Consumer | None = None
-        self._member: Member | None = None
+        self._member: Member | SmallestMember | None = None
         self._asker: Asker | None = None
         self._ports: dict[str, int] = {}
         self._stack = AsyncExitStack()
@@ -156,10 +157,14 @@ class Side:
         """What `join` needs: so that several processes load it side by side."""
         from peerlearn.bench import rounds  # noqa: F401
 
-    async def join(self, number: int, peers: int, addresses: list[str]) -> str:
-        from peerlearn.bench.rounds import Member
+        tune_collector()  # once everything is loaded, as our commands do
 
-        self._member = Member(number, peers, addresses)
+    async def join(self, number: int, peers: int, addresses: list[str], smallest: bool = False) -> str:
+        """`smallest`: as the least that averages, with nothing of ours."""
+        from peerlearn.bench import rounds
+
+        member = rounds.smallest if smallest else rounds.Member
+        self._member = member(number, peers, addresses)
         return await self._member.open()
 
     async def rounds(self, rounds: int) -> float:

@@ -240,7 +240,10 @@ class Learner:
         """
         net = model or self.model
         with torch.no_grad(), state.in_mode(net, training=False):
-            parts = [net(part.to(self.device)).cpu() for part in x.split(_PREDICT)]
+            some = x.split(_PREDICT) if len(x) > _PREDICT else (x,)
+            parts: list[Tensor] = [net(part.to(self.device)).cpu() for part in some if len(part)]
+        if len(parts) == 1:
+            return parts[0]
         return torch.cat(parts) if parts else torch.empty(0, self.classes)
 
     def predict(self, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from peerlearn.errors import KnowledgeError
 from peerlearn.learning import evaluate
 from peerlearn.learning.learner import Learner
+from peerlearn.learning.state import magnitude
 
 FACTOR = 100.0
 """So many times the size of one's own is absurd: ten times the most that training was seen to move the largest weight
@@ -44,12 +45,14 @@ _TRIED_ON = 64
 
 def check_scale(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     """Raises KnowledgeError when a tensor holds values beyond all measure of one's own state (`Learner.state`)."""
+    if magnitude(tensors.values()) <= FACTOR * LARGEST_WEIGHT:  # whatever one's own are
+        return
     for name in sorted(set(tensors) & set(own)):
         if not tensors[name].is_floating_point():
             continue
         theirs, weight = largest(tensors[name]), isinstance(own[name], nn.Parameter)
         factor = FACTOR if weight else STATISTICS
-        if theirs <= factor * LARGEST_WEIGHT:  # whatever one's own are
+        if theirs <= factor * LARGEST_WEIGHT:
             continue
         mine = _largest_weight(own) if weight else max(LARGEST_WEIGHT, largest(own[name]))
         if theirs > factor * mine:
@@ -85,8 +88,8 @@ def check_labels(theirs: Tensor, y: Tensor, *, seen: Sequence[int] = (), own: Ca
     its samples per class. Not shown: what it says itself tells what it holds, for a model never names a class that
     it has not seen; it then takes two such classes. A teacher of other classes than mine says nothing wrong.
     """
-    held, guesses = _held(theirs, seen)
     found = evaluate.confusion(theirs, y, classes=theirs.shape[1])
+    held, guesses = _held(found.sum(dim=0).tolist(), seen)
     counts, right = found.sum(dim=1).tolist(), found.diagonal().tolist()
     claimed = [c for c, count in enumerate(counts) if count and c in held]
     samples = sum(counts[c] for c in claimed)
@@ -135,15 +138,17 @@ def check_network(learner: Learner, network: nn.Module, *, seen: Sequence[int] =
     if not labels or held is None or len(held) < FEWEST:
         _check_outputs(learner, x, learner.logits(x, model=network))
         return
-    rows = some(len(held))
-    tested, y = held.x[rows], held.y[rows]
+    tested, y = held.x, held.y
+    if len(held) > LOOKED_AT:
+        rows = some(len(held))
+        tested, y = tested[rows], y[rows]
     theirs, known = _logits_on_both(learner, network, x, tested)
     _check_outputs(learner, x, theirs)
     check_labels(known, y, seen=seen, own=lambda: learner.logits(tested))
 
 
 def _check_outputs(learner: Learner, x: Tensor, theirs: Tensor) -> None:
-    if not bool(torch.isfinite(theirs).all()):
+    if not math.isfinite(magnitude((theirs,))):
         raise KnowledgeError("the network made of these parameters gives outputs that are not finite")
     check_logits(theirs, lambda: learner.logits(x))
 
@@ -164,19 +169,19 @@ def largest(tensor: Tensor) -> float:
     return max(-float(least), float(most))
 
 
-def _held(theirs: Tensor, seen: Sequence[int]) -> tuple[Collection[int], int]:
+def _held(named: Sequence[int], seen: Sequence[int]) -> tuple[Collection[int], int]:
     """The classes that a teacher should know, and among how many it guesses (at least two).
 
-    By its counts: those with at least half the samples of its average class. Else: what it names often enough that a
-    model of all classes would.
+    By its counts: those with at least half the samples of its average class. Else: what it has `named` (times per
+    class) often enough that a model of all classes would.
     """
     if any(seen):
         present = [c for c, n in enumerate(seen) if n]
         average = sum(seen) / len(present)
         return {c for c in present if seen[c] >= average / 2}, max(2, len(present))
-    named = torch.bincount(theirs.argmax(dim=1), minlength=theirs.shape[1])
-    held = (named >= len(theirs) / (2 * theirs.shape[1])).nonzero().reshape(-1).tolist()
-    return set(held), max(2, len(held))
+    fewest = sum(named) / (2 * len(named))
+    held = {c for c, times in enumerate(named) if times >= fewest}
+    return held, max(2, len(held))
 
 
 def _surprise(logits: Tensor, y: Tensor, classes: Sequence[int]) -> float:

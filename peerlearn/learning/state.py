@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from peerlearn.errors import KnowledgeError, LearnerError
 from peerlearn.types import Layer
+
+_TOGETHER = 1 << 16
+"""Elements of tensors that are looked at together: small ones take longer to call than to read."""
 
 
 def persistent(model: nn.Module) -> dict[str, Tensor]:
@@ -94,9 +97,20 @@ def check_fit(tensors: Mapping[str, object], wanted: Mapping[str, Tensor], *, wh
             raise KnowledgeError(f"tensor {name!r} has shape {tuple(tensor.shape)}, this model's is {tuple(own.shape)}")
         if tensor.dtype != own.dtype:
             raise KnowledgeError(f"tensor {name!r} is {dtype_name(tensor)}, this model's is {dtype_name(own)}")
-        check_finite(name, tensor)
         fitting[name] = tensor
+    if not math.isfinite(magnitude(fitting.values())):
+        for name, tensor in fitting.items():
+            check_finite(name, tensor)
     return fitting
+
+
+def magnitude(tensors: Iterable[Tensor]) -> float:
+    """Greatest absolute value of those that are floating, 0 without any; not finite when one of their values is not."""
+    flat = [t.detach().reshape(-1) for t in tensors if t.is_floating_point() and t.numel()]
+    if len(flat) > 1 and sum(t.numel() for t in flat) <= _TOGETHER:
+        flat = [torch.cat(flat)]
+    bounds = [abs(float(bound)) for tensor in flat for bound in tensor.aminmax()]
+    return max(bounds, default=0.0) if not any(map(math.isnan, bounds)) else math.nan
 
 
 def check_finite(name: str, tensor: Tensor) -> None:

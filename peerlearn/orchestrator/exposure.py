@@ -33,19 +33,19 @@ class Allowance:
         """What at least one peer may see."""
         return self.everybody.union(*self.rules.values())
 
-    def of(self, peer: Card, namesakes: int) -> frozenset[Exposure]:
-        """What this peer may see; `namesakes`: how many peers here have its name."""
+    def of(self, peer: Card, namesakes: Callable[[str], int]) -> frozenset[Exposure]:
+        """What this peer may see; `namesakes`: how many peers here have a name."""
         if peer.id in self.rules:
             return self.rules[peer.id]
         if peer.name not in self.rules or is_peer_id(peer.name):
             return self.everybody
-        return self.rules[peer.name] if namesakes == 1 else self.rules[peer.name] & self.everybody
+        return self.rules[peer.name] if namesakes(peer.name) == 1 else self.rules[peer.name] & self.everybody
 
 
 @dataclass(frozen=True, slots=True)
 class Showing:
     """Judges what one peer shows. `state`: names of all tensors of its model; `public`: fingerprints of the data sets
-    that it holds in common with others; `namesakes`: how many peers of this name are here."""
+    that it holds in common with others; `namesakes`: how many peers of a name are here."""
 
     allowance: Allowance
     state: Collection[str]
@@ -70,7 +70,7 @@ class Showing:
                 raise PeerRefused(peer.name, RefusalReason.EXPOSURE, f"{what} is not shown to {peer.name}")
 
     def _allowed(self, peer: Card) -> frozenset[Exposure]:
-        return self.allowance.of(peer, self.namesakes(peer.name))
+        return self.allowance.of(peer, self.namesakes)
 
     def shown(self, knowledge: Knowledge, query: Query) -> frozenset[Exposure | None]:
         """What this shows; None for something that has no exposure, and so may be shown to nobody.

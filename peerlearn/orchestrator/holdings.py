@@ -1,11 +1,11 @@
 """What this peer still holds of its providers' answers, so that what has not changed need not come again."""
 
-import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import xxhash
 from torch import Tensor
 
 from peerlearn.knowledge import Knowledge, Outputs, Query, Sparse
@@ -22,7 +22,8 @@ _WORTH = 0.05
 """Share of an answer that must have been held: on the fastest links, hashing costs about as much as it saves."""
 
 _MOST_QUERIES = 1024
-_Key = tuple[PeerId, str]
+_AS_TEXT = json.JSONEncoder(sort_keys=True, default=str)
+_Key = tuple[PeerId, str, str, bytes]
 
 
 @dataclass(slots=True, eq=False)
@@ -66,8 +67,8 @@ class Holdings:
         entry = self._entry(provider, query)
         by_name = _tensors(knowledge)
         lines = [line for line in manifest.tensors if line.digest]
-        needed = sum(_nbytes(by_name[line.name]) for line in lines)
-        filled = sum(_nbytes(by_name[line.name]) for line in lines if line.base in offered)
+        needed = sum(by_name[line.name].nbytes for line in lines)
+        filled = sum(by_name[line.name].nbytes for line in lines if line.base in offered)
         if not lines or (offered and filled < _WORTH * needed):
             self._entries[_key(provider, query)] = _Entry(rest=REST)
             return
@@ -85,8 +86,9 @@ class Holdings:
             del self._entries[key]
 
     def _entry(self, provider: PeerId, query: Query) -> _Entry:
-        entry = self._entries.setdefault(_key(provider, query), _Entry())
-        self._entries.move_to_end(_key(provider, query))
+        key = _key(provider, query)
+        entry = self._entries.setdefault(key, _Entry())
+        self._entries.move_to_end(key)
         return entry
 
     def _forget_old(self) -> None:
@@ -100,16 +102,12 @@ class Holdings:
 
 
 def _key(provider: PeerId, query: Query) -> _Key:
-    text = json.dumps([query.want, query.cast, query.select], sort_keys=True, default=str)
-    return provider, hashlib.sha256(text.encode()).hexdigest()
+    select = xxhash.xxh3_128_digest(_AS_TEXT.encode(query.select).encode()) if query.select else b""
+    return provider, query.want, query.cast, select
 
 
 def _tensors(knowledge: Knowledge) -> Mapping[str, Tensor | Sparse]:
     return {IDS: knowledge.ids, **knowledge.tensors} if isinstance(knowledge, Outputs) else knowledge.tensors
-
-
-def _nbytes(tensor: Tensor | Sparse) -> int:
-    return tensor.indices.nbytes + tensor.values.nbytes if isinstance(tensor, Sparse) else tensor.nbytes
 
 
 def _copied(tensor: Tensor | Sparse) -> Tensor | Sparse:

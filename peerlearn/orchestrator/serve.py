@@ -9,6 +9,7 @@ from peerlearn.config import Limits
 from peerlearn.errors import KnowledgeError, PeerRefused, RefusalReason, WireError
 from peerlearn.knowledge import Answer, NotModified, Outputs, Params, Question, Received, Refusal
 from peerlearn.learning.snapshot import Snapshot
+from peerlearn.orchestrator.alike import Alike, Given
 from peerlearn.orchestrator.complaints import Complaints
 from peerlearn.orchestrator.compute import Compute
 from peerlearn.orchestrator.exposure import Showing
@@ -64,6 +65,7 @@ class Answerer:
         self._showing = showing
         self._limits = limits
         self._reuse = Reuse(limits.reuse_bytes)
+        self._alike = Alike(limits.reuse_bytes)
         self._leaving = False
 
     def leave(self) -> None:
@@ -87,7 +89,8 @@ class Answerer:
         question = self._read(consumer, message)
         if question.complaint:
             self._complaints.heard(consumer, question.complaint)
-        answer = await self._answer(Asked(consumer, question))
+        given = await self._given(Asked(consumer, question), message.header.query)
+        answer = given.answer
         with self._recording(consumer.name):
             self._showing.check_answer(answer, question.query, consumer)
         if question.brings is not None and self._arrived is not None and not isinstance(answer, Refusal):
@@ -96,7 +99,7 @@ class Answerer:
         if isinstance(answer, Params | Outputs) and (terms is not None or question.query.cast):
             reply = await self._compute.run(self._encoded, answer, question.query.cast, terms)  # hashes, or converts
         else:
-            reply = self._encoded(answer)
+            reply = given.message = given.message or self._encoded(answer)
         self._note(consumer, question, answer, reply.header.body_bytes, now() - began)
         return reply
 
@@ -123,16 +126,21 @@ class Answerer:
         except (WireError, KnowledgeError) as exc:
             raise self._refusal(consumer.name, RefusalReason.LIMITS, str(exc)) from exc
 
-    async def _answer(self, asked: Asked) -> Answer:
+    async def _given(self, asked: Asked, as_asked: pb.Query) -> Given:
         query = asked.question.query
         snapshot = self._snapshots.latest if query.at is None else self._snapshots.at(query.at)
         if snapshot is None:
             wanted = "no snapshot is there yet" if query.at is None else f"version {query.at} is not there"
-            return Refusal(RefusalReason.VERSION, wanted)
+            return Given(Refusal(RefusalReason.VERSION, wanted))
         up_to_date = query.have == snapshot.version and query.have_session == self._me.session
         if up_to_date or query.want == "nothing":
-            return NotModified(snapshot.version)
-        return await self._compute.run(self._by_strategy, snapshot, asked)
+            return Given(NotModified(snapshot.version))
+        if not self._strategy.answers_alike:
+            return Given(await self._compute.run(self._by_strategy, snapshot, asked))
+        if (given := self._alike.get(snapshot, as_asked)) is not None:
+            return given
+        make = partial(self._by_strategy, snapshot, asked)
+        return await self._compute.run(self._alike.once, snapshot, as_asked, make)
 
     def _by_strategy(self, snapshot: Snapshot, asked: Asked) -> Answer:
         try:

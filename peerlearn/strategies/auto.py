@@ -55,6 +55,7 @@ class Auto(Base):
     """
 
     name: ClassVar[str] = "auto"
+    answers_alike: ClassVar[bool] = True
 
     via: Via = "auto"
     per: Per = "byte"

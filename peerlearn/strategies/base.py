@@ -34,6 +34,9 @@ class Strategy(Protocol):
     """
 
     name: ClassVar[str]
+    answers_alike: ClassVar[bool]
+    """Whether an answer goes by the snapshot and by what the query wants and selects, and by nothing else: all who ask
+    alike are then given the same one, made once."""
 
     @property
     def needs(self) -> frozenset[Exposure]:
@@ -137,6 +140,8 @@ class Separable(Protocol):
 
 class Base:
     """The usual answers. A strategy overrides what differs; inherit for these, not for identity."""
+
+    answers_alike: ClassVar[bool] = False
 
     def check(self, learner: Learner) -> None:
         return None

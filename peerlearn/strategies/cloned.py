@@ -53,6 +53,7 @@ class Cloned(Base):
     """
 
     name: ClassVar[str] = "cloned"
+    answers_alike: ClassVar[bool] = True
 
     role: Literal["hub", "edge"] = "edge"
     init: Init = "clone"

@@ -61,6 +61,7 @@ class Clue(Base):
     """
 
     name: ClassVar[str] = "clue"
+    answers_alike: ClassVar[bool] = True
 
     detector: Method = "threshold"
     window: int = 3

@@ -38,6 +38,7 @@ class Distillation(Base):
     """
 
     name: ClassVar[str] = "distillation"
+    answers_alike: ClassVar[bool] = True
 
     loss: Literal["kl", "mse"] = "kl"
     alpha: float = 0.5

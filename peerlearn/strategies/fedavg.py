@@ -40,6 +40,7 @@ class FedAvg(Base):
     """
 
     name: ClassVar[str] = "fedavg"
+    answers_alike: ClassVar[bool] = True
 
     role: Literal["all", "peer", "hub"] = "all"
     local_epochs: int = 1

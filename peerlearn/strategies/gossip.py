@@ -50,6 +50,7 @@ class Gossip(Base):
     """
 
     name: ClassVar[str] = "gossip"
+    answers_alike: ClassVar[bool] = True
 
     pairing: Pairing = "lot"
 

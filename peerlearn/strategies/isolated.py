@@ -21,6 +21,7 @@ class Isolated(Base):
     that follow a local epoch by a transfer epoch."""
 
     name: ClassVar[str] = "isolated"
+    answers_alike: ClassVar[bool] = True
 
     passes: int = 2
 

@@ -64,6 +64,7 @@ class MHD(Base):
     """
 
     name: ClassVar[str] = "mhd"
+    answers_alike: ClassVar[bool] = True
 
     heads: int | None = None
     nu_emb: float = 0.3

@@ -1,6 +1,5 @@
 """Which public samples the coming steps will use, and what a network says of them: questions, answers, their check."""
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -90,21 +89,13 @@ class Wanted:
 
 
 class Shown:
-    """The public sets that a snapshot answers on. The last answer is kept: all who walk in step ask for the same."""
+    """The public sets that a snapshot answers on."""
 
     def __init__(self, public_sets: Sequence[Unlabelled]) -> None:
         self._public_sets = {public.fingerprint: public for public in public_sets}
-        self._last: tuple[Wanted, int, Outputs] | None = None
-        self._working = threading.Lock()
 
     def outputs(self, snapshot: Snapshot, wanted: Wanted) -> Outputs:
         """Raises KnowledgeError for a public set, a place in it or heads that are not there."""
-        with self._working:
-            if self._last is None or self._last[:2] != (wanted, snapshot.version):
-                self._last = wanted, snapshot.version, self._made(snapshot, wanted)
-            return self._last[2]
-
-    def _made(self, snapshot: Snapshot, wanted: Wanted) -> Outputs:
         public = self._public_sets.get(wanted.window.fingerprint)
         if public is None:
             raise KnowledgeError("I hold no public set with that content")

@@ -43,6 +43,7 @@ class Pairwise(Base):
     """
 
     name: ClassVar[str] = "pairwise"
+    answers_alike: ClassVar[bool] = True
 
     layer: str = "penult"
     combine: Combine = "mean"

@@ -25,8 +25,9 @@ def check_teacher(learner: Learner, knowledge: Params, *, seen: Sequence[int] = 
 
     `seen`: the teacher's samples per class, as its card shows them; `labels` False: it need not know anything."""
     _check_architecture(learner, knowledge)
-    whole = learner.check_whole(knowledge.tensors)
-    plausible.check_scale(whole, learner.state)
+    own = learner.state
+    whole = state.check_fit(knowledge.tensors, own, whole=True)
+    plausible.check_scale(whole, own)
     plausible.check_network(learner, learner.trial(whole), seen=seen, labels=labels)
 
 
@@ -38,10 +39,11 @@ def dense(knowledge: Knowledge) -> dict[str, Tensor]:
 def check_layers(learner: Learner, knowledge: Params, layers: Sequence[str]) -> None:
     """Raises KnowledgeError unless these are all tensors of just these layers of the learner's own architecture."""
     _check_architecture(learner, knowledge)
-    wanted = {name: t for name, t in learner.state.items() if any(name.startswith(f"{layer}.") for layer in layers)}
+    own = learner.state
+    wanted = {name: t for name, t in own.items() if any(name.startswith(f"{layer}.") for layer in layers)}
     fitting = state.check_fit(knowledge.tensors, wanted, whole=True)
-    plausible.check_scale(fitting, learner.state)
-    plausible.check_network(learner, learner.trial({**learner.state, **fitting}), labels=False)
+    plausible.check_scale(fitting, own)
+    plausible.check_network(learner, learner.trial({**own, **fitting}), labels=False)
 
 
 def _check_architecture(learner: Learner, knowledge: Params) -> None:

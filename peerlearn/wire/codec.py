@@ -138,7 +138,7 @@ def decode_answer(message: Message, *, limits: Limits | None = None, held: Held 
 
 
 def _check(message: Message, limits: Limits) -> None:
-    if message.checked != limits:  # else it was when it came
+    if message.checked is not limits and message.checked != limits:  # else it was when it came
         check_header(message.header, limits)
 
 

@@ -11,12 +11,13 @@ from google.protobuf.message import DecodeError
 
 from peerlearn.config import Limits
 from peerlearn.errors import Corrupt, Oversized
-from peerlearn.wire.seal import check_seal, sealed
+from peerlearn.wire.seal import SEAL_BYTES, check_seal, sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 _LIMITS = Limits()
 _HEADER_TAG = 0x0A  # field 1, length-delimited
 _BLOCK_TAG = b"\x1a"  # field 3, length-delimited
+_WHOLE_TAG = b"\x72"  # field 14, length-delimited
 _OTHER_FIELDS = 64  # of a header beside its tensors, unknown ones included
 _RAISE = "raise its Limits to take more"
 _FRAMING_BYTES = 64  # tags and lengths around a header or a block
@@ -66,7 +67,7 @@ def parse(data: bytes, limits: Limits | None = None) -> Frame:
         raise Oversized(f"a frame has {len(data)} bytes, this peer takes at most {most}: {_RAISE}")
     if opens and (size := _read_varint(data, 1)[0]) > limits.header_bytes:
         raise Oversized(f"a header has {size} bytes, this peer takes at most {limits.header_bytes}: {_RAISE}")
-    if len(data) > 2 * limits.tensors:
+    if len(data) > 2 * limits.tensors and not (opens and _is_short_beside_body(data, 2 * limits.tensors)):
         _check_tensor_count(data, limits)
     try:
         frame = pb.Frame.FromString(data)
@@ -96,6 +97,17 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at + shift // 7 + 1
     raise Corrupt("a frame has a length without an end")
+
+
+def _is_short_beside_body(data: bytes, most: int) -> bool:
+    """Whether the frame is a header of at most `most` bytes, and behind it nothing but a body and the checksum, as we
+    write it."""
+    size, start = _read_varint(data, 1)
+    at = start + size
+    if size > most or data[at : at + 1] != _WHOLE_TAG:
+        return False
+    size, start = _read_varint(data, at + 1)
+    return start + size + SEAL_BYTES == len(data)
 
 
 def _check_tensor_count(data: bytes, limits: Limits) -> None:

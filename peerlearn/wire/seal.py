@@ -12,7 +12,8 @@ from peerlearn.wire.v1 import fabric_pb2 as pb
 Sealed = pb.Frame | pb.Introduction | pb.WatchRequest | pb.Notice
 
 _TAG = 0x79  # field 15, fixed64
-_SIZE = 9
+SEAL_BYTES = 9
+"""What it takes, tag included."""
 
 
 def sealed(data: bytes) -> bytes:
@@ -26,8 +27,8 @@ def check_seal(message: Sealed, data: bytes, what: str) -> None:
 
     The second half makes the first sure: a flipped bit that lets a field swallow the checksum leaves something odd.
     """
-    if len(data) >= _SIZE and data[-_SIZE] == _TAG:
-        digest = xxhash.xxh3_64_intdigest(memoryview(data)[:-_SIZE]).to_bytes(8, "little")
+    if len(data) >= SEAL_BYTES and data[-SEAL_BYTES] == _TAG:
+        digest = xxhash.xxh3_64_intdigest(memoryview(data)[:-SEAL_BYTES]).to_bytes(8, "little")
         if data[-8:] == digest:
             message.ClearField("check")
             return
