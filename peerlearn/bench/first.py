@@ -1,4 +1,7 @@
-"""A program that starts, asks a peer once, and ends: how long that takes is measured by the one who starts it."""
+"""A program that starts, asks a peer once, and ends: how long that takes is measured by the one who starts it.
+
+Or, `bare`: one that does the same with gRPC and nothing of ours.
+"""
 
 import time
 
@@ -9,7 +12,6 @@ def main(address: str, payload: str) -> None:
     """Without torch: the answer stays a message. All imports are on the clock."""
     import asyncio
     import json
-    import sys
 
     from peerlearn.transport.grpc import GrpcTransport
     from peerlearn.types import Address
@@ -24,7 +26,27 @@ def main(address: str, payload: str) -> None:
             answer, _ = await transport.exchange(Address.parse(address), Message(header))
         return answer.header.body_bytes
 
-    body_bytes = asyncio.run(ask())
+    _tell(asyncio.run(ask()))
+
+
+def bare(address: str, payload: str) -> None:
+    import asyncio
+    from typing import Any
+
+    import grpc.aio
+
+    async def ask() -> int:
+        async with grpc.aio.insecure_channel(address) as channel:
+            blocks: Any = channel.unary_stream("/bench.Bare/Blocks")
+            return sum([len(block) async for block in blocks(payload.encode())])
+
+    _tell(asyncio.run(ask()))
+
+
+def _tell(body_bytes: int) -> None:
+    import json
+    import sys
+
     told = {"body_bytes": body_bytes, "seconds": time.perf_counter() - _BEGAN, "torch": "torch" in sys.modules}
     sys.stdout.write(json.dumps(told) + "\n")
 
@@ -32,4 +54,4 @@ def main(address: str, payload: str) -> None:
 if __name__ == "__main__":
     import sys
 
-    main(sys.argv[1], sys.argv[2])
+    (bare if sys.argv[1:2] == ["bare"] else main)(*sys.argv[-2:])

@@ -16,6 +16,9 @@ _ROUND_MS = {2: 12.0, 4: 20.0, 8: 45.0}
 _SMALLEST_MS = {2: 6.8, 4: 11.0, 8: 25.0}
 """What the smallest peer took on the machine on which these bars were set (TRANSPORT, section E)."""
 _WARM_ROUNDS = 3
+_MANY, _MANY_S, _MANY_BARE_S = 50, 3.0, 1.8
+_FIRST_S, _FIRST_BARE_S = 0.15, 0.067
+"""The bars in seconds, and what bare gRPC took on the machine on which they were set."""
 
 
 def consumers(count: int) -> Measure:
@@ -93,45 +96,75 @@ async def _rounds(members: list[Remote], rounds: int) -> float:
 
 
 async def fifty_peers(stage: Stage, scale: Scale) -> Result:
-    """Full mesh over gRPC in one process, without models: until each has met all others."""
-    async with side() as one:
-        mesh = await one.do("village", peers=50)
+    """Full mesh over gRPC in one process, without models: until each has met all others; beside bare servers of which
+    each has called all others."""
+    meshes: list[dict[str, float]] = []
+
+    async def mesh(*, bare: bool) -> float:
+        async with side() as one:
+            met = await one.do("village", peers=_MANY, bare=bare)
+        if not bare:
+            meshes.append(met)
+        return float(met["seconds"])
+
+    took = await in_turn({"ours": lambda: mesh(bare=False), "bare": lambda: mesh(bare=True)}, scale.times(3, 1), warm=0)
+    seconds, ratio = median(took["ours"]), 1 / paired(took["bare"], took["ours"])
+    resident = max(mesh["resident_mb"] for mesh in meshes)
     return Result(
-        name="fifty-peers", seconds=mesh["seconds"], n=1, extra_rss_mb_provider=mesh["resident_mb"] - mesh["before_mb"],
-        figures={name: mesh[name] for name in ("met", "resident_mb", "descriptors", "threads")},
+        name="fifty-peers", seconds=seconds, n=len(meshes), ratio_to_aio=1 / ratio,
+        extra_rss_mb_provider=max(mesh["resident_mb"] - mesh["before_mb"] for mesh in meshes),
+        figures={
+            "met": min(mesh["met"] for mesh in meshes), "resident_mb": resident,
+            "descriptors": max(mesh["descriptors"] for mesh in meshes),
+            "threads": max(mesh["threads"] for mesh in meshes), "bare_s": median(took["bare"]),
+        },
         bars=(
-            Bar("resident MB", mesh["resident_mb"], 250, "at most"),
-            Bar("seconds until all have met", mesh["seconds"], 3, "at most"),
+            Bar("resident MB", resident, 250, "at most"),
+            Bar("seconds until all have met", seconds, _MANY_S, "at most"),
+            Bar("times as long as bare calls", ratio, _MANY_S / _MANY_BARE_S, "at most"),
         ),
     )  # fmt: skip
 
 
 async def start_to_first(stage: Stage, scale: Scale) -> Result:
-    """From starting a Python program to the end of its first exchange, 300 kB, without torch."""
+    """From starting a Python program to the end of its first exchange, 300 kB, without torch; beside one that uses
+    gRPC and nothing of ours."""
     pair = await stage.pair()
     await pair.hold(STATE_300KB)
     ports = await pair.provider.do("ports")
-    took, after = [], []
-    for number in range(-1, scale.times(15, 4)):
+    whole: list[float] = []
+
+    async def ours() -> float:
         start = time.perf_counter()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "peerlearn.bench.first", f"{LOOPBACK}:{ports['plain']}", STATE_300KB, stdout=PIPE
-        )
-        said = (await process.communicate())[0]
-        whole = time.perf_counter() - start
-        if process.returncode or not said:
-            raise SideFailed(f"the program that asks once ended with code {process.returncode}")
-        told = json.loads(said)
-        if told["torch"]:
-            raise SideFailed("the program that asks once has loaded torch")
-        if number >= 0:
-            took.append(whole)
-            after.append(told["seconds"])
+        seconds = await _first(f"{LOOPBACK}:{ports['plain']}")
+        whole.append(time.perf_counter() - start)
+        return seconds
+
+    lanes = {"ours": ours, "bare": lambda: _first("bare", f"{LOOPBACK}:{ports['bare']}")}
+    took = await in_turn(lanes, scale.times(15, 4))
+    after, ratio = median(took["ours"]), 1 / paired(took["bare"], took["ours"])
     return Result(
-        name="start-to-first-exchange", seconds=median(took), n=len(took),
-        figures={"after_the_interpreter_s": median(after)},
-        bars=(Bar("seconds from the program's first line", median(after), 0.15, "at most"),),
+        name="start-to-first-exchange", seconds=median(whole), n=len(took["ours"]), ratio_to_aio=1 / ratio,
+        figures={"after_the_interpreter_s": after, "bare_s": median(took["bare"])},
+        bars=(
+            Bar("seconds from the program's first line", after, _FIRST_S, "at most"),
+            Bar("times as long as a program with bare gRPC", ratio, _FIRST_S / _FIRST_BARE_S, "at most"),
+        ),
     )  # fmt: skip
+
+
+async def _first(*words: str) -> float:
+    """Seconds from the first line of a program that asks once to its end."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "peerlearn.bench.first", *words, STATE_300KB, stdout=PIPE
+    )
+    said = (await process.communicate())[0]
+    if process.returncode or not said:
+        raise SideFailed(f"the program that asks once ended with code {process.returncode}")
+    told = json.loads(said)
+    if told["torch"]:
+        raise SideFailed("the program that asks once has loaded torch")
+    return float(told["seconds"])
 
 
 async def discovery(stage: Stage, scale: Scale) -> Result:

@@ -143,10 +143,10 @@ class Side:
 
         return await profile.parts(payload, times)
 
-    async def village(self, peers: int) -> dict[str, float]:
+    async def village(self, peers: int, bare: bool = False) -> dict[str, float]:
         from peerlearn.bench import village
 
-        return await village.mesh(peers)
+        return await (village.bare_mesh if bare else village.mesh)(peers)
 
     async def discover(self, times: int) -> dict[str, list[float]]:
         from peerlearn.bench import village

@@ -7,6 +7,10 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
+from typing import Any
+
+import grpc
+import grpc.aio
 
 from peerlearn.bench import memory
 from peerlearn.config import Limits, Timing
@@ -19,6 +23,7 @@ from peerlearn.membership import Membership
 from peerlearn.security import Identity
 from peerlearn.transport.base import Caller
 from peerlearn.transport.grpc import GrpcTransport
+from peerlearn.transport.lines import options
 from peerlearn.types import Address, Card
 from peerlearn.wire.frames import Message
 from peerlearn.wire.v1 import fabric_pb2 as pb
@@ -28,6 +33,7 @@ _PER_LINE = 2
 """Descriptors of one connection whose both ends are in this process."""
 _OTHERS = 256
 _PATIENCE = 60.0
+_CARD_BYTES = 300
 
 
 async def mesh(peers: int) -> dict[str, float]:
@@ -54,6 +60,40 @@ async def mesh(peers: int) -> dict[str, float]:
         "resident_mb": after["resident"] / 1e6, "before_mb": before["resident"] / 1e6,
         "descriptors": after["descriptors"], "threads": after["threads"],
     }  # fmt: skip
+
+
+async def bare_mesh(peers: int) -> dict[str, float]:
+    """As many gRPC servers, of which each is called once over a connection by each of the others: what `mesh` costs at
+    least."""
+    _check_descriptors(peers)
+
+    async def echo(data: bytes, context: Any) -> bytes:
+        return data
+
+    calls: dict[str, grpc.RpcMethodHandler[Any, Any]] = {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
+    start = time.perf_counter()
+    async with AsyncExitStack() as stack:
+        ports = []
+        for _ in range(peers):
+            server = grpc.aio.server(options=options(Limits()))
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Mesh", calls),))
+            ports.append(server.add_insecure_port(f"{_HERE.host}:0"))
+            await server.start()
+            stack.push_async_callback(server.stop, 0)
+
+        async def call_all(own: int) -> None:
+            for port in ports:
+                if port != own:
+                    alone = [*options(Limits()), ("grpc.use_local_subchannel_pool", 1)]
+                    channel = grpc.aio.insecure_channel(f"{_HERE.host}:{port}", options=alone)
+                    stack.push_async_callback(channel.close)
+                    method: Any = channel.unary_unary("/bench.Mesh/Echo")
+                    await method(bytes(_CARD_BYTES))
+
+        async with asyncio.TaskGroup() as group:
+            for port in ports:
+                group.create_task(call_all(port))
+        return {"seconds": time.perf_counter() - start}
 
 
 async def _join(stack: AsyncExitStack, lobby: Lobby, name: str, timing: Timing) -> Directory:

@@ -4,8 +4,6 @@ import mmap
 import weakref
 from contextlib import suppress
 
-import numpy as np
-
 from peerlearn.config import MIB
 
 LEAST = 4 * MIB
@@ -35,6 +33,10 @@ class Arenas:
 
     def take(self, nbytes: int, most_idle: int) -> memoryview:
         """`most_idle`: what may lie idle once this is given back. Raises MemoryError."""
+        if nbytes < MIB:
+            return memoryview(bytearray(nbytes))
+        import numpy as np  # takes a third of the time in which a program without it starts and asks once
+
         if nbytes < LEAST or not _FLAGS or _FREE is None:
             return np.empty(nbytes, np.uint8).data  # numpy asks for huge pages: a sixth of bytearray's page faults
         region = self._found(nbytes) or _mapped(nbytes)

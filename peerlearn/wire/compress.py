@@ -1,15 +1,15 @@
-"""Compressing blocks of a message where it makes the exchange end sooner, and never elsewhere."""
+"""Compressing blocks of a message where it makes the exchange end sooner, and never elsewhere.
+
+What needs numpy is imported by those who come to need it: to load it takes longer than everything else here together.
+"""
 
 import ipaddress
 import time
 from collections.abc import Callable, Sequence
 
 import lz4.block
-import numpy as np
-from numpy.typing import NDArray
 
 from peerlearn.errors import Corrupt
-from peerlearn.wire import mask
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 Codec = pb.Packed.Codec
@@ -36,8 +36,8 @@ _WIDTH: dict[int, int] = {
     pb.Packed.SHUFFLE8_LZ4: 8,
 }
 _SHUFFLED = {width: codec for codec, width in _WIDTH.items() if width > 1}
-_MASKED = dict(zip(mask.WIDTHS, (pb.Packed.MASK2, pb.Packed.MASK4, pb.Packed.MASK8), strict=True))
-_MASK_WIDTH: dict[int, int] = {codec: width for width, codec in _MASKED.items()}
+_MASK_WIDTH: dict[int, int] = {pb.Packed.MASK2: 2, pb.Packed.MASK4: 4, pb.Packed.MASK8: 8}
+_MASKED = {width: codec for codec, width in _MASK_WIDTH.items()}
 # Bytes per second, of one core at the other side: unpacking ReLU maps, TRANSPORT D (the slow end of each codec).
 _UNPACK_RATE: dict[int, float] = {
     **{codec: 2.0e9 if width == 1 else 0.8e9 for codec, width in _WIDTH.items()},
@@ -159,10 +159,14 @@ class TensorPacker:
 def compress(codec: int, raw: memoryview) -> bytes:
     """One block, whose length must be a multiple of the codec's element width."""
     if codec in _MASK_WIDTH:
+        from peerlearn.wire import mask
+
         return mask.pack(raw, _MASK_WIDTH[codec])
-    width = _WIDTH[codec]
-    source = raw if width == 1 else _shuffle(np.frombuffer(raw, np.uint8), width).data
-    packed: bytes = lz4.block.compress(source, store_size=False)
+    if (width := _WIDTH[codec]) > 1:
+        from peerlearn.wire.shuffle import shuffle
+
+        raw = shuffle(raw, width)
+    packed: bytes = lz4.block.compress(raw, store_size=False)
     return packed
 
 
@@ -174,6 +178,8 @@ def unpack(packed: pb.Packed, into: memoryview) -> None:
     if packed.raw_bytes != len(into) or len(into) == 0 or len(into) % width:
         raise Corrupt(f"a packed block of {packed.raw_bytes} bytes does not fit its codec or its place of {len(into)}")
     if packed.codec in _MASK_WIDTH:
+        from peerlearn.wire import mask
+
         mask.unpack(packed.data, into, width)
         return
     try:
@@ -185,22 +191,12 @@ def unpack(packed: pb.Packed, into: memoryview) -> None:
     if width == 1:
         into[:] = raw
     else:
-        _unshuffle(np.frombuffer(raw, np.uint8), np.frombuffer(into, np.uint8), width)
+        from peerlearn.wire.shuffle import unshuffle
+
+        unshuffle(raw, into, width)
 
 
 def _joined(parts: Sequence[memoryview], most: int | None = None) -> memoryview:
     if len(parts) == 1:
         return parts[0][:most]
     return memoryview(b"".join(parts))[:most]
-
-
-def _shuffle(raw: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
-    planes = np.empty((width, raw.size // width), np.uint8)
-    for i in range(width):  # one strided copy per plane: three times as fast as a transpose
-        planes[i] = raw[i::width]
-    return planes.reshape(-1)
-
-
-def _unshuffle(planes: NDArray[np.uint8], into: NDArray[np.uint8], width: int) -> None:
-    for i, plane in enumerate(planes.reshape(width, -1)):
-        into[i::width] = plane

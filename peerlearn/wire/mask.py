@@ -8,9 +8,6 @@ from numpy.typing import NDArray
 
 from peerlearn.errors import Corrupt
 
-WIDTHS = (2, 4, 8)
-"""Bytes of an element."""
-
 
 def pack(raw: memoryview, width: int) -> bytes:
     """A block of whole elements. Zero is what has no bit set: -0.0 and NaN come back as they are."""
