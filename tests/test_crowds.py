@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import resource
 from collections import Counter
 from contextlib import AsyncExitStack
@@ -10,11 +11,16 @@ import pytest
 
 from peerlearn.config import Limits, Timing
 from peerlearn.directory import Directory
+from peerlearn.discovery.base import Hint
 from peerlearn.discovery.lobby import Lobby
 from peerlearn.errors import PeerUnreachable
 from peerlearn.membership.greeting import Greeter
 from peerlearn.membership.meeting import Meeter
+from peerlearn.membership.problems import Problems
+from peerlearn.membership.seeking import Seeker
+from peerlearn.recording import MemorySink
 from peerlearn.security import Identity, sign_card
+from peerlearn.tasks import background
 from peerlearn.transport.grpc import GrpcTransport
 from peerlearn.transport.memory import MemoryTransport
 from peerlearn.types import PROTOCOL, Address, Card, PeerId
@@ -122,6 +128,67 @@ async def test_a_silent_address_is_silent_for_all_who_wait() -> None:
         for _ in range(3):
             group.create_task(unreachable())
     assert len(street.called) == 1
+
+
+# ---------------------------------------------------------------- hearsay
+
+
+class Empty(Street):
+    """Nobody lives here, and that is told at once."""
+
+    async def introduce(self, to: Address, introduction: pb.Introduction) -> pb.Introduction:
+        self.called.append(to)
+        raise PeerUnreachable(str(to), "connection refused")
+
+
+def seeks(source: str, peer: str, host: str) -> Hint:
+    return Hint(addresses=(Address(host, 1),), source=source, key=peer, id_prefix=peer)
+
+
+@pytest.mark.parametrize("street", [Street, Empty])
+async def test_hearsay_of_somebody_found_by_oneself_is_news_only_when_that_was_in_vain(street: type[Street]) -> None:
+    peer, empty = "ef" * 16, street()
+    directory = Directory(PeerId("00" * 16), group_tag="", timing=TIMING, limits=LIMITS)
+    async with background() as tasks, asyncio.timeout(SOON):
+        seeker = Seeker(
+            "00" * 16, directory, meeter(empty), tasks, timing=TIMING, limits=LIMITS, rng=random.Random(0),
+            problems=Problems(MemorySink()), unwanted=lambda hint: False,
+        )  # fmt: skip
+        seeker.hinted(seeks("mdns", peer[:12], "a"))
+        seeker.hinted(seeks("exchange", peer, "a"))
+        assert set(seeker._pursuits) == {("mdns", peer[:12])}
+        seeker.hinted(seeks("exchange", "cd" * 16, "a"))
+        seeker.hinted(seeks("exchange", "ef" * 8 + "00" * 8, "b"))
+        assert len(seeker._pursuits) == 3, "another peer, and another address"
+        await until(lambda: bool(empty.called))
+        await asyncio.sleep(0.05)
+        seeker.hinted(seeks("exchange", peer, "a"))
+        assert (("exchange", peer) in seeker._pursuits) is (street is Empty)
+
+
+# ---------------------------------------------------------------- acquaintances
+
+
+async def test_what_is_said_of_an_acquaintance_is_as_it_is_now() -> None:
+    directory = Directory(PeerId("00" * 16), group_tag="", timing=TIMING, limits=LIMITS)
+    greeter = Greeter(directory, group_tag="", limits=LIMITS, card=pb.SignedCard)
+
+    def told() -> dict[str, list[str]]:
+        known = greeter.greet("10.0.0.9").known
+        return {acquaintance.id: [address.host for address in acquaintance.addresses] for acquaintance in known}
+
+    one, two = (Card(id=PeerId(digit * 32), name=digit, session="s1") for digit in "12")
+    directory.confirm(one, Address("10.0.0.1", 1), 0.0, reached=True)
+    directory.confirm(two, Address("10.0.0.2", 1), 0.0, reached=True)
+    assert told() == {one.id: ["10.0.0.1"], two.id: ["10.0.0.2"]}
+    directory.confirm(one, Address("10.0.0.3", 1), 1.0, reached=True)
+    assert told() == {one.id: ["10.0.0.3"], two.id: ["10.0.0.2"]}
+    directory.goodbye(two.id, "s1", "")
+    assert told() == {one.id: ["10.0.0.3"]}
+    directory.confirm(two, Address("10.0.0.4", 1), 2.0, reached=True)
+    assert told() == {one.id: ["10.0.0.3"], two.id: ["10.0.0.4"]}
+    at_home = greeter.greet("127.0.0.1").known
+    assert [acquaintance.id for acquaintance in at_home] == [one.id, two.id]
 
 
 # ---------------------------------------------------------------- descriptors

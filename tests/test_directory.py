@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from peerlearn.config import Limits, Timing
-from peerlearn.directory import Change, Directory, Lead, Leads, Status
+from peerlearn.directory import START, Change, Directory, Lead, Leads, Status
 from peerlearn.errors import ConfigError, PeerRefused, RefusalReason
 from peerlearn.types import Address, Card, PeerId
 
@@ -248,6 +248,44 @@ def test_leads_are_bounded_and_told_ones_push_out_found_ones() -> None:
     assert leads.add(moved) == (moved, (held[1],))
     assert leads.add(Lead(source="mdns", key="empty", addresses=())) == (None, ())
     assert (leads.remove("static", "t"), leads.remove("static", "t"), len(leads)) == (told, None, 1)
+
+
+def test_leads_to_a_peer_are_those_whose_start_of_an_id_is_its() -> None:
+    leads, peer = Leads(most=10, most_addresses=1), "ab" * 16
+    starts = {
+        "all": peer,
+        "short": peer[:START],
+        "shorter": peer[:5],
+        "unknown": "",
+        "other": "cd" * 16,
+        "twin": peer[:16],
+    }
+    for key, start in starts.items():
+        leads.add(Lead(source="mdns", key=key, addresses=(AT,), id_prefix=start))
+    assert {lead.key for lead in leads.to(peer)} == {"all", "short", "shorter", "twin"}
+    assert {lead.key for lead in leads.to(peer[:20] + "0" * 12)} == {"short", "shorter", "twin"}
+    for key in ("all", "shorter", "twin"):
+        leads.remove("mdns", key)
+    leads.add(Lead(source="mdns", key="short", addresses=(ELSEWHERE,), id_prefix="cd" * 16))
+    assert leads.to(peer) == []
+    assert [lead.key for lead in leads.to("cd" * 16)] == ["other", "short"]
+
+
+@pytest.mark.parametrize("length", [1, START - 1, START, START + 1, 32])
+def test_whom_a_start_of_an_id_is_expected_to_be(length: int) -> None:
+    made, _ = directory(peers=2)
+    ids = [PeerId("ab" * 6 + digit * 20) for digit in "12"]
+    for peer in ids:
+        made.confirm(Card(id=peer, name=peer[:14], session="s1"), AT, 0.0, reached=True)
+    found = made.expected(ids[1][:length])
+    assert found is not None
+    assert found.id == ids[0 if length <= START else 1], "the first that is here"
+    made.goodbye(ids[0], "s1", "")
+    found = made.expected(ids[0][:length])
+    assert (found.id if found is not None else None) == (ids[1] if length <= START else None)
+    made.confirm(card(3), AT, 1.0, reached=True)  # takes the place of the one that is gone
+    made.goodbye(ids[1], "s1", "")
+    assert made.expected(ids[1][:length]) is None
 
 
 class Life(RuleBasedStateMachine):

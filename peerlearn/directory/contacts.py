@@ -5,6 +5,9 @@ from enum import StrEnum
 
 from peerlearn.types import Address, Card, PeerId
 
+START = 12
+"""Characters of an id by which peers are looked up: as many as everybody on the LAN may see."""
+
 
 class Status(StrEnum):
     ALIVE = "alive"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from peerlearn.config import Limits, Timing
-from peerlearn.directory.contacts import Change, Contact, Status
+from peerlearn.directory.contacts import START, Change, Contact, Status
 from peerlearn.errors import ConfigError, PeerRefused, RefusalReason
 from peerlearn.types import Address, Card, PeerId
 
@@ -24,6 +24,7 @@ class Directory:
         self._timing = timing
         self._limits = limits
         self._contacts: dict[PeerId, Contact] = {}
+        self._by_start: dict[str, list[PeerId]] = {}
         self._listeners: list[Listener] = []
 
     # ---------------------------------------------------------------- who is here
@@ -54,8 +55,8 @@ class Directory:
             return None
         if len(id_prefix) == 32:
             return self.get(PeerId(id_prefix))
-        here = (contact for contact in self._contacts.values() if contact.here)
-        return next((contact for contact in here if contact.id.startswith(id_prefix)), None)
+        some = self._by_start.get(id_prefix[:START], ()) if len(id_prefix) >= START else self._contacts
+        return next((here for peer in some if peer.startswith(id_prefix) and (here := self.get(peer))), None)
 
     def find(self, text: str) -> Contact:
         """The one contact with this name or start of an id. Raises ConfigError naming the nearest, or the several."""
@@ -200,7 +201,12 @@ class Directory:
                 RefusalReason.LIMITS,
                 f"{self._limits.peers} peers are known here already, and no more are taken",
             )
-        del self._contacts[min(gone, key=lambda contact: contact.last_beat).id]
+        longest = min(gone, key=lambda contact: contact.last_beat).id
+        del self._contacts[longest]
+        same = self._by_start[longest[:START]]
+        same.remove(longest)
+        if not same:
+            del self._by_start[longest[:START]]
 
     def _confirm_again(
         self, known: Contact, card: Card, address: Address, now: float, *, reached: bool, why: str
@@ -232,6 +238,8 @@ class Directory:
         return contact
 
     def _put(self, contact: Contact, what: str, why: str = "") -> None:
+        if contact.id not in self._contacts:
+            self._by_start.setdefault(contact.id[:START], []).append(contact.id)
         self._contacts[contact.id] = contact
         change = Change(what=what, contact=contact, why=why)
         for listener in tuple(self._listeners):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from peerlearn.directory.contacts import START
 from peerlearn.types import Address
 
 
@@ -28,6 +29,8 @@ class Leads:
         self._most = most
         self._most_addresses = most_addresses
         self._held: dict[tuple[str, str], Lead] = {}
+        self._by_start: dict[str, dict[tuple[str, str], Lead]] = {}
+        """By the first characters of the id; the empty start has those of which fewer are known."""
 
     def __iter__(self) -> Iterator[Lead]:
         return iter(list(self._held.values()))
@@ -58,12 +61,28 @@ class Leads:
                 return None, ()
             removed.append(victim)
         for old in removed:
-            del self._held[old.source, old.key]
+            self.remove(old.source, old.key)
         self._held[place] = lead
+        self._by_start.setdefault(_start(lead), {})[place] = lead
         return lead, tuple(removed)
+
+    def to(self, peer: str) -> list[Lead]:
+        """Those that are known to lead to this peer."""
+        starts = (self._by_start.get(start, {}) for start in (peer[:START], ""))
+        return [lead for some in starts for lead in some.values() if lead.id_prefix and peer.startswith(lead.id_prefix)]
 
     def get(self, source: str, key: str) -> Lead | None:
         return self._held.get((source, key))
 
     def remove(self, source: str, key: str) -> Lead | None:
-        return self._held.pop((source, key), None)
+        lead = self._held.pop((source, key), None)
+        if lead is not None:
+            same = self._by_start[_start(lead)]
+            del same[source, key]
+            if not same:
+                del self._by_start[_start(lead)]
+        return lead
+
+
+def _start(lead: Lead) -> str:
+    return lead.id_prefix[:START] if len(lead.id_prefix) >= START else ""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from peerlearn.config import Limits
-from peerlearn.directory import Change, Directory
+from peerlearn.directory import START, Change, Directory
 from peerlearn.discovery.base import Announcement, Hint
 from peerlearn.discovery.interfaces import callable_from_afar
 from peerlearn.errors import Corrupt, PeerRefused, RefusalReason
@@ -16,15 +16,14 @@ from peerlearn.wire.cards import address_from_pb, address_to_pb, is_peer_id
 from peerlearn.wire.manifest import our_protocol
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
-_SHORT_ID = 12
-_HOSTS = 64  # for which the list of acquaintances is kept
+_HOSTS = 64  # for which it is kept what is said of acquaintances
 EXCHANGE = "exchange"
 
 
 def announcement(peer: str, group_tag: str, port: int, *, group: str = "") -> Announcement:
     """What everybody on the LAN may see. The group's id and tag are hashed: only those who know them recognise it."""
     return Announcement(
-        id_prefix=peer[:_SHORT_ID], group_hash=hash_of(group, group_tag), port=port, protocol_major=PROTOCOL[0]
+        id_prefix=peer[:START], group_hash=hash_of(group, group_tag), port=port, protocol_major=PROTOCOL[0]
     )
 
 
@@ -45,12 +44,14 @@ class Greeter:
         self._limits = limits
         self._card = card
         self._trust = trust
-        self._acquaintances: dict[str, list[pb.Acquaintance]] = {}
+        self._acquaintances: dict[str, dict[PeerId, pb.Acquaintance | None]] = {}
+        """By host: whom we tell of there, and how; None: not at all."""
         directory.listen(self._heed)
 
     def _heed(self, change: Change) -> None:
         if change.what != "version":
-            self._acquaintances.clear()
+            for known in self._acquaintances.values():
+                known.pop(change.contact.id, None)
 
     def shown(self) -> bytes:
         """Which card we would show now, as its signature; nothing when we only look around."""
@@ -109,17 +110,17 @@ class Greeter:
         return hints
 
     def _known(self, host: str) -> list[pb.Acquaintance]:
-        """The same for all who introduce themselves from one host, until the directory changes."""
-        if host in self._acquaintances:
-            return self._acquaintances[host]
-        if len(self._acquaintances) >= _HOSTS:
+        """Said of each in the same words to all who introduce themselves from one host, until it changes."""
+        if host not in self._acquaintances and len(self._acquaintances) >= _HOSTS:
             self._acquaintances.clear()
-        known = self._acquaintances[host] = []
+        known, told = self._acquaintances.setdefault(host, {}), []
         for contact in self._directory.alive()[: self._limits.acquaintances]:
-            listed = _abroad(contact.address, contact.card.addresses, host, self._limits.addresses)
-            if listed:
-                known.append(pb.Acquaintance(id=contact.id, addresses=listed))
-        return known
+            if contact.id not in known:
+                listed = _abroad(contact.address, contact.card.addresses, host, self._limits.addresses)
+                known[contact.id] = pb.Acquaintance(id=contact.id, addresses=listed) if listed else None
+            if (acquaintance := known[contact.id]) is not None:
+                told.append(acquaintance)
+        return told
 
 
 @lru_cache(maxsize=1024)  # the same few hundred, for everybody who introduces itself

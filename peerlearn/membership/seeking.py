@@ -53,12 +53,14 @@ class Seeker:
         self._unwanted = unwanted
         self._leads = Leads(limits.peers, limits.addresses)
         self._pursuits: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._in_vain: set[Lead] = set()
+        """Tried, and nobody was there."""
         self._gone: dict[PeerId, asyncio.Event] = {}
 
     # ---------------------------------------------------------------- what others tell us
 
     def hinted(self, hint: Hint) -> None:
-        if self._unwanted(hint) or (hint.source == EXCHANGE and self._directory.expected(hint.id_prefix)):
+        if self._unwanted(hint) or (hint.source == EXCHANGE and self._is_no_news(hint)):
             return
         addresses = hint.addresses
         held = self._leads.get(hint.source, hint.key)
@@ -81,9 +83,23 @@ class Seeker:
             place = (held.source, held.key)
             self._pursuits[place] = self._tasks.start(self._pursue(held), name=f"seek:{held.source}:{held.key[:24]}")
 
+    def _is_no_news(self, hint: Hint) -> bool:
+        """Whether it is of somebody who is here, or whom we have found ourselves at these addresses and not yet tried
+        in vain: it may be there again."""
+        if self._directory.expected(hint.id_prefix):
+            return True
+        own = (lead for lead in self._leads.to(hint.id_prefix) if lead.source not in _PATIENCE)
+        return any(
+            all(address in lead.addresses for address in hint.addresses) and lead not in self._in_vain for lead in own
+        )
+
     def _outdated(self, lead: Lead) -> list[Lead]:
         """Take the oldest out of many leads to the same peer."""
-        same = [each for each in self._leads if (each.source, each.id_prefix) == (lead.source, lead.id_prefix)]
+        same = [
+            each
+            for each in self._leads.to(lead.id_prefix)
+            if (each.source, each.id_prefix) == (lead.source, lead.id_prefix)
+        ]
         others = [each for each in same if each.key != lead.key]
         old = others[: 1 - _NAMES_MOST] if lead.id_prefix else []
         for each in old:
@@ -112,8 +128,8 @@ class Seeker:
 
     def addresses_of(self, contact: Contact) -> list[Address]:
         """Everywhere that this contact may be: where it was, where it says it is, where leads say it is."""
-        leads = [lead for lead in self._leads if lead.id_prefix and contact.id.startswith(lead.id_prefix)]
-        found = [contact.address, *contact.card.addresses, *(a for lead in leads for a in lead.addresses)]
+        leads = (address for lead in self._leads.to(contact.id) for address in lead.addresses)
+        found = [contact.address, *contact.card.addresses, *leads]
         return [address for address in dict.fromkeys(found) if address.port]
 
     # ---------------------------------------------------------------- one lead
@@ -139,6 +155,7 @@ class Seeker:
                 except (TransferError, WireError) as exc:
                     if self._hopeless(lead, since):
                         break
+                    self._in_vain.add(lead)
                     said = self._trouble(lead, exc, said)
                     await asyncio.sleep(self._pause(exc, waits))
                     continue
@@ -146,6 +163,7 @@ class Seeker:
                     break
                 peer = card.id
             self._problems.solved(lead)
+            self._in_vain.discard(lead)
             await self._until_gone(peer)
             # Somebody who has just left is not rung up at once.
             waits, since, said = pauses(self._timing, self._rng), now(), ""
@@ -172,11 +190,13 @@ class Seeker:
             await self._gone.setdefault(peer, asyncio.Event()).wait()
 
     def _forget(self, lead: Lead) -> None:
+        self._in_vain.discard(lead)
         if lead in self._leads:
             self._leads.remove(lead.source, lead.key)
             self._pursuits.pop((lead.source, lead.key), None)
 
     def _stop(self, lead: Lead) -> None:
+        self._in_vain.discard(lead)
         task = self._pursuits.pop((lead.source, lead.key), None)
         if task is not None:
             task.cancel()
