@@ -36,6 +36,7 @@ class Mutual(Base):
     they were when they were last asked."""
 
     name: ClassVar[str] = "mutual"
+    answers_alike: ClassVar[bool] = True  # it does not matter to `answer` who asks: one is made for all
     needs = exposes = frozenset({pl.Exposure.PARAMS_FULL})
     schedule = pl.Schedule(cycle=(pl.Local(pl.epochs(1)), pl.Exchange(), pl.Transfer(pl.epochs(1))))
 

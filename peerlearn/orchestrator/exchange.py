@@ -19,7 +19,7 @@ from peerlearn.orchestrator.news import Company
 from peerlearn.orchestrator.selection import choose
 from peerlearn.recording import Decided, Fetched, FetchFailed, Record, Unfit
 from peerlearn.schedule import Exchange
-from peerlearn.strategies.base import Strategy
+from peerlearn.strategies.base import Strategy, prefers
 from peerlearn.types import Card, PeerId
 
 K = TypeVar("K")
@@ -52,6 +52,7 @@ class Exchanges:
         self._me = me
         self._learner = learner
         self._strategy = strategy
+        self._prefers = prefers(strategy)
         self._compute = compute
         self._company = company
         self._fetcher = fetcher
@@ -84,7 +85,8 @@ class Exchanges:
         reasons = {c.id: misfits[c.id] or self._aside.why(c) or self.blame.why(c, versions[c.id]) for c in cards}
         aside = {peer: why for peer, why in reasons.items() if why is not None}
         fit = [card for card in cards if card.id not in aside]
-        preferred = await self._compute.run(self._strategy.prefer, self._learner, fit)
+        # a hop to the learner's thread takes longer than all the rest here
+        preferred = await self._compute.run(self._strategy.prefer, self._learner, fit) if self._prefers else None
         most = exchange.most if exchange.most is not None else self._most
         eligible = [card.id for card in fit] if preferred is None else preferred
         if exchange.order != "pairs" and most != 1 and len(eligible) > 1:  # else each is tried alone as it is
@@ -201,7 +203,8 @@ class Exchanges:
             self._answers[card.id] = fetches
         finally:
             self.in_flight -= 1
-            self._changed()
+            if not self.in_flight:  # before that, nothing is to be done
+                self._changed()
 
     def _came(self, fetch: Fetch, round_: int, seconds: float) -> None:
         t = fetch.traffic

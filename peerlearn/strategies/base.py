@@ -180,3 +180,8 @@ class Base:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         return None
+
+
+def prefers(strategy: Strategy) -> bool:
+    """Whether it may prefer some providers to others, by a rule of its own."""
+    return getattr(type(strategy), "prefer", None) is not Base.prefer
