@@ -22,7 +22,7 @@ from peerlearn.bench.names import FEATURES, SPARSE_100MB, STATE_100MB, STATE_300
 from peerlearn.bench.pairs import SideFailed, Unable, side
 from peerlearn.bench.payloads import live, make
 from peerlearn.bench.provider import Provider, encoded
-from peerlearn.bench.results import Bar, Result, brief, median, paired, percentile
+from peerlearn.bench.results import Bar, Result, brief, combined, median, paired, percentile
 from peerlearn.cli.main import main
 from peerlearn.errors import ConfigError
 from peerlearn.knowledge import Knowledge, NotModified, Outputs, Params, Sparse
@@ -47,6 +47,27 @@ def test_a_bar_says_whether_it_is_reached():
     assert str(Bar("ratio", 0.499, 0.5)) == "not reached: ratio 0.499 (>= 0.5)"
     assert str(Bar("ms", 10.1, 10, "at most")) == "not reached: ms 10.1 (<= 10)"
     assert brief(123456.0) == "1.23e+05"
+
+
+def test_several_runs_make_a_row_of_medians_with_their_spread():
+    def run(seconds: float, ratio: float, extra: float | None) -> Result:
+        bars = (Bar("ratio to raw TCP", ratio, 0.5), Bar("MB", 40 * ratio, 20, "at most"))
+        return Result(
+            name="state", seconds=seconds, n=5, ratio_to_tcp=ratio, extra_rss_mb_consumer=extra, bars=bars,
+            figures={"gb_per_s": 1 / seconds, "payload": "floats"},
+        )  # fmt: skip
+
+    runs = [run(4.0, 0.4, 8.0), run(1.0, 0.7, None), run(2.0, 0.6, 10.0)]
+    row = combined([*runs[:2], Result(name="state", skipped="no tc here"), runs[2]])
+    assert (row.seconds, row.n, row.ratio_to_tcp, row.ratio_to_aio) == (2.0, 15, 0.6, None)
+    assert (row.extra_rss_mb_consumer, row.figures) == (9.0, {"gb_per_s": 0.5, "payload": "floats"})
+    assert [str(bar) for bar in row.bars] == [
+        "reached: ratio to raw TCP 0.6, 0.4 to 0.7 (>= 0.5)", "not reached: MB 24, 16 to 28 (<= 20)"
+    ]  # fmt: skip
+    assert row.as_json()["bars"][0]["runs"] == [0.4, 0.7, 0.6]
+    assert combined(runs[:1]) is runs[0], "one run is what it is"
+    skipped = Result(name="state", skipped="no tc here")
+    assert combined([skipped, skipped]) == skipped
 
 
 async def test_lanes_take_turns_to_begin_and_the_warm_rounds_do_not_count():

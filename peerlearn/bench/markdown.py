@@ -24,9 +24,12 @@ def tables(results: Sequence[Result], parts: Mapping[str, float]) -> Iterator[Ta
         yield "Where the time of 100 MB goes, each part alone", ("part", "ms"), rows
 
 
-def page(where: Mapping[str, Any], results: Sequence[Result], parts: Mapping[str, float], *, quick: bool) -> str:
+def page(
+    where: Mapping[str, Any], results: Sequence[Result], parts: Mapping[str, float], *, quick: bool, runs: int = 1
+) -> str:
     """The tables as Markdown, with the machine and the command that made them."""
-    made = "peerlearn bench" + (" --quick" if quick else "") + (" --profile" if parts else "")
+    words = ["--quick"] * quick + [f"--runs {runs}"] * (runs > 1) + ["--profile"] * bool(parts)
+    made = " ".join([BENCH, *words])
     text = [f"Made by `{made}` on {machine.sentence(dict(where))}.", ""]
     for title, columns, rows in tables(results, parts):
         text += [f"### {title}", "", _line(columns), _line(["---"] * len(columns)), *map(_line, rows), ""]

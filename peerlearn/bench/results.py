@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 MB = 1e6
@@ -17,6 +17,8 @@ class Bar:
     value: float
     bound: float
     kind: Literal["at least", "at most"] = "at least"
+    runs: tuple[float, ...] = ()
+    """Of several runs, of which `value` is the median."""
 
     @property
     def reached(self) -> bool:
@@ -25,7 +27,8 @@ class Bar:
     def __str__(self) -> str:
         sign = ">=" if self.kind == "at least" else "<="
         verdict = "reached" if self.reached else "not reached"
-        return f"{verdict}: {self.what} {brief(self.value)} ({sign} {brief(self.bound)})"
+        spread = f", {brief(min(self.runs))} to {brief(max(self.runs))}" if self.runs else ""
+        return f"{verdict}: {self.what} {brief(self.value)}{spread} ({sign} {brief(self.bound)})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +53,10 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         bars = [
-            {"what": b.what, "value": b.value, "bound": b.bound, "kind": b.kind, "reached": b.reached}
+            {
+                "what": b.what, "value": b.value, "bound": b.bound, "kind": b.kind, "reached": b.reached,
+                **({"runs": list(b.runs)} if b.runs else {}),
+            }
             for b in self.bars
         ]  # fmt: skip
         return {
@@ -59,6 +65,41 @@ class Result:
             "extra_rss_mb_consumer": self.extra_rss_mb_consumer, "figures": dict(self.figures), "bars": bars,
             "skipped": self.skipped,
         }  # fmt: skip
+
+
+def combined(runs: Sequence[Result]) -> Result:
+    """One row of several runs of a figure: the median of each number. A run that was skipped does not count beside one
+    that was not."""
+    taken = [run for run in runs if not run.skipped] or runs
+    first = taken[0]
+    if len(taken) == 1:
+        return first
+    bars = [[run.bars[number].value for run in taken] for number in range(len(first.bars))]
+    return replace(
+        first,
+        seconds=_middle([run.seconds for run in taken]),
+        n=sum(run.n for run in taken),
+        ratio_to_tcp=_middle([run.ratio_to_tcp for run in taken]),
+        ratio_to_aio=_middle([run.ratio_to_aio for run in taken]),
+        extra_rss_mb_provider=_middle([run.extra_rss_mb_provider for run in taken]),
+        extra_rss_mb_consumer=_middle([run.extra_rss_mb_consumer for run in taken]),
+        figures={
+            name: value if isinstance(value, str) else _median_of([run.figures.get(name) for run in taken])
+            for name, value in first.figures.items()
+        },
+        bars=tuple(
+            replace(bar, value=median(values), runs=tuple(values)) for bar, values in zip(first.bars, bars, strict=True)
+        ),
+    )
+
+
+def _middle(values: Sequence[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return median(there) if there else None
+
+
+def _median_of(values: Sequence[float | str | None]) -> float:
+    return median([value for value in values if isinstance(value, (int, float))])
 
 
 def median(values: Sequence[float]) -> float:

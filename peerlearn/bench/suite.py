@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from peerlearn.bench import bulk, lasting, links, many, small
 from peerlearn.bench.measuring import Measure, Scale
 from peerlearn.bench.pairs import Stage, Unable, side
-from peerlearn.bench.results import Result
+from peerlearn.bench.results import Result, combined
 from peerlearn.errors import ConfigError
 from peerlearn.security.group import Group
 
@@ -75,9 +75,22 @@ def chosen(only: Sequence[str]) -> list[Figure]:
 
 
 async def run(
+    figures: Sequence[Figure],
+    scale: Scale,
+    *,
+    runs: int = 1,
+    begun: Callable[[Figure], None],
+    done: Callable[[Result], None],
+) -> list[Result]:
+    """One after another; all of them `runs` times, so that what a machine does for a minute or two is not taken for its
+    nature. What this machine cannot do is a result too: skipped, with the reason."""
+    taken = [await _once(figures, scale, begun=begun, done=done) for _ in range(runs)]
+    return [combined(each) for each in zip(*taken, strict=True)]
+
+
+async def _once(
     figures: Sequence[Figure], scale: Scale, *, begun: Callable[[Figure], None], done: Callable[[Result], None]
 ) -> list[Result]:
-    """One after another. What this machine cannot do is a result too: skipped, with the reason."""
     results = []
     with TemporaryDirectory(prefix="peerlearn-bench-") as folder:
         group = Path(folder, "group")

@@ -19,6 +19,7 @@ from peerlearn.errors import StateError
 class Options:
     only: tuple[str, ...] = ()
     quick: bool = False
+    runs: int = 1
     profile: bool = False
     markdown: Path | None = None
 
@@ -43,9 +44,12 @@ def bench(options: Options, output: Output) -> None:
     output.say(machine.sentence(where))
     if options.quick:
         output.say("quick: few repetitions, and smaller payloads where it is said; for figures to quote, leave it out")
+    if options.runs > 1:
+        output.say(f"all of it {options.runs} times: the medians of the runs, and how far apart they lie")
     results = asyncio.run(
         suite.run(
-            figures, scale, begun=lambda figure: output.say(f"{figure.name}: {figure.about} ..."),
+            figures, scale, runs=options.runs,
+            begun=lambda figure: output.say(f"{figure.name}: {figure.about} ..."),
             done=lambda result: output.say(f"  {markdown.in_short(result)}"),
         )
     )  # fmt: skip
@@ -53,10 +57,11 @@ def bench(options: Options, output: Output) -> None:
     if not output.as_json:
         _show(results, parts, output)
     if options.markdown is not None:
-        _write(options.markdown, markdown.page(where, results, parts, quick=options.quick))
+        _write(options.markdown, markdown.page(where, results, parts, quick=options.quick, runs=options.runs))
         output.say(f"tables written to {options.markdown}")
     output.result({
-        "machine": where, "quick": options.quick, "results": [result.as_json() for result in results],
+        "machine": where, "quick": options.quick, "runs": options.runs,
+        "results": [result.as_json() for result in results],
         **({"profile_ms": parts} if parts else {}),
     })  # fmt: skip
 

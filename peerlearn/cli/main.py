@@ -224,6 +224,7 @@ def bench(
         list[str] | None, typer.Option("--only", metavar="NAME", help="A figure, or a group of them. Repeatable.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions, smaller payloads: two minutes.")] = False,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Take everything so many times, and the medians.")] = 1,
     names: Annotated[bool, typer.Option("--list", help="Name the figures and leave.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Also where the time of one exchange goes.")] = False,
     markdown: Annotated[
@@ -237,7 +238,7 @@ def bench(
     if names:
         door.listed(Output(as_json=as_json))
     else:
-        door.bench(door.Options(tuple(only or ()), quick, profile, markdown), Output(as_json=as_json))
+        door.bench(door.Options(tuple(only or ()), quick, runs, profile, markdown), Output(as_json=as_json))
 
 
 @app.command()
