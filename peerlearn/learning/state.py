@@ -107,7 +107,7 @@ def check_fit(tensors: Mapping[str, object], wanted: Mapping[str, Tensor], *, wh
 def magnitude(tensors: Iterable[Tensor]) -> float:
     """Greatest absolute value of those that are floating, 0 without any; not finite when one of their values is not."""
     flat = [t.detach().reshape(-1) for t in tensors if t.is_floating_point() and t.numel()]
-    if len(flat) > 1 and sum(t.numel() for t in flat) <= _TOGETHER:
+    if len(flat) > 1 and sum(t.numel() for t in flat) <= _TOGETHER and len({t.device for t in flat}) == 1:
         flat = [torch.cat(flat)]
     bounds = [abs(float(bound)) for tensor in flat for bound in tensor.aminmax()]
     return max(bounds, default=0.0) if not any(map(math.isnan, bounds)) else math.nan

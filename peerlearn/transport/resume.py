@@ -4,7 +4,7 @@ Kept are views of a snapshot's tensors; bytes of its own only where a cast made 
 """
 
 import asyncio
-import secrets
+import os
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,11 +53,11 @@ class Unfinished:
 
     def begin(self, answer: Message, sender: str, caller: Caller) -> Answering:
         long = answer.header.body_bytes > BLOCK_BYTES
-        return Answering(answer, (sender, caller.certificates), secrets.token_bytes(DIGEST_BYTES) if long else b"")
+        return Answering(answer, (sender, caller.certificates), os.urandom(DIGEST_BYTES) if long else b"")
 
     def later(self, answer: Message, sender: str, caller: Caller) -> bytes:
         """Keep an answer that is to be asked for by this name, from its first byte."""
-        answering = Answering(answer, (sender, caller.certificates), secrets.token_bytes(DIGEST_BYTES))
+        answering = Answering(answer, (sender, caller.certificates), os.urandom(DIGEST_BYTES))
         self._named[answering.name] = answering
         self._keep(answering, self._times[0])
         return answering.name
