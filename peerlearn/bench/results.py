@@ -84,7 +84,7 @@ def combined(runs: Sequence[Result]) -> Result:
         extra_rss_mb_provider=_middle([run.extra_rss_mb_provider for run in taken]),
         extra_rss_mb_consumer=_middle([run.extra_rss_mb_consumer for run in taken]),
         figures={
-            name: value if isinstance(value, str) else _median_of([run.figures.get(name) for run in taken])
+            name: value if isinstance(value, str) else median(_numbers([run.figures.get(name) for run in taken]))
             for name, value in first.figures.items()
         },
         bars=tuple(
@@ -94,12 +94,12 @@ def combined(runs: Sequence[Result]) -> Result:
 
 
 def _middle(values: Sequence[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
+    there = _numbers(values)
     return median(there) if there else None
 
 
-def _median_of(values: Sequence[float | str | None]) -> float:
-    return median([value for value in values if isinstance(value, (int, float))])
+def _numbers(values: Sequence[float | str | None]) -> list[float]:
+    return [value for value in values if isinstance(value, (int, float))]
 
 
 def median(values: Sequence[float]) -> float:

@@ -24,10 +24,9 @@ class Mark:
 
 
 def take(model: nn.Module, optimizer: Optimizer, generator: Tensor, order: tuple[int, int], steps: int) -> Mark:
-    parameters = list(model.parameters())
     return Mark(
-        tensors=tuple(t.detach().clone() for t in (*parameters, *model.buffers())),
-        grads=tuple(None if p.grad is None else p.grad.clone() for p in parameters),
+        tensors=tuple(t.detach().clone() for t in _tensors(model)),
+        grads=tuple(None if p.grad is None else p.grad.clone() for p in model.parameters()),
         modes=tuple(module.training for module in model.modules()),
         optimizer={p: _copied(state) for p, state in optimizer.state.items()},
         groups=tuple({k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups),
