@@ -24,9 +24,9 @@ from peerlearn.knowledge import Answer, Params, Query, Question, Received
 from peerlearn.learning import losses
 from peerlearn.learning.learner import Batch
 from peerlearn.learning.snapshot import Snapshot
-from peerlearn.strategies import answers, teaching
 from peerlearn.strategies.base import Asked, Base
-from peerlearn.strategies.memory import Memory
+from peerlearn.strategies.shared import answers, teacher_checks
+from peerlearn.strategies.shared.teacher_memory import TeacherMemory
 from peerlearn.types import Card
 
 
@@ -36,12 +36,12 @@ class Mutual(Base):
     they were when they were last asked."""
 
     name: ClassVar[str] = "mutual"
-    answers_alike: ClassVar[bool] = True  # it does not matter to `answer` who asks: one is made for all
+    shares_answers: ClassVar[bool] = True  # it does not matter to `answer` who asks: one is made for all
     needs = exposes = frozenset({pl.Exposure.PARAMS_FULL})
     schedule = pl.Schedule(cycle=(pl.Local(pl.epochs(1)), pl.Exchange(), pl.Transfer(pl.epochs(1))))
 
     weight: float = 1.0
-    _others: Memory = field(default_factory=Memory, init=False, repr=False)
+    _others: TeacherMemory = field(default_factory=TeacherMemory, init=False, repr=False)
 
     def misfit(self, learner: pl.Learner, provider: Card) -> str | None:
         same = provider.architecture == learner.architecture
@@ -59,7 +59,7 @@ class Mutual(Base):
         for each in new:
             if not isinstance(each.knowledge, Params):
                 raise KnowledgeError("outputs came where parameters were asked for")
-            teaching.check_teacher(learner, each.knowledge)
+            teacher_checks.check_teacher(learner, each.knowledge)
         for each in new:
             self._others.keep(each)
 
@@ -67,7 +67,7 @@ class Mutual(Base):
         self._others.forget(provider)
 
     def transfer(self, learner: pl.Learner, span: pl.Span) -> pl.Report:
-        others = [learner.build(teaching.dense(kept.knowledge)) for kept in self._others]
+        others = [learner.build(teacher_checks.dense(kept.knowledge)) for kept in self._others]
         if not others:
             return pl.Report()
 

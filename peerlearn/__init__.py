@@ -11,20 +11,19 @@ from peerlearn.version import __version__ as __version__
 if TYPE_CHECKING:
     from peerlearn import strategies as strategies
     from peerlearn.blocking import BlockingPeer as BlockingPeer
-    from peerlearn.collector import tune_collector as tune_collector
     from peerlearn.config import Limits as Limits
     from peerlearn.config import Timing as Timing
+    from peerlearn.data import datasets as datasets
+    from peerlearn.data import partition as partition
     from peerlearn.errors import PeerlearnError as PeerlearnError
-    from peerlearn.learning import datasets as datasets
+    from peerlearn.events import JsonlSink as JsonlSink
+    from peerlearn.events import MemorySink as MemorySink
     from peerlearn.learning import evaluate as evaluate
     from peerlearn.learning import models as models
-    from peerlearn.learning import partition as partition
     from peerlearn.learning.learner import Learner as Learner
     from peerlearn.learning.report import Report as Report
-    from peerlearn.orchestrator.gate import Gate as Gate
+    from peerlearn.orchestrator.training.gate import Gate as Gate
     from peerlearn.peer import Peer as Peer
-    from peerlearn.recording import JsonlSink as JsonlSink
-    from peerlearn.recording import MemorySink as MemorySink
     from peerlearn.schedule import Exchange as Exchange
     from peerlearn.schedule import Local as Local
     from peerlearn.schedule import Publish as Publish
@@ -34,8 +33,9 @@ if TYPE_CHECKING:
     from peerlearn.status import Status as Status
     from peerlearn.strategies.distillation import Distillation as Distillation
     from peerlearn.strategies.isolated import Isolated as Isolated
-    from peerlearn.strategies.pairwise import Pairwise as Pairwise
-    from peerlearn.transport.allocator import tune_allocator as tune_allocator
+    from peerlearn.strategies.pairwise.strategy import Pairwise as Pairwise
+    from peerlearn.tuning.gc import tune_collector as tune_collector
+    from peerlearn.tuning.malloc import tune_allocator as tune_allocator
     from peerlearn.types import Exposure as Exposure
     from peerlearn.types import Span as Span
     from peerlearn.types import epochs as epochs
@@ -46,15 +46,15 @@ _HOMES = {
     "Distillation": "strategies.distillation",
     "Exchange": "schedule",
     "Exposure": "types",
-    "Gate": "orchestrator.gate",
+    "Gate": "orchestrator.training.gate",
     "Group": "security.group",
     "Isolated": "strategies.isolated",
-    "JsonlSink": "recording",
+    "JsonlSink": "events",
     "Learner": "learning.learner",
     "Limits": "config",
     "Local": "schedule",
-    "MemorySink": "recording",
-    "Pairwise": "strategies.pairwise",
+    "MemorySink": "events",
+    "Pairwise": "strategies.pairwise.strategy",
     "Peer": "peer",
     "PeerlearnError": "errors",
     "Publish": "schedule",
@@ -66,14 +66,14 @@ _HOMES = {
     "Transfer": "schedule",
     "epochs": "types",
     "steps": "types",
-    "tune_allocator": "transport.allocator",
-    "tune_collector": "collector",
+    "tune_allocator": "tuning.malloc",
+    "tune_collector": "tuning.gc",
 }
 _ROOMS = {
-    "datasets": "learning.datasets",
+    "datasets": "data.datasets",
     "evaluate": "learning.evaluate",
     "models": "learning.models",
-    "partition": "learning.partition",
+    "partition": "data.partition",
     "strategies": "strategies",
 }
 

@@ -9,7 +9,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from torch import Tensor
 
 from peerlearn.directory import Contact
-from peerlearn.learning.dial import Dial, Prior
+from peerlearn.learning.prior import Dial, Prior
 from peerlearn.learning.report import Report
 from peerlearn.peer import Peer
 from peerlearn.status import Status

@@ -19,34 +19,33 @@ from peerlearn.directory import Change, Contact, Directory
 from peerlearn.discovery.base import Discovery
 from peerlearn.discovery.mdns import Mdns
 from peerlearn.errors import ConfigError, PeerStopped, PeerUnreachable
-from peerlearn.learning.dial import Dial, Prior
+from peerlearn.events import Complaint, Record, Started, Stopped, discard
 from peerlearn.learning.learner import Learner
+from peerlearn.learning.prior import Dial, Prior
 from peerlearn.learning.report import Report
 from peerlearn.membership import Membership
-from peerlearn.membership.joining import connections
+from peerlearn.membership.transports import connections
 from peerlearn.membership.trust import Trust
-from peerlearn.orchestrator import training
-from peerlearn.orchestrator.complaints import Complaints
-from peerlearn.orchestrator.compute import Compute, OwnThread
-from peerlearn.orchestrator.exchange import Exchanges
+from peerlearn.orchestrator.checkpointing.policy import SAVE_EVERY, Saving
+from peerlearn.orchestrator.checkpointing.store import Store
+from peerlearn.orchestrator.consumer.exchange import Exchanges
+from peerlearn.orchestrator.consumer.fetch import Fetcher
 from peerlearn.orchestrator.exposure import Showing
-from peerlearn.orchestrator.fetch import Fetcher
-from peerlearn.orchestrator.gate import Gate
 from peerlearn.orchestrator.loop import Measure, Orchestrator
-from peerlearn.orchestrator.news import Pulse
 from peerlearn.orchestrator.pace import Barrier, Pace
-from peerlearn.orchestrator.saving import SAVE_EVERY, Saving
-from peerlearn.orchestrator.serve import Answerer
-from peerlearn.orchestrator.snapshots import Snapshots
-from peerlearn.orchestrator.store import Store
-from peerlearn.recording import Complaint, Record, Started, Stopped, discard
+from peerlearn.orchestrator.provider.answerer import Answerer
+from peerlearn.orchestrator.provider.complaints import Complaints
+from peerlearn.orchestrator.provider.snapshots import Snapshots
+from peerlearn.orchestrator.training import gated as training
+from peerlearn.orchestrator.training.compute import Compute, OwnThread
+from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.schedule import Schedule
 from peerlearn.security.group import Group
 from peerlearn.security.identity import Identity
 from peerlearn.status import Status
 from peerlearn.strategies import registry
 from peerlearn.strategies.base import Strategy
-from peerlearn.tasks import sole_cause
+from peerlearn.tasks import Notifier, sole_cause
 from peerlearn.transport.base import Caller, Transport
 from peerlearn.types import Address, Card, Exposure, PeerId
 from peerlearn.wire.v1 import fabric_pb2 as pb
@@ -220,9 +219,9 @@ class Peer:
         return tuple(self._membership.problems)
 
     @property
-    def put_aside(self) -> dict[PeerId, str]:
+    def quarantined(self) -> dict[PeerId, str]:
         """Those whose knowledge this peer does not use, each with the reason: it did harm, or made no sense."""
-        return {barred.id: barred.why for barred in self._orchestrator.put_aside}
+        return {each.id: each.why for each in self._orchestrator.quarantined}
 
     @property
     def complaints(self) -> tuple[Complaint, ...]:
@@ -235,7 +234,7 @@ class Peer:
             name=self.name, id=self.id, address=self.address, strategy=self.strategy.name,
             round=self._orchestrator.round, version=self._orchestrator.version,
             others={contact.name: str(contact.status) for contact in self.others()},
-            learns_from=self._orchestrator.teachers(), put_aside=self._orchestrator.put_aside,
+            learns_from=self._orchestrator.teachers(), quarantined=self._orchestrator.quarantined,
             complaints=self.complaints, problems=self.problems,
         )  # fmt: skip
 
@@ -279,9 +278,9 @@ class Peer:
             exposes=self._allowance.anybody,
             session=self._session,
         )
-        self._news = Pulse()
+        self._news = Notifier()
         self._directory = Directory(identity.id, group_tag=self._group_tag, timing=self._timing, limits=self._limits)
-        stack.callback(self._directory.listen(lambda change: self._news.beat()))
+        stack.callback(self._directory.listen(lambda change: self._news.notify()))
         transport, trust = self._connections()
         self._membership = Membership(
             identity, self._directory, transport, self._discoveries(), timing=self._timing, limits=self._limits,
@@ -294,7 +293,7 @@ class Peer:
         answerer = Answerer(
             self._card, self.strategy, snapshots, compute=answers, acquainted=self._acquainted,
             arrived=self._orchestrator.arrived if "received" in self._schedule.on else None,
-            barred=self._orchestrator.barred, complaints=self._complaints, record=self._record,
+            quarantine_reason=self._orchestrator.quarantine_reason, complaints=self._complaints, record=self._record,
             vouch=self._membership.vouch, showing=showing, limits=self._limits,
         )  # fmt: skip
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
@@ -345,10 +344,10 @@ class Peer:
         return self._discovery if self._discovery is not None else (Mdns(self._listen.host),)
 
     async def _orchestrated(self, transport: Transport, snapshots: Snapshots, showing: Showing) -> Orchestrator:
-        company = _Company(self._directory, self._news, self._membership.doubt)
+        directory = _DirectoryView(self._directory, self._news, self._membership.doubt)
         store = self._make_store(self.learner, self.strategy)
         fetcher = Fetcher(
-            self._card, self.strategy.name, transport=transport, company=company,
+            self._card, self.strategy.name, transport=transport, directory=directory,
             certificates=self._membership.certificates_of, showing=showing, limits=self._limits,
             cast=self._cast, absence=self._pace.absence,
         )  # fmt: skip
@@ -357,14 +356,14 @@ class Peer:
             self.strategy,
             schedule=self._schedule,
             exchanges=lambda changed: Exchanges(
-                self._card, self.learner, self.strategy, compute=self._compute, company=company, fetcher=fetcher,
+                self._card, self.learner, self.strategy, compute=self._compute, directory=directory, fetcher=fetcher,
                 timing=self._timing, patience=self._pace.patience, record=self._record, changed=changed,
                 most_providers=self._most, links=self._links,
             ),
             snapshots=snapshots,
             compute=self._compute,
-            company=company,
-            barrier=Barrier(self._pace, company),
+            directory=directory,
+            barrier=Barrier(self._pace, directory),
             gate=self._gate,
             record=self._record,
             measure=self._measure,
@@ -420,10 +419,10 @@ class _Service:
         await self._membership.told(request, caller, notices)
 
 
-class _Company:
+class _DirectoryView:
     """The directory as the orchestrator sees it."""
 
-    def __init__(self, directory: Directory, news: Pulse, doubt: Callable[[PeerId], None]) -> None:
+    def __init__(self, directory: Directory, news: Notifier, doubt: Callable[[PeerId], None]) -> None:
         self.alive = directory.alive
         self.doubt = doubt
         self.get = directory.get

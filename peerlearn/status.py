@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from peerlearn.recording import Complaint
+from peerlearn.events import Complaint
 from peerlearn.types import Address, PeerId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Barred:
+class QuarantinedPeer:
     """Somebody whose knowledge is not used now, and why."""
 
     id: PeerId
@@ -33,7 +33,7 @@ class Status:
     """Names of those who are here: alive or suspect. Of several of one name the last."""
     learns_from: tuple[str, ...]
     """Names, or the start of an id, of those whose knowledge is in use."""
-    put_aside: tuple[Barred, ...]
+    quarantined: tuple[QuarantinedPeer, ...]
     """Whom this peer does not learn from: it did harm, or made no sense."""
     complaints: tuple[Complaint, ...]
     """What others say against this peer's knowledge: the last word of each who has put it aside, since it started."""

@@ -1,4 +1,4 @@
-"""Tasks that live as long as a block: ended with it, and its exception comes out as it went in."""
+"""Tasks that live as long as a block, with its exception handed on unchanged; and a way to wake tasks that wait."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -48,6 +48,22 @@ async def background() -> AsyncIterator[Background]:
             raise cause  # not within the handling of its group: each would hold the other
     finally:
         del cause  # it holds this frame
+
+
+class Notifier:
+    """Wakes every task that waits, once. No wake-up is lost between a check and a wait without an await between."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def notify(self) -> None:
+        """Wake all that wait now."""
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Return after the next `notify`."""
+        await self._event.wait()
 
 
 def sole_cause(

@@ -12,8 +12,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from peerlearn.config import Timing
+from peerlearn.data.datasets import load
 from peerlearn.learning import models
-from peerlearn.learning.datasets import load
 from peerlearn.learning.learner import Learner
 from peerlearn.peer import Peer
 from tests.village import learner

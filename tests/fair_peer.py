@@ -16,7 +16,7 @@ import numpy as np
 from peerlearn.config import MIB, Limits, Timing
 from peerlearn.tasks import background
 from peerlearn.transport.base import Caller
-from peerlearn.transport.grpc import GrpcTransport
+from peerlearn.transport.grpc.transport import GrpcTransport
 from peerlearn.types import PROTOCOL, Address
 from peerlearn.wire.frames import Message
 from peerlearn.wire.v1 import fabric_pb2 as pb

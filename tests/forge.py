@@ -18,11 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from peerlearn.cli.main import main
 from peerlearn.config import Timing
+from peerlearn.events import JsonlSink
 from peerlearn.learning import checkpoint
-from peerlearn.orchestrator.gate import Gate
 from peerlearn.orchestrator.pace import Pace
+from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.peer import Peer
-from peerlearn.recording import JsonlSink
 from tests.village import learner
 
 

@@ -16,11 +16,11 @@ from peerlearn.config import Limits, brisk
 from peerlearn.directory import Change, Directory
 from peerlearn.discovery.mdns import Mdns
 from peerlearn.errors import PeerlearnError, PeerRefused, RefusalReason
+from peerlearn.events import Event, PeerChanged
 from peerlearn.membership import Membership
-from peerlearn.recording import Event, PeerChanged
 from peerlearn.security import Identity
 from peerlearn.transport.base import Caller
-from peerlearn.transport.grpc import GrpcTransport
+from peerlearn.transport.grpc.transport import GrpcTransport
 from peerlearn.types import Address, Card
 from peerlearn.wire.frames import Message
 from peerlearn.wire.v1 import fabric_pb2 as pb

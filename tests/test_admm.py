@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from peerlearn.errors import ConfigError, KnowledgeError
+from peerlearn.events import FetchFailed
 from peerlearn.knowledge import Outputs, Params, Query, Question, Received, Refusal
 from peerlearn.learning import checkpoint
 from peerlearn.learning.learner import Learner
-from peerlearn.orchestrator.gate import Gate
-from peerlearn.recording import FetchFailed
-from peerlearn.strategies.admm import AdmmGossip
-from peerlearn.strategies.admm_pieces import Edge, Pull, coupling_of, settled
+from peerlearn.orchestrator.training.gate import Gate
+from peerlearn.strategies.admm.edge_terms import EdgeState, Pull, coupling_of, settled
+from peerlearn.strategies.admm.strategy import AdmmGossip
 from peerlearn.strategies.base import Asked
 from peerlearn.strategies.gossip import Gossip
 from peerlearn.types import Exposure, epochs, steps
@@ -55,7 +55,7 @@ def meet(one: Member, two: Member, version: int = 1) -> None:
         assert strategy.transfer(learner, steps(0)).providers
 
 
-def edge(me: Member, other: Member) -> Edge:
+def edge(me: Member, other: Member) -> EdgeState:
     return me[2]._edges[tiny_id(other[0])]
 
 
@@ -221,7 +221,10 @@ def test_weights_from_far_out_cost_the_edges_and_not_the_peer() -> None:
 def test_the_pull_of_one_edge_at_its_own_point_is_nothing() -> None:
     model = tiny_learner(1).model
     here = {n: p.detach().clone() for n, p in model.named_parameters()}
-    assert float(Pull([Edge("s", here, {n: torch.zeros_like(t) for n, t in here.items()})], model)(model).detach()) == 0
+    assert (
+        float(Pull([EdgeState("s", here, {n: torch.zeros_like(t) for n, t in here.items()})], model)(model).detach())
+        == 0
+    )
 
 
 # ---- the contract (9.1)

@@ -12,8 +12,8 @@ import torch
 from peerlearn.errors import RefusalReason
 from peerlearn.knowledge import Answer, Params, Refusal, Sparse
 from peerlearn.learning.snapshot import Snapshot
-from peerlearn.orchestrator.alike import Alike
-from peerlearn.orchestrator.gate import Gate
+from peerlearn.orchestrator.provider.answer_cache import AnswerCache
+from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.strategies.base import Asked
 from peerlearn.strategies.distillation import Distillation
 from peerlearn.wire.v1 import fabric_pb2 as pb
@@ -42,7 +42,7 @@ def snapshot(version: int = 1) -> Snapshot:
 
 
 def test_who_asks_alike_is_given_the_same() -> None:
-    alike, shown, make = Alike(1 << 20), snapshot(), Maker()
+    alike, shown, make = AnswerCache(1 << 20), snapshot(), Maker()
     one = alike.once(shown, query(), make)
     assert alike.once(shown, query(), make) is one
     assert alike.get(shown, pb.Query(want="params", have=3, at=1, held=b"x" * 16)) is one
@@ -51,19 +51,19 @@ def test_who_asks_alike_is_given_the_same() -> None:
 
 @pytest.mark.parametrize("other", [query("outputs"), query(select=b'{"layers":["fc"]}'), query(select=b"{}")])
 def test_who_asks_otherwise_is_given_its_own(other: pb.Query) -> None:
-    alike, shown, make = Alike(1 << 20), snapshot(), Maker()
+    alike, shown, make = AnswerCache(1 << 20), snapshot(), Maker()
     one = alike.once(shown, query(), make)
     assert alike.get(shown, other) is None
     assert alike.once(shown, other, make) is not one
 
 
 def test_another_snapshot_is_answered_from_anew() -> None:
-    alike, make, shown, newer = Alike(1 << 20), Maker(), snapshot(1), snapshot(1)
+    alike, make, shown, newer = AnswerCache(1 << 20), Maker(), snapshot(1), snapshot(1)
     assert alike.once(shown, query(), make) is not alike.once(newer, query(), make)
 
 
 def test_nothing_is_kept_of_a_snapshot_that_is_gone() -> None:
-    alike, shown = Alike(1 << 20), snapshot()
+    alike, shown = AnswerCache(1 << 20), snapshot()
     memory = weakref.ref(alike.once(shown, query(), Maker()).answer.tensors["w"])  # type: ignore[union-attr]
     gc.collect()
     assert memory() is not None
@@ -74,7 +74,7 @@ def test_nothing_is_kept_of_a_snapshot_that_is_gone() -> None:
 
 @pytest.mark.parametrize(("values", "kept"), [(1024, True), (1025, False)])
 def test_what_is_too_large_is_made_anew(values: int, kept: bool) -> None:
-    alike, shown, make = Alike(4096), snapshot(), Maker(values)
+    alike, shown, make = AnswerCache(4096), snapshot(), Maker(values)
     alike.once(shown, query(), make)
     assert (alike.get(shown, query()) is not None) is kept
     alike.once(shown, query(), make)
@@ -83,25 +83,25 @@ def test_what_is_too_large_is_made_anew(values: int, kept: bool) -> None:
 
 def test_sparse_values_count_with_their_indices() -> None:
     half = Sparse((100,), torch.arange(50), torch.zeros(50))
-    alike, shown = Alike(50 * 12 - 1), snapshot()
+    alike, shown = AnswerCache(50 * 12 - 1), snapshot()
     alike.once(shown, query(), lambda: Params(tensors={"w": half}, architecture="a", version=1))
     assert alike.get(shown, query()) is None
 
 
 def test_the_oldest_goes_first_by_number_and_by_size() -> None:
     shown = snapshot()
-    many, queries = Alike(1 << 20), [query(select=b"%d" % number) for number in range(Alike.MOST + 1)]
+    many, queries = AnswerCache(1 << 20), [query(select=b"%d" % number) for number in range(AnswerCache.MOST + 1)]
     for each in queries:
         many.once(shown, each, Maker())
-    assert [many.get(shown, each) is not None for each in queries] == [False] + [True] * Alike.MOST
-    large = Alike(4096)
+    assert [many.get(shown, each) is not None for each in queries] == [False] + [True] * AnswerCache.MOST
+    large = AnswerCache(4096)
     for each in queries[:3]:
         large.once(shown, each, Maker(500))
     assert [large.get(shown, each) is not None for each in queries[:3]] == [False, True, True]
 
 
 def test_a_refusal_is_not_kept() -> None:
-    alike, shown = Alike(1 << 20), snapshot()
+    alike, shown = AnswerCache(1 << 20), snapshot()
     alike.once(shown, query(), lambda: Refusal(RefusalReason.UNFIT, "not yet"))
     assert alike.get(shown, query()) is None
 
@@ -121,7 +121,7 @@ class Counting(Distillation):
 @dataclass
 class Personal(Counting):
     name: ClassVar[str] = "personal"
-    answers_alike: ClassVar[bool] = False
+    shares_answers: ClassVar[bool] = False
 
 
 @pytest.mark.parametrize("kind", ["memory", "grpc"])

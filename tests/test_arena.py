@@ -8,7 +8,7 @@ import torch
 from peerlearn.config import MIB, Limits
 from peerlearn.errors import Oversized
 from peerlearn.wire import frames
-from peerlearn.wire.arena import LEAST, Arenas
+from peerlearn.wire.buffer_pool import LEAST, BufferPool
 
 MOST = 64 * MIB
 
@@ -18,7 +18,7 @@ def where(place: memoryview) -> int:
 
 
 def test_memory_comes_back_when_the_last_tensor_on_it_is_gone_and_not_before() -> None:
-    arenas = Arenas()
+    arenas = BufferPool()
     place = arenas.take(8 * MIB, MOST)
     at = where(place)
     tensor = torch.frombuffer(place[MIB : 2 * MIB], dtype=torch.float32)
@@ -35,7 +35,7 @@ def test_memory_comes_back_when_the_last_tensor_on_it_is_gone_and_not_before() -
 
 
 def test_who_gets_it_gets_no_more_than_it_asked_for_and_never_far_too_much() -> None:
-    arenas = Arenas()
+    arenas = BufferPool()
     del (place := [arenas.take(8 * MIB, MOST)])[:]
     assert not place
     assert len(arenas.take(7 * MIB + 1, MOST)) == 7 * MIB + 1
@@ -46,7 +46,7 @@ def test_who_gets_it_gets_no_more_than_it_asked_for_and_never_far_too_much() -> 
 
 
 def test_what_lies_idle_is_bounded() -> None:
-    arenas = Arenas()
+    arenas = BufferPool()
     held = [arenas.take(8 * MIB, 20 * MIB) for _ in range(4)]
     held.clear()
     gc.collect()
@@ -56,7 +56,7 @@ def test_what_lies_idle_is_bounded() -> None:
 
 
 def test_small_memory_is_the_allocators_own_business() -> None:
-    arenas = Arenas()
+    arenas = BufferPool()
     del (place := [arenas.take(LEAST - 1, MOST)])[:]
     assert not place
     assert arenas.idle_bytes == 0
@@ -64,6 +64,6 @@ def test_small_memory_is_the_allocators_own_business() -> None:
 
 def test_more_than_there_is_is_refused_and_named() -> None:
     with pytest.raises(MemoryError):
-        Arenas().take(1 << 60, MOST)
+        BufferPool().take(1 << 60, MOST)
     with pytest.raises(Oversized, match="more than this machine has memory for"):
         frames._allocate(1 << 60, Limits())

@@ -12,23 +12,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peerlearn.errors import ConfigError, KnowledgeError
+from peerlearn.events import FetchFailed, Trained
 from peerlearn.knowledge import Outputs, Params, Received
-from peerlearn.learning.data import Unlabelled
-from peerlearn.learning.errors import Interrupted
+from peerlearn.learning.dataset import Unlabelled
+from peerlearn.learning.interruption import Interrupted
 from peerlearn.learning.learner import Batch, Learner
-from peerlearn.learning.order import Order, generator
-from peerlearn.orchestrator.gate import Gate, Verdict
-from peerlearn.orchestrator.training import gated_transfer
-from peerlearn.recording import FetchFailed, Trained
-from peerlearn.strategies import registry, robust
-from peerlearn.strategies.auto import Auto
+from peerlearn.learning.sampler import Sampler, seeded_rng
+from peerlearn.orchestrator.training.gate import Gate, Verdict
+from peerlearn.orchestrator.training.gated import gated_transfer
+from peerlearn.strategies import registry
+from peerlearn.strategies.auto.ensemble import Ensemble, as_it_is
+from peerlearn.strategies.auto.logit_adjustment import AdjustedLoss
+from peerlearn.strategies.auto.model_selection import select_models
+from peerlearn.strategies.auto.pooling import pooled
+from peerlearn.strategies.auto.strategy import Auto
+from peerlearn.strategies.auto.utility import Utility
 from peerlearn.strategies.base import Asked
-from peerlearn.strategies.committee import Committee, as_it_is
-from peerlearn.strategies.ledger import Ledger
-from peerlearn.strategies.pooling import pooled
-from peerlearn.strategies.proof import prove
-from peerlearn.strategies.public import BATCH
-from peerlearn.strategies.uniform import OwnLoss
+from peerlearn.strategies.shared import robust
+from peerlearn.strategies.shared.public_teachers import BATCH
 from peerlearn.types import Card, Exposure, epochs, steps
 from tests import village as people
 from tests.tiny import (
@@ -170,7 +171,7 @@ def mixed(name: str) -> Learner:
 
 def directly(ids: dict[str, Any], rounds: int) -> dict[str, tuple[Learner, Auto]]:
     """Lockstep rounds without any fabric, among peers of these ids."""
-    peers = {name: (mixed(name), Auto(committee=1)) for name in ids}
+    peers = {name: (mixed(name), Auto(ensemble=1)) for name in ids}
     cards = {name: replace(tiny_card(name, *peers[name]), id=ids[name]) for name in ids}
     for version in range(1, rounds + 1):
         for learner, strategy in peers.values():
@@ -190,7 +191,7 @@ def directly(ids: dict[str, Any], rounds: int) -> dict[str, tuple[Learner, Auto]
 @pytest.mark.parametrize("kind", ["memory", "grpc"])
 async def test_the_network_changes_no_bit_whichever_the_ways(kind: Any) -> None:
     village = Village(kind)
-    peers = [village.peer(name, mixed(name), strategy=Auto(committee=1), pace="lockstep", gate=OFF) for name in MIXED]
+    peers = [village.peer(name, mixed(name), strategy=Auto(ensemble=1), pace="lockstep", gate=OFF) for name in MIXED]
     x = people.blobs([0, 1, 2, 3], 5, 50)[0]
     async with gathered(*peers), asyncio.timeout(60):
         async with asyncio.TaskGroup() as running:
@@ -234,7 +235,7 @@ def test_the_own_loss_is_cross_entropy_of_logits_and_log_prior() -> None:
             shifted = [value + extra for value, extra in zip(row, prior, strict=True)]
             logs = [value - math.log(sum(map(math.exp, shifted))) for value in shifted]
             expected -= (1 - smoothing) * logs[y] + smoothing * sum(logs) / CLASSES
-        found = float(OwnLoss(its, smoothing)(its.model, batch).detach())
+        found = float(AdjustedLoss(its, smoothing)(its.model, batch).detach())
         assert found == pytest.approx(expected / len(batch), rel=1e-5)
 
 
@@ -265,14 +266,14 @@ def honest(seed: int, classes: Sequence[int]) -> Learner:
 
 def proven(me: Learner, *others: dict[str, Tensor]) -> Any:
     everybody = [copied(me.state), *others]
-    return prove(me, lambda places: robust.mean([everybody[p] for p in places]), len(everybody), mine=0)
+    return select_models(me, lambda places: robust.mean([everybody[p] for p in places]), len(everybody), mine=0)
 
 
 def test_a_liar_is_left_out_and_honest_ones_with_other_classes_are_kept() -> None:
     me, other, third = honest(1, [0, 1]), honest(2, [2, 3]), honest(3, [0, 1, 2, 3])
     good = [copied(other.state), copied(third.state)]
     flipped = {name: -2 * t for name, t in copied(me.state).items()}
-    noise = {name: 3 * torch.randn(t.shape, generator=generator(name)) for name, t in me.state.items()}
+    noise = {name: 3 * torch.randn(t.shape, generator=seeded_rng(name)) for name, t in me.state.items()}
     assert proven(me, *good).keep == (0, 1, 2)
     for liar in (flipped, noise):
         proof = proven(me, *good, liar)
@@ -293,7 +294,7 @@ def test_a_transfer_leaves_the_liar_out_and_counts_it() -> None:
     report = me[2].transfer(me[1], epochs(1))
     assert (report.notes["averaged"], report.notes["left_out"]) == (2, 1)
     assert same(copied(me[1].state), mean)
-    accounts = me[2].state_dict()["ledger"]["accounts"]
+    accounts = me[2].state_dict()["utility"]["accounts"]
     assert accounts[tiny_id("cedar")]["gain"] < 0
     assert accounts[tiny_id("cedar")]["gain"] < accounts[tiny_id("birch")]["gain"]
 
@@ -334,16 +335,16 @@ def cards(*names: str) -> list[Card]:
     return [Card(id=tiny_id(name), name=name, session="s") for name in names]
 
 
-def booked(per: Any = "byte", **accounts: tuple[float, int, float]) -> Ledger:
+def booked(per: Any = "byte", **accounts: tuple[float, int, float]) -> Utility:
     """Gain, bytes and seconds of each, by one exchange."""
-    ledger = Ledger(per)
+    ledger = Utility(per)
     for name, (_, nbytes, seconds) in accounts.items():
         ledger.cost(tiny_id(name), nbytes=nbytes, seconds=seconds)
     ledger.gained({tiny_id(name): gain for name, (gain, _, _) in accounts.items()})
     return ledger
 
 
-def order(ledger: Ledger, *names: str) -> list[str]:
+def order(ledger: Utility, *names: str) -> list[str]:
     by_id: dict[str, str] = {tiny_id(name): name for name in names}
     return [by_id[found] for found in ledger.ranked(cards(*names))]
 
@@ -369,7 +370,7 @@ def test_gains_fade_and_what_was_not_measured_changes_none() -> None:
     assert ledger.totals()[0] == pytest.approx(0.31)
     ledger.cost(tiny_id("amber"), nbytes=500, seconds=0.5)
     assert ledger.totals()[1:] == (1500, 1.5)
-    again = Ledger("byte")
+    again = Utility("byte")
     again.load_state_dict(ledger.state_dict())
     assert again.state_dict() == ledger.state_dict()
     assert again.ranked(cards("amber", "birch")) == ledger.ranked(cards("amber", "birch"))
@@ -377,10 +378,10 @@ def test_gains_fade_and_what_was_not_measured_changes_none() -> None:
 
 def test_one_transfer_by_both_ways_counts_as_one() -> None:
     me = taught(member("birch", 2), member("cedar", 3, unlike=True))
-    came = me[2].state_dict()["ledger"]["accounts"]
+    came = me[2].state_dict()["utility"]["accounts"]
     assert [account["exchanges"] for account in came.values()] == [1, 1]
     me[2].transfer(me[1], epochs(1))
-    ledger = me[2].state_dict()["ledger"]
+    ledger = me[2].state_dict()["utility"]
     assert ledger["now"] == 1
     assert [account["asked"] for account in ledger["accounts"].values()] == [1, 1]
 
@@ -390,7 +391,7 @@ def test_what_came_is_charged_once() -> None:
     came = replace(received(me, other), received_bytes=700, seconds=0.25)
     me[2].absorb(me[1], [came])
     me[2].absorb(me[1], [came])
-    account = me[2].state_dict()["ledger"]["accounts"][tiny_id("birch")]
+    account = me[2].state_dict()["utility"]["accounts"][tiny_id("birch")]
     assert (account["bytes"], account["seconds"], account["exchanges"]) == (700, 0.25, 1)
     assert list(me[2].prefer(me[1], cards("birch", "cedar")) or ()) == [tiny_id("birch"), tiny_id("cedar")]
     me[2].transfer(me[1], epochs(1))
@@ -401,7 +402,7 @@ def test_what_came_is_charged_once() -> None:
 
 
 def test_a_committee_predicts_the_normalised_geometric_mean() -> None:
-    its, committee, x = tiny_learner(1), Committee(2), tiny_data(seed=9).x
+    its, committee, x = tiny_learner(1), Ensemble(2), tiny_data(seed=9).x
     torch.testing.assert_close(committee.predict(its, x), its.predict(x))
     voices = []
     for _ in range(4):
@@ -420,7 +421,7 @@ def test_a_committee_predicts_the_normalised_geometric_mean() -> None:
 
 def test_a_model_changed_from_outside_is_not_taken_for_the_newest_member() -> None:
     """An average takes no steps."""
-    its, committee, x = tiny_learner(1), Committee(1), tiny_data(seed=9).x
+    its, committee, x = tiny_learner(1), Ensemble(1), tiny_data(seed=9).x
     committee.join(as_it_is(its))
     first = its.predict(x)
     its.overwrite({name: -t.detach() for name, t in its.state.items()})
@@ -429,19 +430,19 @@ def test_a_model_changed_from_outside_is_not_taken_for_the_newest_member() -> No
 
 
 def test_a_committee_that_was_saved_predicts_the_same_and_so_does_one_of_many_changes() -> None:
-    its, committee, x = tiny_learner(1), Committee(3), tiny_data(seed=9).x
+    its, committee, x = tiny_learner(1), Ensemble(3), tiny_data(seed=9).x
     for _ in range(5):
         committee.join(as_it_is(its))
         its.fit(steps(2))
         committee.join(as_it_is(its))
-        again = Committee(3)
+        again = Ensemble(3)
         again.load_state_dict(committee.state_dict())
         assert len(again) == len(committee)
         assert torch.equal(again.predict(its, x), committee.predict(its, x))
 
 
 def test_size_0_is_the_present_model_alone() -> None:
-    me = taught(member("birch", 2), auto={"committee": 0})
+    me = taught(member("birch", 2), auto={"ensemble": 0})
     me[2].transfer(me[1], epochs(1))
     assert not me[2].state_dict()["members"]["states"]
     x = tiny_data(seed=9).x
@@ -484,13 +485,13 @@ def test_what_the_gate_takes_back_the_committee_and_the_accounts_never_saw() -> 
         me[2].absorb(me[1], [received(me, member(name, seed, unlike=unlike), version=2)])
     x = tiny_data(seed=9).x
     state = me[2].state_dict()
-    kept = bits([state[part] for part in ("members", "ledger", "positions", "memory")])
+    kept = bits([state[part] for part in ("members", "utility", "positions", "memory")])
     before = everything(me[1]), bits(me[2].predict(me[1], x))
     outcome = gated_transfer(me[2], me[1], epochs(1), Never())
     assert outcome.verdict is not None
     assert outcome.report.steps
     state = me[2].state_dict()
-    assert bits([state[part] for part in ("members", "ledger", "positions", "memory")]) == kept
+    assert bits([state[part] for part in ("members", "utility", "positions", "memory")]) == kept
     assert (everything(me[1]), bits(me[2].predict(me[1], x))) == before
     assert not state["inbox"]["waiting"]  # what did harm is not tried again
 
@@ -517,7 +518,7 @@ def test_a_transfer_by_outputs_is_the_own_loss_and_the_distance_to_the_pool() ->
     came = received(plain, other).knowledge
     assert isinstance(came, Outputs)
     teacher = ((plain[1].logits(PUBLIC.x).log_softmax(1) + came.tensors["logits"].log_softmax(1)) / 2).softmax(1)
-    own, rows = OwnLoss(plain[1], 0.1), iter(_rows(me[1].count(epochs(1))))
+    own, rows = AdjustedLoss(plain[1], 0.1), iter(_rows(me[1].count(epochs(1))))
 
     def by_hand(model: nn.Module, batch: Batch) -> Tensor:
         at = next(rows)
@@ -534,7 +535,7 @@ def test_a_transfer_by_outputs_is_the_own_loss_and_the_distance_to_the_pool() ->
 
 
 def _rows(amount: int) -> list[Tensor]:
-    draw = Order(len(PUBLIC), BATCH, seed=PUBLIC.fingerprint)
+    draw = Sampler(len(PUBLIC), BATCH, seed=PUBLIC.fingerprint)
     return [draw.next() for _ in range(amount)]
 
 
@@ -555,13 +556,13 @@ def test_a_pool_that_makes_it_diverge_is_given_up_and_nothing_changes() -> None:
     wild = torch.optim.SGD(model.parameters(), lr=1e30)
     me = taught(member("birch", 2, unlike=True), model=model, optimizer=wild)
     before = everything(me[1])
-    accounts = me[2].state_dict()["ledger"]["accounts"]
+    accounts = me[2].state_dict()["utility"]["accounts"]
     report = me[2].transfer(me[1], epochs(2))
     assert not report.committed
     assert report.providers == (tiny_id("birch"),)
     assert everything(me[1]) == before
     assert not me[2].state_dict()["positions"]
-    assert me[2].state_dict()["ledger"]["accounts"] == accounts
+    assert me[2].state_dict()["utility"]["accounts"] == accounts
 
 
 # ---- (h) going on
@@ -569,7 +570,7 @@ def test_a_pool_that_makes_it_diverge_is_given_up_and_nothing_changes() -> None:
 
 def test_a_local_span_that_is_cut_in_two_comes_to_the_same_bits() -> None:
     whole, first, second = (tiny_learner(1, model=Normed()) for _ in range(3))
-    assert Auto().divisible
+    assert Auto().resumable
     Auto().local(whole, epochs(2))
     Auto().local(first, steps(3))
     second.load_state_dict(first.state_dict())
@@ -602,7 +603,7 @@ def test_a_transfer_that_is_stopped_in_the_middle_has_not_happened_and_can_be_ma
     [
         ({"via": "post"}, "auto: via 'post' is not one of 'auto', 'params', 'outputs'"),
         ({"per": "euro"}, "auto: per 'euro' is not one of 'byte', 'second'"),
-        ({"committee": -1}, "auto: committee must be at least 0, not -1"),
+        ({"ensemble": -1}, "auto: ensemble must be at least 0, not -1"),
         ({"smoothing": 1}, "auto: smoothing must be at least 0 and below 1, not 1"),
         ({"smoothing": float("nan")}, "auto: smoothing must be"),
         ({"sharpness": 0}, "auto: sharpness must be positive and at most 100, not 0"),
@@ -617,6 +618,6 @@ def test_a_bad_option_is_one_sentence(options: dict[str, Any], sentence: str) ->
 
 
 def test_it_is_found_by_name() -> None:
-    made = registry.make("auto", committee=0, via="params")
+    made = registry.make("auto", ensemble=0, via="params")
     assert isinstance(made, Auto)
-    assert (made.committee, made.via, made.per) == (0, "params", "byte")
+    assert (made.ensemble, made.via, made.per) == (0, "params", "byte")

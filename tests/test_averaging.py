@@ -12,22 +12,22 @@ import torch
 from torch import Tensor
 
 from peerlearn.arguments import first_card
+from peerlearn.data.partition_shared import shared_subset, with_shared
 from peerlearn.errors import ConfigError, KnowledgeError
+from peerlearn.events import Fetched, FetchFailed, Published
 from peerlearn.knowledge import Outputs, Params, Query, Question, Received, Refusal
 from peerlearn.learning import checkpoint
 from peerlearn.learning.learner import Learner
-from peerlearn.learning.partition_shared import shared_subset, with_shared
-from peerlearn.orchestrator.gate import Gate
-from peerlearn.orchestrator.selection import choose
-from peerlearn.orchestrator.training import gated_transfer
+from peerlearn.orchestrator.consumer.selection import choose
+from peerlearn.orchestrator.training.gate import Gate
+from peerlearn.orchestrator.training.gated import gated_transfer
 from peerlearn.peer import Peer
-from peerlearn.recording import Fetched, FetchFailed, Published
 from peerlearn.schedule import Local
-from peerlearn.strategies import robust
 from peerlearn.strategies.base import Asked, Strategy
 from peerlearn.strategies.fedavg import FedAvg, FedAvgShared
 from peerlearn.strategies.gossip import Gossip
 from peerlearn.strategies.isolated import Isolated
+from peerlearn.strategies.shared import robust
 from peerlearn.types import Card, Exposure, PeerId, epochs, steps
 from tests import village as people
 from tests.tiny import (

@@ -10,7 +10,7 @@ import pytest
 
 from peerlearn.config import brisk
 from peerlearn.transport.base import Caller
-from peerlearn.transport.grpc import GrpcTransport
+from peerlearn.transport.grpc.transport import GrpcTransport
 from peerlearn.types import PROTOCOL
 from peerlearn.wire.frames import Message
 from peerlearn.wire.v1 import fabric_pb2 as pb

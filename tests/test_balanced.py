@@ -6,14 +6,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from peerlearn.errors import LearnerError
+from peerlearn.events import Fetched, Trained
 from peerlearn.knowledge import Query, Question, Refusal
-from peerlearn.learning.data import Dataset
+from peerlearn.learning.dataset import Dataset
 from peerlearn.learning.learner import Learner
-from peerlearn.recording import Fetched, Trained
 from peerlearn.strategies import registry
-from peerlearn.strategies.balanced import IsolatedBalanced
 from peerlearn.strategies.base import Asked
-from peerlearn.strategies.isolated import Isolated
+from peerlearn.strategies.isolated import Isolated, IsolatedBalanced
 from peerlearn.types import epochs
 from tests import village as people
 from tests.tiny import CLASSES, everything, snapshot, tiny_card, tiny_data, tiny_learner, tiny_model, weights
@@ -62,13 +61,13 @@ def test_the_loss_is_that_of_the_formula() -> None:
     w = torch.tensor([weight[y] for y in batch.y.tolist()])
     expected = float((w * each.detach()).sum() / w.sum())
     losses: list[float] = []
-    descend = learner.descend
+    descend = learner.step
 
     def spy(loss: torch.Tensor) -> float:
         losses.append(float(loss.detach()))
         return descend(loss)
 
-    learner.descend = spy  # type: ignore[method-assign]
+    learner.step = spy  # type: ignore[method-assign]
     IsolatedBalanced().local(learner, epochs(1))
     assert losses[0] == pytest.approx(expected, rel=1e-5)
 
@@ -79,7 +78,7 @@ def test_it_passes_over_the_data_as_isolated_does() -> None:
     assert IsolatedBalanced(passes=5).schedule == Isolated(passes=5).schedule
     reports = [s.local(its, epochs(2)) for s, its in ((IsolatedBalanced(), one), (Isolated(), two))]
     assert (reports[0].steps, reports[0].samples) == (reports[1].steps, reports[1].samples)
-    assert one.mark().order == two.mark().order
+    assert one.mark().sampler == two.mark().sampler
     assert weights(one) != weights(two)
 
 

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks import concurrent, endurance, in_process, markdown, memory, naive_grpc, profile, raw, raw_grpc, suite
+from benchmarks.__main__ import main
+from benchmarks.consumer import Consumer
+from benchmarks.measuring import Lane, Scale, in_turn
+from benchmarks.names import FEATURES, SPARSE_100MB, STATE_100MB, STATE_300KB, TINY
+from benchmarks.payloads import live, make
+from benchmarks.processes import SideFailed, Unable, environment, side
+from benchmarks.provider import Provider, encoded
+from benchmarks.results import Bar, Result, brief, combined, median, paired, percentile
 
-from peerlearn.bench import anybody, bare, crowd, endurance, markdown, memory, profile, raw, suite, village
-from peerlearn.bench.consumer import Consumer
-from peerlearn.bench.measuring import Lane, Scale, in_turn
-from peerlearn.bench.names import FEATURES, SPARSE_100MB, STATE_100MB, STATE_300KB, TINY
-from peerlearn.bench.pairs import SideFailed, Unable, side
-from peerlearn.bench.payloads import live, make
-from peerlearn.bench.provider import Provider, encoded
-from peerlearn.bench.results import Bar, Result, brief, combined, median, paired, percentile
-from peerlearn.cli.main import main
 from peerlearn.errors import ConfigError
 from peerlearn.knowledge import Knowledge, NotModified, Outputs, Params, Sparse
 from peerlearn.security.group import Group
@@ -223,8 +223,8 @@ async def test_every_other_lane_takes_some_time(consumer: Consumer, lane: str):
 
 @pytest.mark.parametrize("lane", ["chunked", "unary"])
 async def test_the_program_that_anybody_would_write_moves_every_byte(lane: str):
-    async with anybody.serving(3_000_001) as port:
-        asker = anybody.Asker(port, 3_000_001)
+    async with naive_grpc.serving(3_000_001) as port:
+        asker = naive_grpc.Asker(port, 3_000_001)
         try:
             asker._place[:] = bytes(3_000_001)
             assert await asker.lane(lane) > 0
@@ -235,8 +235,10 @@ async def test_the_program_that_anybody_would_write_moves_every_byte(lane: str):
 
 def test_the_program_that_anybody_would_write_has_no_transport_of_ours_in_its_process():
     """Else the allocator of its process has been helped to adapt, and it is measured with our work done for it."""
-    code = "import sys, peerlearn.bench.anybody; print([m for m in sys.modules if 'transport' in m or 'torch' in m])"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    code = "import sys, benchmarks.naive_grpc; print([m for m in sys.modules if 'transport' in m or 'torch' in m])"
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, env=environment()
+    )
     assert [name for name in json.loads(told.stdout.replace("'", '"')) if name.startswith(("peerlearn", "torch"))] == []
 
 
@@ -247,9 +249,9 @@ async def test_an_unknown_lane_is_refused(consumer: Consumer):
 
 async def test_notices_carry_the_moment_of_their_writing(consumer: Consumer):
     for late in (
-        await crowd.notices(consumer, 5, bare=False, beside=""),
-        await crowd.notices(consumer, 5, bare=True, beside=""),
-        await crowd.notices(consumer, 5, bare=False, beside="floats-4mb"),
+        await concurrent.notices(consumer, 5, bare=False, beside=""),
+        await concurrent.notices(consumer, 5, bare=True, beside=""),
+        await concurrent.notices(consumer, 5, bare=False, beside="floats-4mb"),
     ):
         assert len(late) == 5
         assert all(0 < seconds < 10 for seconds in late)
@@ -257,11 +259,11 @@ async def test_notices_carry_the_moment_of_their_writing(consumer: Consumer):
 
 @pytest.mark.parametrize("lane", ["fabric", "tcp"])
 async def test_several_consumers_take_it_at_once(consumer: Consumer, lane: str):
-    assert len([took for took in await crowd.at_once(consumer, "floats-1mb", 1_000_000, 3, lane) if took > 0]) == 3
+    assert len([took for took in await concurrent.at_once(consumer, "floats-1mb", 1_000_000, 3, lane) if took > 0]) == 3
 
 
 async def test_small_ones_go_on_beside_a_big_one(consumer: Consumer):
-    assert len(await crowd.small_beside(consumer, TINY, "floats-8mb", 3)) == 3
+    assert len(await concurrent.small_beside(consumer, TINY, "floats-8mb", 3)) == 3
 
 
 async def test_half_of_the_broken_exchanges_meet_a_wire_that_is_cut(consumer: Consumer):
@@ -302,7 +304,7 @@ async def test_a_side_does_what_it_is_told_and_says_why_it_cannot():
         held = await one.do("mark")
         assert held["tasks"] == 1
         with pytest.raises(Unable, match="100000 peers in one process need"):
-            await one.do("village", peers=100_000)
+            await one.do("in_process", peers=100_000)
         assert (await one.do("held"))["threads"] >= 1
 
 
@@ -327,17 +329,19 @@ async def test_the_peak_is_that_of_what_came_after_the_mark():
 
 
 async def test_peers_of_one_process_meet():
-    mesh = await village.mesh(3)
+    mesh = await in_process.mesh(3)
     assert mesh["seconds"] > 0
     assert mesh["descriptors"] > 0
 
 
 def test_too_few_descriptors_are_said_before_anything_is_opened():
     program = (
-        "import resource, asyncio; from peerlearn.bench import village;"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)); asyncio.run(village.mesh(50))"
+        "import resource, asyncio; from benchmarks import in_process;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)); asyncio.run(in_process.mesh(50))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment()
+    )
     assert "50 peers in one process need 5156 file descriptors, allowed are 256" in done.stderr
 
 
@@ -360,7 +364,7 @@ def faults(first: str) -> int:
     """Page faults of a program that fills and frees six frames at once, fifty times."""
     program = f"""
 import resource
-from peerlearn.transport.allocator import let_allocator_adapt
+from peerlearn.tuning.malloc import let_allocator_adapt
 {first}
 def churn():
     for _ in range(50):
@@ -414,7 +418,7 @@ def test_tables_replace_those_that_a_document_had_and_leave_its_prose():
 
 def test_bench_prints_one_object_and_writes_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     page = tmp_path / "page.md"
-    assert main(["bench", "--quick", "--only", "discovery", "--json", "--markdown", str(page)]) == 0
+    assert main(["--quick", "--only", "discovery", "--json", "--markdown", str(page)]) == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     (result,) = told["results"]
     assert result["name"] == "discovery"
@@ -429,20 +433,20 @@ def test_bench_prints_one_object_and_writes_the_tables(tmp_path: Path, capsys: p
     "name", [figure.name for figure in suite.FIGURES if figure.name not in ("averaging-8", "fifty-peers")]
 )
 def test_every_figure_can_be_taken(name: str, capsys: pytest.CaptureFixture[str]):
-    assert main(["bench", "--quick", "--only", name, "--json"]) == 0
+    assert main(["--quick", "--only", name, "--json"]) == 0
     (result,) = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
     assert result["name"] == name
     assert result["skipped"] or result["n"] > 0
 
 
 def test_bench_names_its_figures(capsys: pytest.CaptureFixture[str]):
-    assert main(["bench", "--list", "--json"]) == 0
+    assert main(["--list", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [figure["name"] for figure in told["figures"]] == [figure.name for figure in suite.FIGURES]
 
 
 def test_a_figure_that_there_is_not_is_one_sentence(capsys: pytest.CaptureFixture[str]):
-    assert main(["bench", "--only", "state-100mb-plan"]) == 2
+    assert main(["--only", "state-100mb-plan"]) == 2
     assert capsys.readouterr().err == (
         "peerlearn: there is no figure 'state-100mb-plan' to measure; did you mean 'state-100mb-plain'?\n"
     )
@@ -459,8 +463,8 @@ async def test_a_figure_that_cannot_be_taken_is_a_result_with_the_reason(monkeyp
 
 
 async def test_a_bare_stream_that_ends_early_is_noticed():
-    async with bare.serving({"": memoryview(b"abc")}.__getitem__) as ports:
-        line = bare.BareLine(ports)
+    async with raw_grpc.serving({"": memoryview(b"abc")}.__getitem__) as ports:
+        line = raw_grpc.BareLine(ports)
         with pytest.raises(ConnectionError, match="3 of 5 bytes came"):
             await line.blocks("", memoryview(bytearray(5)))
         await line.close()

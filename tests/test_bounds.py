@@ -14,7 +14,7 @@ import pytest
 from peerlearn.config import Limits
 from peerlearn.errors import Oversized
 from peerlearn.security.revocation import check_size
-from peerlearn.transport.grpc import GrpcTransport
+from peerlearn.transport.grpc.transport import GrpcTransport
 from peerlearn.wire.cards import parse_card
 from peerlearn.wire.frames import Assembler, Block, check_header, parse, serialize
 from peerlearn.wire.select import load_select

@@ -19,18 +19,18 @@ from peerlearn.config import MIB, Limits, Timing, brisk
 from peerlearn.errors import KnowledgeError, Oversized, PeerRefused, PeerUnreachable, RefusalReason, WireError
 from peerlearn.knowledge import Query, Question
 from peerlearn.transport.base import Caller, Traffic
-from peerlearn.transport.brief import MARK, Brevity
-from peerlearn.transport.desk import Desk
-from peerlearn.transport.exchange import Pipe
-from peerlearn.transport.faults import NONE
-from peerlearn.transport.faulty import Faulty
-from peerlearn.transport.grpc import GrpcTransport
-from peerlearn.transport.lines import options
-from peerlearn.transport.resume import Unfinished
-from peerlearn.transport.serve import EXCHANGE
+from peerlearn.transport.exchange.dispatcher import Dispatcher
+from peerlearn.transport.exchange.protocol import Pipe
+from peerlearn.transport.exchange.resume import ResumableAnswers
+from peerlearn.transport.exchange.unary import MARK, UnaryHistory
+from peerlearn.transport.faults.grpc_relay import FaultyRelays
+from peerlearn.transport.faults.model import NONE
+from peerlearn.transport.grpc.channels import options
+from peerlearn.transport.grpc.server import EXCHANGE
+from peerlearn.transport.grpc.transport import GrpcTransport
 from peerlearn.types import PROTOCOL, Address
 from peerlearn.wire.frames import WHOLE_BYTES, Block, Message, parse, serialize, whole
-from peerlearn.wire.partial import Partial
+from peerlearn.wire.partial_message import PartialMessage
 from peerlearn.wire.v1 import fabric_pb2 as pb
 from tests.hostile.leaks import nothing_left
 from tests.hostile.recorded import Heard
@@ -53,7 +53,7 @@ class Doors:
 
     ways: list[str] = field(default_factory=list)
     frames: list[list[bytes]] = field(default_factory=list)
-    desks: list[Desk] = field(default_factory=list)
+    desks: list[Dispatcher] = field(default_factory=list)
     ended: int = 0
 
     def came(self, way: str, frames: list[bytes]) -> None:
@@ -73,7 +73,7 @@ class Doors:
 def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
     seen = Doors()
 
-    class Watched(Desk):
+    class Watched(Dispatcher):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             seen.desks.append(self)
@@ -93,7 +93,7 @@ def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
             finally:
                 seen.ended += 1
 
-    monkeypatch.setattr("peerlearn.transport.grpc.Desk", Watched)
+    monkeypatch.setattr("peerlearn.transport.grpc.transport.Dispatcher", Watched)
     return seen
 
 
@@ -123,8 +123,8 @@ class Pair:
     ada: GrpcTransport
     doors: Doors
 
-    async def ask(self, asked: Message | None = None) -> tuple[Message, Traffic]:
-        return await self.ada.exchange(self.at, question() if asked is None else asked)
+    async def ask(self, asked: Message | None = None, *, into: PartialMessage | None = None) -> tuple[Message, Traffic]:
+        return await self.ada.exchange(self.at, question() if asked is None else asked, into=into)
 
     async def fails(
         self, error: type[Exception], match: str | None = None, *, asked: Message | None = None
@@ -168,7 +168,7 @@ async def test_whoever_answers_shortly_is_asked_briefly_from_then_on_and_says_th
     met: Met, given: Message
 ) -> None:
     async with met() as pair:
-        pair.ada._brevity = Brevity()
+        pair.ada._unary_history = UnaryHistory()
         pair.bob.gives = given
         by_stream, one = await pair.ask()
         briefly, two = await pair.ask()
@@ -213,7 +213,7 @@ async def test_a_refusal_is_the_same_either_way(met: Met, error: Exception, reas
 
 async def test_what_was_answered_at_length_is_never_asked_briefly(met: Met) -> None:
     async with met() as pair:
-        pair.ada._brevity = Brevity()
+        pair.ada._unary_history = UnaryHistory()
         pair.bob.gives = answer(LONG)
         for _ in range(3):
             assert body_of((await pair.ask())[0]) == body_of(answer(LONG))
@@ -235,10 +235,10 @@ async def test_of_another_question_and_of_another_peer_nothing_is_expected(met: 
 
 async def test_what_brings_much_and_what_goes_on_with_an_answer_is_for_a_stream(met: Met) -> None:
     async with met() as pair:
-        going_on = Partial()
+        going_on = PartialMessage()
         going_on.promise(b"x" * 16)
-        for asked in (question(LONG), Message(question().header, (), going_on)):
-            await pair.ask(asked)
+        for asked, into in ((question(LONG), None), (question(), going_on)):
+            await pair.ask(asked, into=into)
             assert pair.doors.ways[-1] == "stream"
         await pair.ask(question(WHOLE_BYTES))
     assert pair.doors.ways[-1] == "brief"
@@ -289,7 +289,7 @@ async def test_the_very_answer_is_kept_whatever_is_published_meanwhile(met: Met)
 async def test_a_provider_that_has_forgotten_meanwhile_answers_again(met: Met) -> None:
     for broken, most in ((0.0, 1 << 30), (60.0, LONG - 1)):  # in no time, and in no memory
         async with met() as pair:
-            pair.doors.desks[-1]._unfinished = Unfinished(most, broken=broken)
+            pair.doors.desks[-1]._resumable = ResumableAnswers(most, broken=broken)
             pair.bob.gives, pair.bob.asked = answer(LONG), []
             got, _ = await pair.ask(question(10))
             assert body_of(got) == body_of(answer(LONG))
@@ -303,9 +303,9 @@ async def test_what_the_provider_keeps_is_one_answer_for_each_consumer(met: Met)
         pair.bob.gives = answer(LONG)
         names = [(await briefly(channel, framed(question()))).proceed.answer for _ in range(3)]
         assert len(set(names)) == 3
-        assert len(pair.doors.desks[0]._unfinished) == 1
+        assert len(pair.doors.desks[0]._resumable) == 1
         await briefly(channel, framed(question(sender="eve")))
-        assert len(pair.doors.desks[0]._unfinished) == 2
+        assert len(pair.doors.desks[0]._resumable) == 2
 
 
 async def test_nobody_else_gets_an_answer_by_its_name_nor_by_one_that_nobody_was_told(met: Met) -> None:
@@ -315,15 +315,15 @@ async def test_nobody_else_gets_an_answer_by_its_name_nor_by_one_that_nobody_was
         assert promised.proceed.protocol == PROTO
         pair.bob.gives, pair.bob.asked = answer(LONG + 1), []
         for sender, name in (("eve", promised.proceed.answer), ("ada", b"?" * 16)):
-            got = await pair.ask(Message(question(sender=sender).header, (), Named(name)))
+            got = await pair.ask(question(sender=sender), into=Named(name))
             assert body_of(got[0]) == body_of(answer(LONG + 1))
         assert len(pair.bob.asked) == 2
-        got = await pair.ask(Message(question().header, (), Named(promised.proceed.answer)))
+        got = await pair.ask(question(), into=Named(promised.proceed.answer))
         assert body_of(got[0]) == body_of(answer(LONG))
         assert len(pair.bob.asked) == 2
 
 
-class Named(Partial):
+class Named(PartialMessage):
     """Asks to go on with the answer of this name, from its first byte."""
 
     def __init__(self, name: bytes) -> None:
@@ -350,7 +350,7 @@ async def test_a_stream_that_breaks_after_the_promise_is_tried_again_and_one_tha
             await fetching.fetch(BOB, asked, patience=1)
             pair.bob.gives = pb_answer(LONG)
             with monkeypatch.context() as patch:
-                patch.setattr("peerlearn.transport.desk.reply", goes)
+                patch.setattr("peerlearn.transport.exchange.dispatcher.reply", goes)
                 before = len(pair.doors.ways)
                 with pytest.raises(PeerUnreachable):
                     await fetching.fetch(BOB, asked, patience=1)
@@ -579,9 +579,9 @@ async def test_a_lying_answer_is_an_error_by_name_and_the_next_question_goes_by_
     async with nothing_left(more_fds=32), exchanging(liar.exchange) as at, GrpcTransport(timing=brisk()) as ada:
         for _ in range(2):
             assert body_of((await ada.exchange(at, question()))[0]) == body_of(answer(50))
-            partial = Partial()
+            partial = PartialMessage()
             with pytest.raises(WireError):
-                await ada.exchange(at, Message(question().header, (), partial))
+                await ada.exchange(at, question(), into=partial)
             assert partial.resume is None, "nothing of it is gone on with"
         assert liar.ways == ["stream", "brief", "stream", "brief"]
 
@@ -601,10 +601,10 @@ async def test_whoever_promises_and_then_lies_is_an_error_too_and_its_promise_is
     liar = Liar((pb.Frame(proceed=pb.Proceed(answer=b"n" * 16)).SerializeToString(),))
     async with exchanging(liar.exchange) as at, GrpcTransport(timing=brisk()) as ada:
         await ada.exchange(at, question())
-        partial = Partial()
+        partial = PartialMessage()
         liar.truth = frames_of(answer(50))[:2]
         with pytest.raises(WireError):
-            await ada.exchange(at, Message(question().header, (), partial))
+            await ada.exchange(at, question(), into=partial)
         assert partial.resume is None
         assert pb.Frame.FromString(liar.asked[-1][1]).header.query.resume == pb.Resume(answer=b"n" * 16)
         liar.truth = frames_of(answer(50))
@@ -656,7 +656,7 @@ async def test_whoever_is_cancelled_ends_the_call_at_the_other_side_too(met: Met
         for give_up in (True, False):
             started.clear()
             ended.clear()
-            pair.ada._brevity.learn(pair.at, question(), answer(1))
+            pair.ada._unary_history.learn(pair.at, question(), answer(1))
             async with asyncio.TaskGroup() as group:
                 task = group.create_task(pair.ask())
                 await started.wait()
@@ -688,7 +688,7 @@ async def test_cancelled_calls_leave_no_memory_behind(met: Met) -> None:
         async def many(times: int) -> int:
             cut = 0
             for _ in range(times):
-                pair.ada._brevity.learn(pair.at, brings, answer(1))
+                pair.ada._unary_history.learn(pair.at, brings, answer(1))
                 try:
                     async with asyncio.timeout(draw.uniform(0, 0.004)):
                         await pair.ask(brings)
@@ -709,11 +709,11 @@ async def test_a_brief_call_to_nobody_leaves_no_cycles() -> None:
         with few_cycles():
             for _ in range(20):
                 at = nobody()
-                ada._brevity.learn(at, question(), answer(1))
+                ada._unary_history.learn(at, question(), answer(1))
                 try:
                     await ada.exchange(at, question())
                 except PeerUnreachable:
-                    assert not ada._brevity.expected(at, question())
+                    assert not ada._unary_history.expected(at, question())
                     continue
                 pytest.fail("somebody is there")
 
@@ -780,7 +780,7 @@ async def test_within_a_group_it_is_asked_briefly_and_whoever_is_shut_out_is_ref
             trust.learn(revoked(LAB, certificates=[birch.passport.fingerprint]), "admin")
         assert under_way.result() in (RefusalReason.REVOKED, None), "what goes on with it ends"
         await until(lambda: doors.at_rest)
-        birch.transport._brevity.learn(amber.address, birch.question(), answer(1))
+        birch.transport._unary_history.learn(amber.address, birch.question(), answer(1))
         assert await refusal(birch.ask(amber)) in (RefusalReason.REVOKED, None)
         assert amber.asked == 3
 
@@ -814,7 +814,7 @@ async def test_in_a_group_too_an_answer_is_for_the_certificate_that_has_asked(do
 
 async def test_a_bad_network_carries_brief_exchanges_as_such(doors: Doors) -> None:
     bob = Bob()
-    async with Faulty(GrpcTransport(), NONE).serving(bob) as at, GrpcTransport(timing=brisk()) as ada:
+    async with FaultyRelays(GrpcTransport(), NONE).serving(bob) as at, GrpcTransport(timing=brisk()) as ada:
         for given in (answer(10), answer(20), answer(LONG)):
             bob.gives = given
             assert body_of((await ada.exchange(at, question()))[0]) == body_of(given)
@@ -845,7 +845,7 @@ async def test_an_older_provider_at_the_address_of_a_newer_one_is_found_out() ->
         for given, understood in ((0, True), (50, False)):
             old = Liar(tuple(older(given)), truth=older(given))
             async with exchanging(old.exchange) as at:
-                ada._brevity.learn(at, question(), answer(1))
+                ada._unary_history.learn(at, question(), answer(1))
                 if understood:
                     assert (await ada.exchange(at, question()))[0].header.protocol == OLD
                 else:
@@ -874,9 +874,9 @@ async def test_a_plain_stream_is_answered_as_ever(met: Met, minor: int) -> None:
 PLACES = [Address("10.0.0.1", port) for port in (1, 2, 3)]
 
 
-def kind_of(place: Address, select: bytes, brings: int, partial: Partial | None = None) -> tuple[Address, Message]:
+def kind_of(place: Address, select: bytes, brings: int) -> tuple[Address, Message]:
     header = pb.Header(protocol=PROTO, query=pb.Query(want="params", select=select), body_bytes=brings)
-    return place, Message(header, (), partial)
+    return place, Message(header)
 
 
 def told(size: int, protocol: pb.Protocol) -> Message:
@@ -897,8 +897,8 @@ STEPS = st.tuples(
 
 @settings(max_examples=200)
 @given(st.lists(STEPS, max_size=60))
-def test_brevity_is_a_bounded_list_with_the_last_asked_at_its_end(steps: list[Any]) -> None:
-    brevity, model = Brevity(), list[tuple[Address, bytes]]()
+def test_unary_history_is_a_bounded_list_with_the_last_asked_at_its_end(steps: list[Any]) -> None:
+    brevity, model = UnaryHistory(), list[tuple[Address, bytes]]()
     brevity.MOST = 4
     for asks, (to, asked), got in steps:
         kind = (to, asked.header.query.select)
@@ -919,9 +919,9 @@ def test_brevity_is_a_bounded_list_with_the_last_asked_at_its_end(steps: list[An
         assert [(place, select) for place, *_, select in brevity._short] == hashed
 
 
-def test_brevity_forgets_the_least_recently_asked_of_thousands() -> None:
-    brevity = Brevity()
-    for number in range(Brevity.MOST):
+def test_unary_history_forgets_the_least_recently_asked_of_thousands() -> None:
+    brevity = UnaryHistory()
+    for number in range(UnaryHistory.MOST):
         brevity.learn(*kind_of(PLACES[0], b"%d" % number, 0), SHORT)
     assert brevity.expected(*kind_of(PLACES[0], b"0", 0))
     for number in (-1, -2):
@@ -930,4 +930,4 @@ def test_brevity_forgets_the_least_recently_asked_of_thousands() -> None:
     for gone in (b"1", b"2"):
         assert not brevity.expected(*kind_of(PLACES[0], gone, 0))
     assert brevity.expected(*kind_of(PLACES[0], b"3", 0))
-    assert len(brevity._short) == Brevity.MOST
+    assert len(brevity._short) == UnaryHistory.MOST

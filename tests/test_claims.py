@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import pytest
 
 from peerlearn.errors import ConfigError
-from peerlearn.experiments import claims
-from peerlearn.experiments.claims import Claim, Verdict, judge
+from peerlearn.experiments.spec import claims
+from peerlearn.experiments.spec.claims import Claim, ClaimVerdict, judge
 
 VALUES: dict[str, dict[str, tuple[float, ...]]] = {
     "mine": {
@@ -36,7 +36,7 @@ class Numbers:
         return ROUNDS if variant == "mine" else ()
 
 
-def verdict(formula: str) -> Verdict:
+def verdict(formula: str) -> ClaimVerdict:
     return judge(Claim(id="1", says="", formula=formula), Numbers())
 
 

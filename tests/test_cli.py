@@ -22,12 +22,12 @@ from rich.console import Console
 
 from peerlearn import errors
 from peerlearn.cli import cards, choices
-from peerlearn.cli.demo_view import ranges
+from peerlearn.cli.demo.view import ranges
 from peerlearn.cli.main import main
 from peerlearn.cli.output import finite, plain
-from peerlearn.cli.progress import Progress
+from peerlearn.cli.progress import PeerProgress
 from peerlearn.directory import Contact
-from peerlearn.directory.contacts import Status
+from peerlearn.directory.contacts import Liveness
 from peerlearn.types import Address, Card, Exposure, PeerId
 from tests.patience import timed
 
@@ -402,7 +402,7 @@ def test_json_knows_no_nan():
 @pytest.mark.parametrize("width", [80, 200])
 def test_a_listing_says_everything_at_any_width(width):
     amber = contact("amber", exposes=frozenset({Exposure.PARAMS_FULL}), histogram=(3, 0, 5), classes=3)
-    birch = contact("bi[red]rch", strategy="pairwise", learns_from=(amber.id,), status=Status.SUSPECT)
+    birch = contact("bi[red]rch", strategy="pairwise", learns_from=(amber.id,), status=Liveness.SUSPECT)
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(cards.listing([amber, birch], width))
     text = console.export_text()
@@ -423,7 +423,7 @@ def test_a_listing_says_everything_at_any_width(width):
     assert cards.in_full(amber, [amber])["histogram"] == (3, 0, 5)
 
 
-def contact(name: str, *, status: Status = Status.ALIVE, **fields: Any) -> Contact:
+def contact(name: str, *, status: Liveness = Liveness.ALIVE, **fields: Any) -> Contact:
     card = Card(id=PeerId(secrets.token_hex(16)), name=name, session="s", **fields)
     return Contact(
         card=card, address=Address("127.0.0.1", 7), status=status, last_beat=0.0, since=0.0, version=4, reached=True
@@ -440,7 +440,7 @@ def test_nothing_near_is_not_guessed():
 
 
 def test_progress_follows_events():
-    row = Progress(rounds=3)
+    row = PeerProgress(rounds=3)
     for event in (
         {"kind": "published", "round": 4, "version": 4},
         {"kind": "started", "name": "amber", "address": "127.0.0.1:1"},

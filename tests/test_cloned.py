@@ -11,18 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from peerlearn.errors import ConfigError, KnowledgeError, LearnerError
+from peerlearn.events import Answered, Fetched, Published, Trained
 from peerlearn.knowledge import Outputs, Params, Query, Question, Received, Refusal
 from peerlearn.learning import checkpoint, losses
-from peerlearn.learning.consensus import consensus
 from peerlearn.learning.learner import Batch, Learner
-from peerlearn.learning.order import Order, generator
-from peerlearn.orchestrator.gate import Gate
-from peerlearn.orchestrator.training import gated_transfer
-from peerlearn.recording import Answered, Fetched, Published, Trained
-from peerlearn.strategies import cloning
+from peerlearn.learning.sampler import Sampler, seeded_rng
+from peerlearn.orchestrator.training.gate import Gate
+from peerlearn.orchestrator.training.gated import gated_transfer
 from peerlearn.strategies.base import Asked
-from peerlearn.strategies.cloned import Cloned
-from peerlearn.strategies.cloning import Recipe, Teacher
+from peerlearn.strategies.cloned import phases
+from peerlearn.strategies.cloned.consensus import consensus
+from peerlearn.strategies.cloned.phases import LogitTeacher, Recipe
+from peerlearn.strategies.cloned.strategy import Cloned
 from peerlearn.types import Card, Exposure, epochs, steps
 from tests.tiny import CLASSES, Normed, bits, everything, snapshot, tiny_card, tiny_data, tiny_learner, weights
 from tests.village import Village, gathered, learner, same, until
@@ -118,19 +118,19 @@ def test_6_9_1_the_clone_is_the_hub_to_the_bit_and_untrained_members_are_the_clo
 
 def test_6_9_2_an_untouched_clone_teaches_nothing_the_first_update_is_that_of_labels_alone() -> None:
     by_labels, taught = tiny_learner(0), tiny_learner(0)
-    clone = cloning.teacher_of(taught, "edge", [dict(taught.state)] * 3)
-    loss = cloning.teaching_loss(taught, [clone] * 3, temperature=2.0, weight=1.0, reduce="sum")
-    cloning.run_phase(by_labels, steps(1), RECIPE)
-    cloning.run_phase(taught, steps(1), RECIPE, loss)
+    clone = phases.teacher_of(taught, "edge", [dict(taught.state)] * 3)
+    loss = phases.teaching_loss(taught, [clone] * 3, temperature=2.0, weight=1.0, reduce="sum")
+    phases.run_phase(by_labels, steps(1), RECIPE)
+    phases.run_phase(taught, steps(1), RECIPE, loss)
     for name, tensor in taught.state.items():
         torch.testing.assert_close(tensor, by_labels.state[name], atol=1e-6, rtol=0)
-    logits = torch.randn(8, CLASSES, generator=generator("z"), requires_grad=True)
+    logits = torch.randn(8, CLASSES, generator=seeded_rng("z"), requires_grad=True)
     (gradient,) = torch.autograd.grad(losses.distill_kl(logits.detach(), logits, 2.0), logits)
     assert float(gradient.abs().max()) < 1e-6
-    other = cloning.teacher_of(taught, "edge", [dict(tiny_learner(0, start=5).state)])
+    other = phases.teacher_of(taught, "edge", [dict(tiny_learner(0, start=5).state)])
     away = tiny_learner(0)
-    cloning.run_phase(
-        away, steps(1), RECIPE, cloning.teaching_loss(away, [other], temperature=2.0, weight=1.0, reduce="sum")
+    phases.run_phase(
+        away, steps(1), RECIPE, phases.teaching_loss(away, [other], temperature=2.0, weight=1.0, reduce="sum")
     )
     assert any(not torch.allclose(away.state[n], by_labels.state[n], atol=1e-4, rtol=0) for n in away.state)
 
@@ -138,17 +138,17 @@ def test_6_9_2_an_untouched_clone_teaches_nothing_the_first_update_is_that_of_la
 def test_6_9_3_an_ensemble_is_the_mean_of_logits_whatever_the_order() -> None:
     its = tiny_learner(0)
     states = [dict(tiny_learner(0, start=start).state) for start in (1, 2, 3)]
-    x = torch.cat([batch.x for batch in its.passing()])
+    x = torch.cat([batch.x for batch in its.one_pass()])
     each = [its.logits(x, model=its.build(state)) for state in states]
-    teacher = cloning.teacher_of(its, "edge", states)
+    teacher = phases.teacher_of(its, "edge", states)
     torch.testing.assert_close(teacher.logits, (each[0] + each[1] + each[2]) / 3)
-    assert torch.equal(teacher.logits, cloning.teacher_of(its, "edge", states[::-1]).logits)
-    assert torch.equal(cloning.teacher_of(its, "edge", states[:1] * 3).logits, each[0])
-    y = torch.cat([batch.y for batch in its.passing()])
+    assert torch.equal(teacher.logits, phases.teacher_of(its, "edge", states[::-1]).logits)
+    assert torch.equal(phases.teacher_of(its, "edge", states[:1] * 3).logits, each[0])
+    y = torch.cat([batch.y for batch in its.one_pass()])
     alone = [float((logits.argmax(dim=1) == y).double().mean()) for logits in each]
     assert len(set(alone)) > 1
     assert teacher.member_accuracy == pytest.approx(sum(alone) / 3)
-    shuffled = torch.randperm(len(teacher.ids), generator=generator("ids"))
+    shuffled = torch.randperm(len(teacher.ids), generator=seeded_rng("ids"))
     assert torch.equal(teacher.of(teacher.ids[shuffled]), teacher.logits[shuffled])
 
 
@@ -165,14 +165,14 @@ def test_6_9_4_memory_keeps_the_last_entries_and_the_loss_adds_or_averages_their
 
     its = tiny_learner(0)
     batch = next(its.batches(steps(1)))
-    teacher = cloning.teacher_of(its, "edge", [dict(tiny_learner(0, start=5).state)])
+    teacher = phases.teacher_of(its, "edge", [dict(tiny_learner(0, start=5).state)])
     z = its.model(batch.x)
     ce, v = F.cross_entropy(z, batch.y), teacher.of(batch.ids)
     p = (v / 2).softmax(1)
     kd = 4 * (p * (p.log() - (z / 2).log_softmax(1))).sum(1).mean()
 
-    def value(amount: int, reduce: cloning.Reduce, weight: float = 1.0) -> Tensor:
-        loss = cloning.teaching_loss(its, [teacher] * amount, temperature=2.0, weight=weight, reduce=reduce)
+    def value(amount: int, reduce: phases.Reduce, weight: float = 1.0) -> Tensor:
+        loss = phases.teaching_loss(its, [teacher] * amount, temperature=2.0, weight=weight, reduce=reduce)
         got = loss(its.model, batch)
         assert got is not None
         return got
@@ -192,8 +192,8 @@ def test_6_9_5_members_differ_by_the_order_of_batches_alone() -> None:
     # a reference loop: member j trains on epochs 2j and 2j + 1 of the private set's order
     its = tiny_learner(1)
     data = tiny_data(seed=1)
-    train = torch.cat([batch.ids for batch in its.passing()])
-    order = Order(len(train), 16, seed=1)
+    train = torch.cat([batch.ids for batch in its.one_pass()])
+    order = Sampler(len(train), 16, seed=1)
     for member in made(first):
         its.overwrite(hub[1].state)
         optimizer = torch.optim.SGD(its.model.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
@@ -316,11 +316,11 @@ def test_a_phase_starts_anew_and_its_rate_falls_at_half_and_three_quarters() -> 
     its = tiny_learner(0)
     its.fit(steps(2))
     own, kept = its.optimizer, bits(its.optimizer.state_dict())
-    assert cloning.run_phase(its, epochs(4), RECIPE).steps == 4 * 6
+    assert phases.run_phase(its, epochs(4), RECIPE).steps == 4 * 6
     assert its.optimizer is own
     assert bits(own.state_dict()) == kept
     before = {name: t.detach().clone() for name, t in its.state.items()}
-    cloning.run_phase(its, steps(1), Recipe(lr=1.0, momentum=0.0, weight_decay=0.0, decay=1.0, clip=0.01))
+    phases.run_phase(its, steps(1), Recipe(lr=1.0, momentum=0.0, weight_decay=0.0, decay=1.0, clip=0.01))
     moved = torch.cat([(its.state[n].detach() - before[n]).reshape(-1) for n in before]).norm()
     torch.testing.assert_close(float(moved), 0.01, rtol=1e-3, atol=0)
 
@@ -420,8 +420,8 @@ def test_independent_edges_get_another_seeds_weights_trained_on_the_hubs_set() -
     received = take_clone(edge, (name, its, strategy))
     assert bits(received.knowledge.tensors) != weights(its)
     other = its.build({n: t for n, t in received.knowledge.tensors.items() if isinstance(t, Tensor)})
-    x, y = (torch.cat([getattr(b, part) for b in its.passing()]) for part in ("x", "y"))
-    fresh = its.build(cloning.afresh(its, 0, "independent"))
+    x, y = (torch.cat([getattr(b, part) for b in its.one_pass()]) for part in ("x", "y"))
+    fresh = its.build(phases.afresh(its, 0, "independent"))
     loss = [float(F.cross_entropy(its.logits(x, model=model), y)) for model in (other, fresh)]
     assert loss[0] < loss[1]
     again = take_clone(("late", tiny_learner(2), edge_of()), (name, its, strategy), version=7)
@@ -434,7 +434,7 @@ def test_edges_from_scratch_take_a_permission_without_weights() -> None:
     received = take_clone(edge, hub)
     assert received.knowledge.tensors == {}
     edge[2].local(edge[1], epochs(0))
-    assert [bits(m) for m in made(edge)] == [bits(cloning.afresh(edge[1], 1, 1))] * 2
+    assert [bits(m) for m in made(edge)] == [bits(phases.afresh(edge[1], 1, 1))] * 2
     assert bits(made(edge)[0]) != weights(hub[1])
     bring(edge, hub)
     assert hub[2].transfer(hub[1], epochs(1)).providers == (tiny_card(*edge).id,)
@@ -443,14 +443,14 @@ def test_edges_from_scratch_take_a_permission_without_weights() -> None:
 def test_afresh_moves_no_generator_and_refuses_modules_that_cannot_start_anew() -> None:
     its = tiny_learner(0, model=Normed(0))
     before = everything(its)
-    one = cloning.afresh(its, 1)
+    one = phases.afresh(its, 1)
     assert everything(its) == before
-    assert bits(one) == bits(cloning.afresh(its, 1)) != bits(cloning.afresh(its, 2))
+    assert bits(one) == bits(phases.afresh(its, 1)) != bits(phases.afresh(its, 2))
 
     class Odd(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.w = torch.nn.Parameter(torch.randn(8, CLASSES, generator=generator("odd")))
+            self.w = torch.nn.Parameter(torch.randn(8, CLASSES, generator=seeded_rng("odd")))
 
         def forward(self, x: Tensor) -> Tensor:
             return x @ self.w
@@ -655,7 +655,7 @@ def test_options_that_cannot_work_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_a_teacher_is_read_by_sample_id() -> None:
-    teacher = Teacher("edge", torch.tensor([3, 7, 20]), torch.eye(3))
+    teacher = LogitTeacher("edge", torch.tensor([3, 7, 20]), torch.eye(3))
     assert torch.equal(teacher.of(torch.tensor([20, 3])), torch.eye(3)[[2, 0]])
 
 

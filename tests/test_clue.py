@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from peerlearn.errors import ConfigError, KnowledgeError
+from peerlearn.events import Fetched, FetchFailed, Refused, Trained
 from peerlearn.knowledge import Outputs, Params, Query, Received, Sparse
 from peerlearn.learning import checkpoint
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
 from peerlearn.learning.stream import Phase, Stream, StreamLearner, introduction, steady
-from peerlearn.orchestrator import training
-from peerlearn.orchestrator.gate import Gate
-from peerlearn.recording import Fetched, FetchFailed, Refused, Trained
+from peerlearn.orchestrator.training import gated as training
+from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.schedule import Exchange, Local, Publish, Transfer
 from peerlearn.strategies import registry
 from peerlearn.strategies.base import Asked
-from peerlearn.strategies.clue import Clue
-from peerlearn.strategies.neighbours import cosine, covered, to_ask
+from peerlearn.strategies.clue.neighbours import cosine, covered, to_ask
+from peerlearn.strategies.clue.strategy import Clue
 from peerlearn.types import Card, Exposure, PeerId, steps
 from tests.tiny import (
     CLASSES,

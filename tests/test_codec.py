@@ -15,7 +15,7 @@ from peerlearn.errors import Corrupt, KnowledgeError, Oversized, RefusalReason, 
 from peerlearn.knowledge import Answer, Json, NotModified, Outputs, Params, Query, Question, Refusal, Sparse
 from peerlearn.types import PeerId
 from peerlearn.wire.codec import decode_answer, decode_question, encode_answer, encode_question
-from peerlearn.wire.compress import Link, Packer
+from peerlearn.wire.compress import LinkEstimate, Packer
 from peerlearn.wire.frames import Assembler, Message, blocks, parse, serialize
 from peerlearn.wire.tensors import DTYPES
 from peerlearn.wire.v1 import fabric_pb2 as pb
@@ -28,7 +28,7 @@ FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 def travelled(message: Message) -> Message:
     """Through frames and bytes, as over a wire."""
     assembler = Assembler()
-    for frame in blocks(message, Packer(Link())):
+    for frame in blocks(message, Packer(LinkEstimate())):
         assembler.feed(parse(serialize(frame)))
     return assembler.finish()
 

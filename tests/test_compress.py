@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from peerlearn.config import MIB
 from peerlearn.errors import Corrupt
-from peerlearn.wire.compress import GIGABIT, PROBE_EVERY, Link, Packer, codec_name, compress, unpack
+from peerlearn.wire.compress import GIGABIT, PROBE_EVERY, LinkEstimate, Packer, codec_name, compress, unpack
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 WIDTHS: dict[int, int] = {
@@ -40,7 +40,7 @@ def quick() -> float:
 _ticks = count()
 
 
-def packed_by(link: Link, array: NDArray[Any]) -> pb.Packed | None:
+def packed_by(link: LinkEstimate, array: NDArray[Any]) -> pb.Packed | None:
     tensor = Packer(link, clock=quick).tensor(array.nbytes, array.itemsize)
     assert tensor is not None
     return tensor.pack(raw(array))
@@ -84,7 +84,7 @@ def test_what_is_wrong_with_a_block_is_said(codec: int, size: int, data: bytes, 
 
 
 def test_a_gigabit_link_packs_what_shrinks_and_nothing_else() -> None:
-    link = Link.to("192.168.1.20")
+    link = LinkEstimate.to("192.168.1.20")
     assert link.rate == GIGABIT
     relu = packed_by(link, RELU)
     assert relu is not None
@@ -99,14 +99,14 @@ def test_a_gigabit_link_packs_what_shrinks_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "memory"])
 def test_loopback_packs_only_what_all_but_vanishes(host: str) -> None:
-    link = Link.to(host)
+    link = LinkEstimate.to(host)
     assert packed_by(link, RELU) is None
     assert packed_by(link, COUNTING) is None
     assert packed_by(link, SPARSE) is not None
 
 
 def test_a_fast_link_is_not_slowed_by_a_codec() -> None:
-    link = Link()
+    link = LinkEstimate()
     assert link.pays(0.6, 700e6, 2e9)
     link.moved(1_250_000_000, 1.0)
     assert not link.pays(0.6, 700e6, 2e9)  # 10 Gbit: the codec is slower than the wire
@@ -114,7 +114,7 @@ def test_a_fast_link_is_not_slowed_by_a_codec() -> None:
 
 
 def test_measurements_replace_the_assumption_and_then_average() -> None:
-    link = Link()
+    link = LinkEstimate()
     link.moved(0, 1.0)
     link.moved(10, 0.0)
     assert link.rate == GIGABIT
@@ -126,13 +126,13 @@ def test_measurements_replace_the_assumption_and_then_average() -> None:
 
 def test_a_slow_codec_is_not_used() -> None:
     slow = count()
-    tensor = Packer(Link(), clock=lambda: float(next(slow))).tensor(RELU.nbytes, 4)  # a second per probe
+    tensor = Packer(LinkEstimate(), clock=lambda: float(next(slow))).tensor(RELU.nbytes, 4)  # a second per probe
     assert tensor is not None
     assert tensor.pack(raw(RELU)) is None
 
 
 def test_the_codec_is_looked_at_again_every_so_often() -> None:
-    tensor = Packer(Link(), clock=quick).tensor(100 * MIB, 4)
+    tensor = Packer(LinkEstimate(), clock=quick).tensor(100 * MIB, 4)
     assert tensor is not None
     assert tensor.pack(raw(WEIGHTS)) is None
     assert [tensor.pack(raw(SPARSE)) for _ in range(PROBE_EVERY - 1)] == [None] * (PROBE_EVERY - 1)
@@ -142,12 +142,12 @@ def test_the_codec_is_looked_at_again_every_so_often() -> None:
 
 
 def test_tiny_tensors_are_left_alone() -> None:
-    assert Packer(Link()).tensor(4095, 4) is None
+    assert Packer(LinkEstimate()).tensor(4095, 4) is None
 
 
 def test_a_block_in_pieces_is_packed_as_one() -> None:
     whole = raw(SPARSE)[0]
-    tensor = Packer(Link(), clock=quick).tensor(SPARSE.nbytes, 4)
+    tensor = Packer(LinkEstimate(), clock=quick).tensor(SPARSE.nbytes, 4)
     assert tensor is not None
     packed = tensor.pack((whole[:10], whole[10:]))
     assert packed is not None
@@ -188,7 +188,7 @@ def test_rectified_maps_are_masked_for_a_receiver_that_reads_masks() -> None:
     draw = np.random.default_rng(3)
     maps = draw.standard_normal(1 << 18).astype(np.float32)
     maps[draw.random(maps.size) < 0.52] = 0
-    packer = Packer(Link(), clock=quick)
+    packer = Packer(LinkEstimate(), clock=quick)
     packer.masks = True
     tensor = packer.tensor(maps.nbytes, 4)
     assert tensor is not None
@@ -196,5 +196,5 @@ def test_rectified_maps_are_masked_for_a_receiver_that_reads_masks() -> None:
     assert packed is not None
     assert packed.codec == pb.Packed.MASK4
     assert len(packed.data) < maps.nbytes / 1.9
-    plain = packed_by(Link(), maps)
+    plain = packed_by(LinkEstimate(), maps)
     assert plain is None or plain.codec == pb.Packed.LZ4

@@ -14,15 +14,15 @@ from peerlearn.directory import Directory
 from peerlearn.discovery.base import Hint
 from peerlearn.discovery.lobby import Lobby
 from peerlearn.errors import PeerUnreachable
-from peerlearn.membership.greeting import Greeter
-from peerlearn.membership.meeting import Meeter
+from peerlearn.events import MemorySink
+from peerlearn.membership.introducing import Introducer
+from peerlearn.membership.introductions import Introductions
 from peerlearn.membership.problems import Problems
-from peerlearn.membership.seeking import Seeker
-from peerlearn.recording import MemorySink
+from peerlearn.membership.resolving import Resolver
 from peerlearn.security import Identity, sign_card
 from peerlearn.tasks import background
-from peerlearn.transport.grpc import GrpcTransport
-from peerlearn.transport.memory import MemoryTransport
+from peerlearn.transport.grpc.transport import GrpcTransport
+from peerlearn.transport.memory.transport import MemoryTransport
 from peerlearn.types import PROTOCOL, Address, Card, PeerId
 from peerlearn.wire.v1 import fabric_pb2 as pb
 from tests.patience import SOON
@@ -70,10 +70,10 @@ class Street:
         return pb.Introduction(protocol=pb.Protocol(major=PROTOCOL[0]), card=sign_card(identity, card))
 
 
-def meeter(street: Street, timing: Timing = TIMING) -> Meeter:
+def meeter(street: Street, timing: Timing = TIMING) -> Introducer:
     directory = Directory(PeerId(""), group_tag="", timing=timing, limits=LIMITS)
-    greeter = Greeter(directory, group_tag="", limits=LIMITS, card=None)
-    return Meeter(
+    greeter = Introductions(directory, group_tag="", limits=LIMITS, card=None)
+    return Introducer(
         street, directory, greeter,  # type: ignore[arg-type]  # neither watch nor exchange is called
         timing=timing, is_me=lambda card: False, heard=lambda card, said, address: None, refused=lambda exc: None,
     )  # fmt: skip
@@ -150,7 +150,7 @@ async def test_hearsay_of_somebody_found_by_oneself_is_news_only_when_that_was_i
     peer, empty = "ef" * 16, street()
     directory = Directory(PeerId("00" * 16), group_tag="", timing=TIMING, limits=LIMITS)
     async with background() as tasks, asyncio.timeout(SOON):
-        seeker = Seeker(
+        seeker = Resolver(
             "00" * 16, directory, meeter(empty), tasks, timing=TIMING, limits=LIMITS, rng=random.Random(0),
             problems=Problems(MemorySink()), unwanted=lambda hint: False,
         )  # fmt: skip
@@ -171,7 +171,7 @@ async def test_hearsay_of_somebody_found_by_oneself_is_news_only_when_that_was_i
 
 async def test_what_is_said_of_an_acquaintance_is_as_it_is_now() -> None:
     directory = Directory(PeerId("00" * 16), group_tag="", timing=TIMING, limits=LIMITS)
-    greeter = Greeter(directory, group_tag="", limits=LIMITS, card=pb.SignedCard)
+    greeter = Introductions(directory, group_tag="", limits=LIMITS, card=pb.SignedCard)
 
     def told() -> dict[str, list[str]]:
         known = greeter.greet("10.0.0.9").known

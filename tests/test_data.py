@@ -13,9 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peerlearn.cli.demo import recipe
+from peerlearn.data import datasets, partition
 from peerlearn.errors import ConfigError, KnowledgeError, LearnerError
-from peerlearn.learning import datasets, demo, models, partition
-from peerlearn.learning.data import Dataset, Unlabelled
+from peerlearn.learning import models
+from peerlearn.learning.dataset import Dataset, Unlabelled
 from peerlearn.learning.state import fingerprint
 from peerlearn.types import epochs
 from tests.tiny import bits, tiny_data
@@ -33,7 +35,7 @@ def test_the_packaged_slice_is_balanced_normalised_and_licensed() -> None:
     assert abs(float(train.x.mean())) < 0.02
     assert abs(float(train.x.std()) - 1) < 0.02
     assert len(torch.cat([train.x, test.x]).flatten(1).unique(dim=0)) > 6790
-    files = resources.files("peerlearn.learning") / "data_files"
+    files = resources.files("peerlearn.data") / "data_files"
     assert (files / "fashion_mnist_slice.npz").stat().st_size < 3_100_000  # type: ignore[attr-defined]
     assert "MIT License" in (files / "LICENSE.fashion-mnist").read_text()
 
@@ -217,25 +219,25 @@ def test_model_sizes() -> None:
 
 
 def test_demo_peers_hold_all_classes_once() -> None:
-    assert demo.DEMO_PEERS[3] == {"amber": (6, 7, 8, 9), "birch": (0, 1, 2), "cedar": (3, 4, 5)}
-    for n, peers in demo.DEMO_PEERS.items():
+    assert recipe.DEMO_PEERS[3] == {"amber": (6, 7, 8, 9), "birch": (0, 1, 2), "cedar": (3, 4, 5)}
+    for n, peers in recipe.DEMO_PEERS.items():
         assert len(peers) == n
         assert sorted(c for own in peers.values() for c in own) == list(range(10))
     for n in (1, 11):
         with pytest.raises(ConfigError, match="2 to 10 peers"):
-            demo.demo_peers(n)
+            recipe.demo_peers(n)
 
 
 def test_demo_learners_have_a_common_start_and_their_own_classes() -> None:
-    peers = demo.DEMO_PEERS[3]
-    amber, birch = (demo.demo_learner(name, peers, 1) for name in ("amber", "birch"))
-    assert amber.describe().start == birch.describe().start != demo.demo_learner("amber", peers, 2).describe().start
+    peers = recipe.DEMO_PEERS[3]
+    amber, birch = (recipe.demo_learner(name, peers, 1) for name in ("amber", "birch"))
+    assert amber.describe().start == birch.describe().start != recipe.demo_learner("amber", peers, 2).describe().start
     assert amber.describe().architecture == birch.describe().architecture
     histogram = amber.describe().histogram
     assert min(histogram[c] for c in (6, 7, 8, 9)) == 522
     assert max(histogram[:6]) < 60
     report = amber.fit(epochs(1))
     assert report.samples == sum(histogram)
-    assert len(demo.demo_test_set()) == 1000
+    assert len(recipe.demo_test_set()) == 1000
     with pytest.raises(ConfigError, match="no demo peer 'onyx'"):
-        demo.demo_learner("onyx", peers, 0)
+        recipe.demo_learner("onyx", peers, 0)

@@ -15,18 +15,18 @@ from torch import Tensor
 from peerlearn.casts import check_cast, top_share
 from peerlearn.config import Limits
 from peerlearn.errors import Changed, ConfigError, Corrupt, Oversized
+from peerlearn.events import Fetched, FetchFailed
 from peerlearn.knowledge import Outputs, Params, Query, Question, Sparse
 from peerlearn.learning.learner import Learner
-from peerlearn.orchestrator.holdings import REST, Holdings
-from peerlearn.recording import Fetched, FetchFailed
+from peerlearn.orchestrator.consumer.held_tensors import REST, HeldTensors
 from peerlearn.strategies.distillation import Distillation
 from peerlearn.types import PeerId
 from peerlearn.wire.codec import decode_answer, decode_question, encode_answer, encode_question
-from peerlearn.wire.compress import Link, Packer
-from peerlearn.wire.deltas import Bases, most_changed, put
-from peerlearn.wire.digests import Digests, digest
+from peerlearn.wire.compress import LinkEstimate, Packer
 from peerlearn.wire.frames import Assembler, Message, blocks, parse, serialize
-from peerlearn.wire.reuse import Held, Reuse, Terms, terms_of
+from peerlearn.wire.reuse.deltas import Bases, most_changed, put
+from peerlearn.wire.reuse.digests import Digests, digest
+from peerlearn.wire.reuse.negotiation import Held, Reuse, Terms, terms_of
 from peerlearn.wire.tensors import to_wire
 from tests.tiny import bits
 from tests.village import Village, blobs, gathered, net
@@ -43,7 +43,7 @@ def params(tensors: Tensors, version: int = 1) -> Params:
 def travelled(message: Message) -> Message:
     """Over the wire and back, byte by byte."""
     assembler = Assembler()
-    for frame in blocks(message, Packer(Link())):
+    for frame in blocks(message, Packer(LinkEstimate())):
         whole = assembler.feed(parse(serialize(frame)))
     assert whole is not None
     return whole
@@ -356,7 +356,7 @@ class Taking:
     """A consumer's holdings, fed by a provider's answers."""
 
     def __init__(self, most: int = 1 << 30) -> None:
-        self.holdings, self.query, self.reuse = Holdings(most), Query(want="params"), Reuse(0)
+        self.holdings, self.query, self.reuse = HeldTensors(most), Query(want="params"), Reuse(0)
 
     def take(self, tensors: Tensors) -> tuple[bool, int]:
         """Whether names were asked for, and the bytes of the body."""

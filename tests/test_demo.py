@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from peerlearn.cli import children, picture
-from peerlearn.cli.children import ChildFailed, Children
+from peerlearn.cli.demo import children, picture
+from peerlearn.cli.demo.children import ChildFailed, Children
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 MARKS = {"private", "remote", "shared"}

@@ -6,14 +6,14 @@ from torch import Tensor
 
 from peerlearn.blocking import BlockingPeer
 from peerlearn.errors import ConfigError
-from peerlearn.experiments.exam import Curve
-from peerlearn.learning.dial import Dial
+from peerlearn.experiments.run.evaluation import Curve
 from peerlearn.learning.learner import Learner
-from peerlearn.learning.order import generator
+from peerlearn.learning.prior import Dial
+from peerlearn.learning.sampler import seeded_rng
 from peerlearn.peer import Peer
 from peerlearn.strategies.distillation import Distillation
 from peerlearn.strategies.isolated import Isolated
-from peerlearn.strategies.pairwise import Pairwise
+from peerlearn.strategies.pairwise.strategy import Pairwise
 from tests.tiny import CLASSES, tiny_data, tiny_model
 
 COUNTS = (90, 90, 10, 10)
@@ -24,7 +24,7 @@ def skewed_learner(*, held_out: float = 0.3) -> Learner:
     """Trained, on many samples of classes 0 and 1 and few of 2 and 3, blurred so that classes overlap."""
     whole = tiny_data(samples=400, seed=1)
     rows = torch.cat([torch.nonzero(whole.y == c).reshape(-1)[:n] for c, n in enumerate(COUNTS)])
-    x = whole.x[rows] + 2.5 * torch.randn(len(rows), whole.x.shape[1], generator=generator("blur", 0))
+    x = whole.x[rows] + 2.5 * torch.randn(len(rows), whole.x.shape[1], generator=seeded_rng("blur", 0))
     learner = Learner(tiny_model(), (x, whole.y[rows]), classes=CLASSES, held_out=held_out, batch_size=16)
     learner.fit(Isolated(passes=12).schedule.cycle[0].span)  # type: ignore[union-attr]
     return learner
@@ -32,7 +32,7 @@ def skewed_learner(*, held_out: float = 0.3) -> Learner:
 
 def blurred_test() -> tuple[Tensor, Tensor]:
     test = tiny_data(samples=400, seed=2)
-    return test.x + 2.5 * torch.randn(test.x.shape, generator=generator("blur", 1)), test.y
+    return test.x + 2.5 * torch.randn(test.x.shape, generator=seeded_rng("blur", 1)), test.y
 
 
 def recalls(probabilities: Tensor, y: Tensor) -> tuple[float, float]:
@@ -96,7 +96,7 @@ async def test_weights_by_class() -> None:
 def test_calibration_finds_how_much_of_the_prior_is_in_the_model() -> None:
     """Probabilities made with all, half and none of the class frequencies in them."""
     dial = Dial.of((900, 900, 100, 100))
-    source = generator("calibration", 0)
+    source = seeded_rng("calibration", 0)
     y = torch.arange(2000) % CLASSES
     evidence = torch.randn(2000, CLASSES, generator=source, dtype=torch.float64)
     evidence[torch.arange(2000), y] += 1.0  # Gaussian evidence: log-odds of a mean shift by one are x + const
@@ -118,7 +118,7 @@ def test_too_little_to_calibrate_by_leaves_the_counts_alone() -> None:
     dial = Dial.of(COUNTS)
     assert dial.calibrated(torch.full((3, CLASSES), 0.25), torch.zeros(3, dtype=torch.int64)) is dial
     nothing = Dial.of((0, 0, 0, 0))
-    given = torch.rand(5, CLASSES, generator=generator("given", 0)).softmax(dim=1)
+    given = torch.rand(5, CLASSES, generator=seeded_rng("given", 0)).softmax(dim=1)
     torch.testing.assert_close(nothing.turned(given, "uniform"), given)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from peerlearn.config import Limits, Timing
-from peerlearn.directory import START, Change, Directory, Lead, Leads, Status
+from peerlearn.directory import START, Change, Directory, Lead, Leads, Liveness
 from peerlearn.errors import ConfigError, PeerRefused, RefusalReason
 from peerlearn.types import Address, Card, PeerId
 
@@ -33,7 +33,7 @@ def directory(peers: int = 100, group_tag: str = "") -> tuple[Directory, list[Ch
     return made, changes
 
 
-def status(made: Directory, n: int = 1) -> Status:
+def status(made: Directory, n: int = 1) -> Liveness:
     return next(contact.status for contact in made if contact.id == peer_id(n))
 
 
@@ -41,16 +41,16 @@ def test_silence_is_suspect_then_gone_and_a_beat_revives() -> None:
     made, changes = directory()
     made.confirm(card(), AT, 0.0, reached=True)
     made.tick(3.9)
-    assert status(made) is Status.ALIVE
+    assert status(made) is Liveness.ALIVE
     made.tick(4.0)
-    assert status(made) is Status.SUSPECT
+    assert status(made) is Liveness.SUSPECT
     assert made.alive() == []
     made.beat(peer_id(1), "s1", 5.0)
-    assert status(made) is Status.ALIVE
+    assert status(made) is Liveness.ALIVE
     made.tick(19.9)
-    assert status(made) is Status.SUSPECT
+    assert status(made) is Liveness.SUSPECT
     made.tick(20.0)
-    assert status(made) is Status.GONE
+    assert status(made) is Liveness.GONE
     assert made.get(peer_id(1)) is None
     assert [change.what for change in changes] == ["confirmed", "suspect", "back", "suspect", "gone"]
 
@@ -60,11 +60,11 @@ def test_a_broken_watch_is_suspect_at_once_and_gone_counts_from_the_last_beat() 
     made.confirm(card(), AT, 0.0, reached=True)
     made.beat(peer_id(1), "s1", 2.0)
     made.lost(peer_id(1), "s1", "reset by peer")
-    assert (status(made), changes[-1].why) == (Status.SUSPECT, "reset by peer")
+    assert (status(made), changes[-1].why) == (Liveness.SUSPECT, "reset by peer")
     made.tick(16.9)
-    assert status(made) is Status.SUSPECT
+    assert status(made) is Liveness.SUSPECT
     made.tick(17.0)
-    assert status(made) is Status.GONE
+    assert status(made) is Liveness.GONE
 
 
 def test_another_session_is_refused_while_the_first_lives_and_taken_when_it_does_not() -> None:
@@ -97,7 +97,7 @@ def test_who_takes_back_its_address_is_looked_for_where_it_was_seen() -> None:
     assert (made.find("peer1").address, made.find("peer1").reached) == (AT, True), "it says nothing against that one"
     made.confirm(card(serial=3, addresses=(ELSEWHERE,)), ELSEWHERE, 2.0, reached=False)
     assert (made.find("peer1").address, made.find("peer1").reached) == (ELSEWHERE, False)
-    assert (status(made), changes[-1].what) == (Status.ALIVE, "reached")
+    assert (status(made), changes[-1].what) == (Liveness.ALIVE, "reached")
     made.confirm(card(serial=3, addresses=(ELSEWHERE,)), ELSEWHERE, 3.0, reached=True)
     made.confirm(card(serial=4, addresses=()), AT, 4.0, reached=False)
     assert made.find("peer1").address == AT
@@ -174,9 +174,9 @@ def test_time_that_we_slept_is_nobodys_silence() -> None:
     made.confirm(card(), AT, 0.0, reached=True)
     made.excuse(20.0, 21.0)
     made.tick(21.0)
-    assert status(made) is Status.ALIVE
+    assert status(made) is Liveness.ALIVE
     made.tick(24.0)
-    assert status(made) is Status.SUSPECT
+    assert status(made) is Liveness.SUSPECT
 
 
 def test_who_was_heard_of_since_we_woke_gets_no_excuse_for_the_time_to_come() -> None:
@@ -185,7 +185,7 @@ def test_who_was_heard_of_since_we_woke_gets_no_excuse_for_the_time_to_come() ->
     made.beat(card().id, card().session, 21.0)
     made.excuse(20.0, 21.0)
     made.tick(21.0 + TIMING.suspect_after)
-    assert status(made) is Status.SUSPECT
+    assert status(made) is Liveness.SUSPECT
 
 
 def test_one_that_started_anew_while_we_slept_is_taken_at_once() -> None:
@@ -320,7 +320,7 @@ class Life(RuleBasedStateMachine):
         self.made.beat(peer_id(n), session, self.now)
         if known is not None and known.session == session:
             self.heard[n, session] = self.now
-            assert status(self.made, n) is Status.ALIVE
+            assert status(self.made, n) is Liveness.ALIVE
 
     @rule(n=peers, session=sessions, version=st.integers(0, 9))
     def version(self, n: int, session: str, version: int) -> None:

@@ -6,12 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from peerlearn.cli.demo import recipe
+from peerlearn.data import datasets, partition
 from peerlearn.errors import ConfigError, KnowledgeError
 from peerlearn.knowledge import Outputs, Params, Question, Received
-from peerlearn.learning import datasets, demo, losses, models, partition
-from peerlearn.learning.data import Dataset
+from peerlearn.learning import losses, models
+from peerlearn.learning.dataset import Dataset
 from peerlearn.learning.learner import Learner
-from peerlearn.learning.order import Order
+from peerlearn.learning.sampler import Sampler
 from peerlearn.strategies.distillation import Distillation
 from peerlearn.strategies.isolated import Isolated
 from peerlearn.types import Card, Exposure, epochs, steps
@@ -60,7 +62,7 @@ def test_a_step_is_the_gradient_of_the_written_loss(loss) -> None:
     teachers = [snapshot(p[1], p[2]).module()(batch.x) for p in (birch, cedar)]
     kl = loss == "kl"
     distances = [losses.distill_kl(t, logits, 2.0) if kl else losses.logit_mse(t, logits) for t in teachers]
-    twin.descend(0.3 * F.cross_entropy(logits, batch.y) + 0.7 * (distances[0] + distances[1]) / 2)
+    twin.step(0.3 * F.cross_entropy(logits, batch.y) + 0.7 * (distances[0] + distances[1]) / 2)
     for name, tensor in twin.state.items():
         torch.testing.assert_close(amber[1].state[name], tensor, rtol=1e-4, atol=1e-6)
 
@@ -127,11 +129,11 @@ def test_a_public_step_is_the_gradient_of_the_written_loss() -> None:
     twin = member("amber", 0)[1]
     amber[2].absorb(amber[1], [received(amber, other)])
     amber[2].transfer(amber[1], steps(1))
-    rows = Order(len(PUBLIC), 64, seed=PUBLIC.fingerprint).next()
+    rows = Sampler(len(PUBLIC), 64, seed=PUBLIC.fingerprint).next()
     (batch,) = twin.batches(steps(1))
     teacher = snapshot(other[1], other[2]).module()(PUBLIC.x[rows])
     kd = losses.distill_kl(teacher, twin.model(PUBLIC.x[rows]))
-    twin.descend(0.5 * F.cross_entropy(twin.model(batch.x), batch.y) + 0.5 * kd)
+    twin.step(0.5 * F.cross_entropy(twin.model(batch.x), batch.y) + 0.5 * kd)
     for name, tensor in twin.state.items():
         torch.testing.assert_close(amber[1].state[name], tensor, rtol=1e-4, atol=1e-6)
 
@@ -200,10 +202,10 @@ def test_a_student_learns_classes_that_it_never_saw_from_a_teacher_that_did(hidd
 
 def test_on_real_images_remote_accuracy_rises_above_isolation_and_private_stays() -> None:
     """A short half mesh on the packaged slice; the demo's own figures are measured by its script over 3 seeds."""
-    peers = demo.DEMO_PEERS[3]
-    test = demo.demo_test_set()
-    alone, taught = (demo.demo_learner("amber", peers, 0) for _ in range(2))
-    teachers = [(name, demo.demo_learner(name, peers, 0), Distillation()) for name in ("birch", "cedar")]
+    peers = recipe.DEMO_PEERS[3]
+    test = recipe.demo_test_set()
+    alone, taught = (recipe.demo_learner("amber", peers, 0) for _ in range(2))
+    teachers = [(name, recipe.demo_learner(name, peers, 0), Distillation()) for name in ("birch", "cedar")]
     for _, learner, _ in teachers:
         learner.fit(epochs(6))
     strategy = Distillation()

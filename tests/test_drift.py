@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from peerlearn.errors import ConfigError
-from peerlearn.strategies.calls import Calls
-from peerlearn.strategies.drift import Method, Watch
+from peerlearn.strategies.clue.drift import Method, Watch
+from peerlearn.strategies.clue.help_calls import HelpCalls
 from tests.tiny import bits
 
 CALM, BAD = 0.1, 0.6
@@ -131,12 +131,14 @@ def test_settings_that_cannot_work_are_refused(wrong: dict[str, float]) -> None:
 # ---------------------------------------------------------------- calls
 
 
-def calls(**more: float) -> Calls:
+def calls(**more: float) -> HelpCalls:
     settings = {"window": 3, "delay": 0, "cool_down": 10, "min_samples": 5, "missed": 0.5, "keep": 10} | more
-    return Calls(Watch(), **settings)  # type: ignore[arg-type]
+    return HelpCalls(Watch(), **settings)  # type: ignore[arg-type]
 
 
-def serve(its: Calls, failing: set[int], batches: int, *, labels: int = 4, own: set[int] | None = None) -> list[int]:
+def serve(
+    its: HelpCalls, failing: set[int], batches: int, *, labels: int = 4, own: set[int] | None = None
+) -> list[int]:
     """Ten requests of each class per batch; those of `failing` go to the next class. Batches with a call."""
     y = torch.arange(labels).repeat_interleave(10)
 

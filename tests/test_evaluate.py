@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from peerlearn.errors import LearnerError
 from peerlearn.learning import evaluate, losses
-from peerlearn.learning.order import generator
+from peerlearn.learning.sampler import seeded_rng
 
 
 def _logits(seed: int, rows: int = 5, classes: int = 4) -> torch.Tensor:
-    return 3 * torch.randn(rows, classes, generator=generator("logits", seed), dtype=torch.float64)
+    return 3 * torch.randn(rows, classes, generator=seeded_rng("logits", seed), dtype=torch.float64)
 
 
 def test_confusion_counts_true_by_predicted() -> None:

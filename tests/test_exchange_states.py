@@ -14,11 +14,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from peerlearn.config import Limits, Timing
 from peerlearn.errors import KnowledgeError, PeerlearnError, PeerRefused, PeerUnreachable, RefusalReason, WireError
 from peerlearn.transport.base import Caller, Traffic
-from peerlearn.transport.desk import Desk, Links
-from peerlearn.transport.exchange import ask, refusal_frame
+from peerlearn.transport.exchange.dispatcher import Dispatcher, LinkEstimates
+from peerlearn.transport.exchange.protocol import ask, refusal_frame
 from peerlearn.types import PROTOCOL
-from peerlearn.wire.compress import Link
+from peerlearn.wire.compress import LinkEstimate
 from peerlearn.wire.frames import Block, Message, parse, serialize
+from peerlearn.wire.partial_message import PartialMessage
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 TIMING = Timing(base=2.0, stall=1.0)
@@ -197,7 +198,7 @@ class Provider(Talk):
 
     @initialize(room=st.booleans(), gives=SIZES)
     def begin_call(self, room: bool, gives: int) -> None:
-        self.desk = Desk(bob := Bob(), TIMING, LIMITS, Links())
+        self.desk = Dispatcher(bob := Bob(), TIMING, LIMITS, LinkEstimates())
         self.bob = bob
         self.call(room, gives)
 
@@ -377,7 +378,8 @@ class Consumer(Talk):
         self.answer = loaded(pb.Header(protocol=PROTO, sender="bob"), gives)
         self.expected: type[PeerlearnError] | None = None
         self.proceeded = self.refusal = False
-        self.run(ask(self.pipe, self.asked, peer="bob", timing=TIMING, limits=LIMITS, link=Link(loopback=True)))
+        link = LinkEstimate(loopback=True)
+        self.run(ask(self.pipe, self.asked, PartialMessage(), peer="bob", timing=TIMING, limits=LIMITS, link=link))
 
     @precondition(lambda self: not self.over)
     @rule()

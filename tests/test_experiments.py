@@ -11,15 +11,18 @@ import pytest
 import torch
 
 from peerlearn.cli.main import main
+from peerlearn.data.datasets import Split
 from peerlearn.errors import ConfigError, StateError
-from peerlearn.experiments import build, experiment, fabric, library, page, report, results, rows, weather
-from peerlearn.experiments import run as running
-from peerlearn.experiments.build import World
-from peerlearn.experiments.run import Job
-from peerlearn.experiments.topology import Topology
-from peerlearn.experiments.workloads import adaptation
-from peerlearn.learning.data import Dataset
-from peerlearn.learning.datasets import Split
+from peerlearn.experiments.report import page, rows
+from peerlearn.experiments.report import tables as report
+from peerlearn.experiments.run import build, fabric, network_faults, results
+from peerlearn.experiments.run import runner as running
+from peerlearn.experiments.run.build import SharedData
+from peerlearn.experiments.run.runner import Job
+from peerlearn.experiments.run.workloads import adaptation
+from peerlearn.experiments.spec import experiment, library
+from peerlearn.experiments.spec.topology import Topology
+from peerlearn.learning.dataset import Dataset
 from tests.tiny import CLASSES, tiny_data
 
 TINY = """
@@ -285,14 +288,14 @@ def test_a_slow_network_changes_nothing_in_lockstep(tmp_path: Path) -> None:
 
 
 def test_the_same_faults_befall_real_grpc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = dataclasses.replace(weather.TIMING, base=1.0, stall=1.0)
-    monkeypatch.setattr(weather, "TIMING", quick)
+    quick = dataclasses.replace(network_faults.TIMING, base=1.0, stall=1.0)
+    monkeypatch.setattr(network_faults, "TIMING", quick)
     path = in_bad_weather(tmp_path, "{ delay = 0.01, corruption = 0.3 }", rounds=3)
     run(path, tmp_path / "out", quick=True, transport="grpc")
     assert failures(tmp_path / "out") > 0
 
 
-def states(path: Path, transport: weather.Kind) -> dict[str, list[float]]:
+def states(path: Path, transport: network_faults.Kind) -> dict[str, list[float]]:
     """Of all peers after a run of its own: every weight."""
     loaded = experiment.load(path, quick=True)
     setup = loaded.variants["pairwise"]
@@ -381,7 +384,7 @@ def test_rows_are_means_over_the_last_rounds_then_over_seeds(tmp_path: Path) -> 
 
 def test_the_private_data_and_own_classes_of_a_world(tmp_path: Path) -> None:
     setup = experiment.load(written(tmp_path)).variants["pairwise"]
-    given: World = build.world(setup, 0)
+    given: SharedData = build.world(setup, 0)
     assert given.own == ((0, 1), (2,), (3,))
     for own, part in zip(given.own, given.parts, strict=True):
         histogram = torch.bincount(given.train.y[part], minlength=CLASSES)

@@ -12,26 +12,25 @@ from torch import Tensor
 
 from peerlearn import strategies
 from peerlearn.config import Limits
+from peerlearn.events import Fetched
 from peerlearn.knowledge import Answer, Outputs
-from peerlearn.learning.data import Unlabelled
+from peerlearn.learning.dataset import Unlabelled
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.snapshot import Snapshot
-from peerlearn.orchestrator.gate import Gate
-from peerlearn.recording import Fetched
-from peerlearn.strategies.admm import AdmmGossip
-from peerlearn.strategies.auto import Auto
-from peerlearn.strategies.balanced import IsolatedBalanced
+from peerlearn.orchestrator.training.gate import Gate
+from peerlearn.strategies.admm.strategy import AdmmGossip
+from peerlearn.strategies.auto.strategy import Auto
 from peerlearn.strategies.base import Asked, Strategy
-from peerlearn.strategies.clue import Clue
+from peerlearn.strategies.clue.strategy import Clue
 from peerlearn.strategies.distillation import Distillation
 from peerlearn.strategies.fedavg import FedAvg, FedAvgShared
 from peerlearn.strategies.gossip import Gossip
-from peerlearn.strategies.isolated import Isolated
-from peerlearn.strategies.mhd import MHD
-from peerlearn.strategies.pairwise import Pairwise
-from peerlearn.transport.desk import read_introduction, read_notice
-from peerlearn.transport.lanes import Lane
-from peerlearn.transport.memory import MemoryNetwork
+from peerlearn.strategies.isolated import Isolated, IsolatedBalanced
+from peerlearn.strategies.mhd.strategy import MHD
+from peerlearn.strategies.pairwise.strategy import Pairwise
+from peerlearn.transport.exchange.dispatcher import read_introduction, read_notice
+from peerlearn.transport.faults.queues import SimulatedLink
+from peerlearn.transport.memory.transport import MemoryNetwork
 from peerlearn.types import Address, Card, Exposure
 from peerlearn.wire.cards import parse_card
 from peerlearn.wire.frames import Assembler, Message, parse
@@ -60,7 +59,7 @@ class Heard:
     frames: list[bytes] = field(default_factory=list)
 
 
-class Tapped(Lane):
+class Tapped(SimulatedLink):
     def __init__(self, frames: list[bytes], *way: Any) -> None:
         super().__init__(*way)
         self._frames = frames
@@ -77,7 +76,7 @@ class Spy(MemoryNetwork):
         super().__init__()
         self.heard: list[Heard] = []
 
-    def lane(self, source: Address, target: Address, kind: str) -> Lane:
+    def lane(self, source: Address, target: Address, kind: str) -> SimulatedLink:
         heard = Heard(kind, source, up=len(self.heard) % 2 == 0)  # a call makes the way up, then the way down
         self.heard.append(heard)
         return Tapped(heard.frames, self._weather.way(source, target, kind), lambda: self.passage(source, target))

@@ -17,9 +17,9 @@ import pytest
 from peerlearn.config import MIB, Limits
 from peerlearn.errors import PeerRefused, RefusalReason
 from peerlearn.transport.base import Caller
-from peerlearn.transport.fairness import Turns
-from peerlearn.transport.lines import options
-from peerlearn.transport.serve import SERVICE
+from peerlearn.transport.exchange.fair_queue import FairQueue
+from peerlearn.transport.grpc.channels import options
+from peerlearn.transport.grpc.server import SERVICE
 from peerlearn.types import Address
 from peerlearn.wire.frames import serialize
 from peerlearn.wire.v1 import fabric_pb2 as pb
@@ -39,7 +39,7 @@ def caller(name: str) -> Caller:
 class Sender:
     """Sends blocks one after another, each for as long as it is told, and writes down whose turn it was."""
 
-    def __init__(self, turns: Turns, name: str, served: list[str]) -> None:
+    def __init__(self, turns: FairQueue, name: str, served: list[str]) -> None:
         self._turns = turns
         self._name = name
         self._served = served
@@ -56,7 +56,7 @@ class Sender:
 
 async def test_consumers_who_wait_are_served_in_turn() -> None:
     """However many exchanges one of them has under way."""
-    turns, served = Turns(Limits()), list[str]()
+    turns, served = FairQueue(Limits()), list[str]()
     async with asyncio.TaskGroup() as group:
         ada, bob = Sender(turns, "ada", served), Sender(turns, "bob", served)
         for _ in range(10):
@@ -72,7 +72,7 @@ async def test_consumers_who_wait_are_served_in_turn() -> None:
 
 
 async def test_no_more_is_in_flight_than_the_limit() -> None:
-    turns, served = Turns(Limits(in_flight_bytes=2 * MIB)), list[str]()
+    turns, served = FairQueue(Limits(in_flight_bytes=2 * MIB)), list[str]()
     async with asyncio.TaskGroup() as group:
         senders = [Sender(turns, name, served) for name in ("ada", "bob", "cyd")]
         for sender in senders:
@@ -88,7 +88,7 @@ async def test_no_more_is_in_flight_than_the_limit() -> None:
 
 
 async def test_slow_consumers_keep_nobody_from_a_turn() -> None:
-    turns, served = Turns(Limits()), list[str]()
+    turns, served = FairQueue(Limits()), list[str]()
     async with asyncio.TaskGroup() as group:
         slow = [Sender(turns, f"slow{number}", served) for number in range(4)]
         for sender in slow:
@@ -104,7 +104,7 @@ async def test_slow_consumers_keep_nobody_from_a_turn() -> None:
 
 
 async def test_who_leaves_while_it_waits_is_forgotten() -> None:
-    turns, served = Turns(Limits(in_flight_bytes=1)), list[str]()
+    turns, served = FairQueue(Limits(in_flight_bytes=1)), list[str]()
     async with asyncio.TaskGroup() as group:
         ada, bob, cyd = (Sender(turns, name, served) for name in ("ada", "bob", "cyd"))
         group.create_task(ada.send(1))

@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from peerlearn.config import Timing
+from peerlearn.events import Decided, Fetched, FetchFailed, Trained
 from peerlearn.learning.learner import Learner
-from peerlearn.orchestrator.gate import Gate
+from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.peer import Peer
-from peerlearn.recording import Decided, Fetched, FetchFailed, Trained
 from peerlearn.security import Identity
 from peerlearn.strategies.base import Strategy
-from peerlearn.strategies.clue import Clue
+from peerlearn.strategies.clue.strategy import Clue
 from peerlearn.strategies.distillation import Distillation
 from peerlearn.strategies.fedavg import FedAvg
 from peerlearn.strategies.gossip import Gossip
-from peerlearn.strategies.pairwise import Pairwise
-from peerlearn.transport.brief import Brevity
+from peerlearn.strategies.pairwise.strategy import Pairwise
+from peerlearn.transport.exchange.unary import UnaryHistory
 from tests.hostile.faults import CASES, KINDS, Moment, Plan, badly
 from tests.hostile.leaks import nothing_left
 from tests.test_clue import DRIFTING, KNOWING, QUIET, stream_learner
@@ -120,7 +120,7 @@ async def test_whatever_a_provider_does_when_asked_briefly_the_consumer_goes_on(
     kind: str, moment: Moment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the first question on, so that nothing good has come before."""
-    monkeypatch.setattr(Brevity, "expected", lambda self, to, question: True)
+    monkeypatch.setattr(UnaryHistory, "expected", lambda self, to, question, partial=None: True)
     plan = await one_case("gossip", kind, moment, "grpc")
     assert plan.briefly == plan.strikes
 

@@ -13,21 +13,21 @@ from hypothesis import strategies as st
 
 from peerlearn.config import Limits, Timing, brisk
 from peerlearn.errors import ConfigError, Corrupt, PeerRefused, PeerUnreachable, RefusalReason, WireError
-from peerlearn.orchestrator.compute import Inline
+from peerlearn.events import FetchFailed
 from peerlearn.orchestrator.pace import Pace
+from peerlearn.orchestrator.training.compute import Inline
 from peerlearn.peer import Peer
-from peerlearn.recording import FetchFailed
 from peerlearn.security.identity import Identity
 from peerlearn.simulation.loop import VirtualLoop
 from peerlearn.transport.base import Caller
-from peerlearn.transport.desk import read_introduction, read_notice
-from peerlearn.transport.faults import LAG, NONE, Faults, Weather
-from peerlearn.transport.faulty import Faulty
-from peerlearn.transport.grpc import GrpcTransport
-from peerlearn.transport.lanes import Lane
-from peerlearn.transport.memory import MemoryNetwork
+from peerlearn.transport.exchange.dispatcher import read_introduction, read_notice
+from peerlearn.transport.faults.grpc_relay import FaultyRelays
+from peerlearn.transport.faults.model import LAG, NONE, FaultInjector, Faults
+from peerlearn.transport.faults.queues import SimulatedLink
+from peerlearn.transport.grpc.transport import GrpcTransport
+from peerlearn.transport.memory.transport import MemoryNetwork
 from peerlearn.types import PROTOCOL, Address
-from peerlearn.wire.compress import Link, Packer
+from peerlearn.wire.compress import LinkEstimate, Packer
 from peerlearn.wire.frames import Assembler, Message, blocks, parse, serialize
 from peerlearn.wire.seal import sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
@@ -120,32 +120,32 @@ def test_faults_that_cannot_be_are_refused_in_a_sentence(wrong: dict[str, float]
 STORM = Faults(delay=0.1, jitter=0.5, loss=0.3, duplication=0.3, reordering=0.3, corruption=0.3)
 
 
-def fates(weather: Weather, *, calls: int = 3, kind: str = "exchange") -> list[Any]:
+def fates(weather: FaultInjector, *, calls: int = 3, kind: str = "exchange") -> list[Any]:
     ways = [weather.way(HERE, THERE, kind) for _ in range(calls)]
     return [way.send(bytes(20), float(n)) for n in range(30) for way in ways]
 
 
 def test_a_seed_decides_what_becomes_of_every_frame() -> None:
-    assert fates(Weather(STORM, 7)) == fates(Weather(STORM, 7))
-    assert fates(Weather(STORM, 7)) != fates(Weather(STORM, 8))
+    assert fates(FaultInjector(STORM, 7)) == fates(FaultInjector(STORM, 7))
+    assert fates(FaultInjector(STORM, 7)) != fates(FaultInjector(STORM, 8))
 
 
 def test_calls_of_other_links_and_kinds_change_nothing() -> None:
-    busy = Weather(STORM, 7)
+    busy = FaultInjector(STORM, 7)
     for source, target, kind in ((ELSEWHERE, THERE, "exchange"), (HERE, THERE, "watch"), (THERE, HERE, "exchange")):
         busy.way(source, target, kind).send(bytes(20), 0.0)
-    assert fates(busy) == fates(Weather(STORM, 7))
-    assert fates(Weather(STORM, 7), kind="watch") != fates(Weather(STORM, 7))
+    assert fates(busy) == fates(FaultInjector(STORM, 7))
+    assert fates(FaultInjector(STORM, 7), kind="watch") != fates(FaultInjector(STORM, 7))
 
 
 def test_a_fault_more_does_not_move_the_others() -> None:
     lossy = dataclasses.replace(STORM, duplication=0.0, corruption=0.0, reordering=0.0)
-    one, two = fates(Weather(STORM, 7)), fates(Weather(lossy, 7))
+    one, two = fates(FaultInjector(STORM, 7)), fates(FaultInjector(lossy, 7))
     assert [bool(fate.copies) for fate in one] == [bool(fate.copies) for fate in two]
 
 
 def test_every_fault_happens_about_as_often_as_it_is_wanted() -> None:
-    found = fates(Weather(STORM, 1), calls=100)
+    found = fates(FaultInjector(STORM, 1), calls=100)
     arrived = [fate for fate in found if fate.copies]
     assert 0.25 < 1 - len(arrived) / len(found) < 0.35
     for share in (
@@ -164,7 +164,7 @@ def test_every_fault_happens_about_as_often_as_it_is_wanted() -> None:
 async def through(faults: Faults, *frames: bytes, pause: float = 0.0) -> list[tuple[bytes, float]]:
     """What comes out of a lane, and when, when these are put in."""
     loop = asyncio.get_running_loop()
-    lane = Lane(Weather(faults, 3).way(HERE, THERE, "exchange"))
+    lane = SimulatedLink(FaultInjector(faults, 3).way(HERE, THERE, "exchange"))
     came = []
 
     async def put() -> None:
@@ -199,7 +199,7 @@ def test_a_doubled_frame_arrives_twice_at_once() -> None:
 
 def test_a_sender_is_never_further_ahead_than_the_room_between_it_and_the_reader() -> None:
     async def story() -> None:
-        lane = Lane(Weather(Faults(duplication=1.0)).way(HERE, THERE, "exchange"))
+        lane = SimulatedLink(FaultInjector(Faults(duplication=1.0)).way(HERE, THERE, "exchange"))
         for frame in FRAMES[:8]:
             await lane.put(frame)
         for _ in range(16):
@@ -234,7 +234,7 @@ def test_jitter_delays_and_keeps_the_order() -> None:
 
 def test_calls_on_one_link_share_its_bandwidth() -> None:
     async def both() -> list[float]:
-        weather = Weather(Faults(bandwidth=100.0))
+        weather = FaultInjector(Faults(bandwidth=100.0))
         lanes = [weather.way(HERE, THERE, kind) for kind in ("exchange", "watch")]
         back = weather.way(THERE, HERE, "exchange")
         now = asyncio.get_running_loop().time()
@@ -314,7 +314,7 @@ def test_what_is_held_up_by_a_parting_passes_when_the_halves_meet() -> None:
 
 
 def frames_of(what: Message) -> list[bytes]:
-    return [serialize(frame) for frame in blocks(what, Packer(Link(loopback=True)))]
+    return [serialize(frame) for frame in blocks(what, Packer(LinkEstimate(loopback=True)))]
 
 
 def received(frames: list[bytes]) -> Message:
@@ -463,7 +463,7 @@ async def test_over_real_grpc_too_an_exchange_gives_what_was_sent_or_an_error(ki
     timing = Timing() if kind in ("calm", "slow") else Timing(base=1.5, stall=1.0)
     faults = KINDS[kind]
     service = Service(answer(50_000, 1_100_000, seed=2))
-    a, b = Faulty(GrpcTransport(timing=timing), faults, seed=5), GrpcTransport(timing=timing)
+    a, b = FaultyRelays(GrpcTransport(timing=timing), faults, seed=5), GrpcTransport(timing=timing)
     outcomes = []
     async with a.serving(service) as at, b:
         for number in range(3):
@@ -489,7 +489,7 @@ async def test_a_refusal_passes_the_relay_as_it_is() -> None:
         async def introduce(self, introduction: pb.Introduction, caller: Caller) -> pb.Introduction:
             raise PeerRefused("bob", RefusalReason.GROUP, "another group")
 
-    async with Faulty(GrpcTransport(), NONE).serving(Closed()) as at, GrpcTransport() as b:
+    async with FaultyRelays(GrpcTransport(), NONE).serving(Closed()) as at, GrpcTransport() as b:
         with pytest.raises(PeerRefused, match="another group") as caught:
             await b.introduce(at, pb.Introduction(protocol=PROTO))
     assert caught.value.reason is RefusalReason.GROUP

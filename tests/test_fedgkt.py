@@ -11,21 +11,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peerlearn.errors import ConfigError, KnowledgeError, LearnerError
+from peerlearn.events import Decided, Fetched, FetchFailed, Published, Trained
+from peerlearn.experiments.run.cost import Cost, FeatureTraffic, averaging_bytes, cost
 from peerlearn.knowledge import NotModified, Outputs, Params, Query, Question, Received, Refusal
-from peerlearn.learning import checkpoint, gkt_models, losses
-from peerlearn.learning.cost import Cost, FeatureTraffic, averaging_bytes, cost
-from peerlearn.learning.data import Dataset
-from peerlearn.learning.errors import Interrupted
-from peerlearn.learning.gkt_models import GKTLarge, GKTSmall, PatchEdge, PatchHub
+from peerlearn.learning import checkpoint, losses
+from peerlearn.learning.dataset import Dataset
+from peerlearn.learning.interruption import Interrupted
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.models import MLP, initialise
-from peerlearn.learning.order import Order, generator
-from peerlearn.orchestrator.gate import Gate
-from peerlearn.recording import Decided, Fetched, FetchFailed, Published, Trained
+from peerlearn.learning.sampler import Sampler, seeded_rng
+from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.strategies.base import Asked
-from peerlearn.strategies.fedgkt import FedGKT
-from peerlearn.strategies.gkt_store import DATASET, FeatureStore, mark_of
-from peerlearn.strategies.gkt_training import HubTraining
+from peerlearn.strategies.fedgkt import models as gkt_models
+from peerlearn.strategies.fedgkt.feature_store import DATASET, FeatureStore, mark_of
+from peerlearn.strategies.fedgkt.hub_training import HubTraining
+from peerlearn.strategies.fedgkt.models import GKTLarge, GKTSmall, PatchEdge, PatchHub
+from peerlearn.strategies.fedgkt.strategy import FedGKT
 from peerlearn.types import Card, Exposure, PeerId, epochs, steps
 from tests.tiny import CLASSES, DIMS, bits, everything, snapshot, tiny_card, tiny_data, tiny_id, weights
 from tests.village import Village, gathered, same, until
@@ -34,7 +35,7 @@ WIDTH = 6
 Who = tuple[str, Learner, FedGKT]
 
 
-class TinyEdge(gkt_models.Edge):
+class TinyEdge(gkt_models.EdgeNetwork):
     """(B, 8) -> (B, 6) -> (B, 4), with batch normalisation on request."""
 
     def __init__(self, seed: int = 0, *, bn: bool = False) -> None:
@@ -120,8 +121,8 @@ def take(hub: Who, edge: Who, pull: Sequence[Question], shown: Any, version: int
 
 def features_of(its: Learner, network: nn.Module | None = None) -> Tensor:
     model = network or its.model
-    assert isinstance(model, gkt_models.Edge)
-    return torch.cat([its.logits(batch.x, model=model.extractor) for batch in its.passing()])
+    assert isinstance(model, gkt_models.EdgeNetwork)
+    return torch.cat([its.logits(batch.x, model=model.extractor) for batch in its.one_pass()])
 
 
 # ---- section 7.10
@@ -133,7 +134,7 @@ def reference(
     """Alternating knowledge distillation of one small and one large net in one process, without strategies."""
     small, large = TinyEdge(), tiny_hub_net()
     of_small, of_large = (torch.optim.Adam(net.parameters(), lr=1e-3, fused=True) for net in (small, large))
-    order, x, y = Order(len(data), 16, seed=edge.seed), data.x, data.y
+    order, x, y = Sampler(len(data), 16, seed=edge.seed), data.x, data.y
     taught: Tensor | None = None
     for r in range(rounds):
         small.train()
@@ -147,7 +148,7 @@ def reference(
         with torch.no_grad():
             h = small.eval().extractor(x)
             said = small.classifier(h)
-        visits = Order(len(data), 16, seed=((0, r), "across"))
+        visits = Sampler(len(data), 16, seed=((0, r), "across"))
         large.train()
         for _ in range(hub_epochs * visits.per_epoch):
             rows = visits.next()
@@ -174,7 +175,7 @@ async def test_7_10_1_one_networked_edge_is_the_alternating_reference_to_the_bit
     small, large = reference(3, edge.learner, tiny_data(samples=48, seed=1), hub_epochs=2)
     assert same(dict(edge.learner.state), small)
     assert same(dict(hub.learner.state), large)
-    x = torch.randn(5, DIMS, generator=generator("x"))
+    x = torch.randn(5, DIMS, generator=seeded_rng("x"))
     stacked = nn.Sequential(edge.learner.model.extractor, tiny_hub_net())  # type: ignore[arg-type]
     stacked[1].load_state_dict(large)
     with torch.no_grad():
@@ -199,7 +200,7 @@ def test_7_10_2_round_1_is_labels_alone_and_without_kd_the_hub_learns_supervised
     net = tiny_hub_net()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
     for training in range(2):
-        order = Order(48, 16, seed=((0, training), "across"))
+        order = Sampler(48, 16, seed=((0, training), "across"))
         for _ in range(2 * order.per_epoch):
             rows = order.next()
             _step(optimizer, F.cross_entropy(net(h[rows]), y[rows]))
@@ -216,7 +217,7 @@ def test_7_10_3_replies_are_the_hubs_outputs_by_id_whatever_the_order_of_samples
         for edge in edges:
             outputs = brought_by(edge)
             if permute:
-                order = torch.randperm(len(outputs.ids), generator=generator("permute"))
+                order = torch.randperm(len(outputs.ids), generator=seeded_rng("permute"))
                 tensors = {name: t[order] for name, t in outputs.tensors.items()}
                 outputs = replace(outputs, ids=outputs.ids[order], tensors=tensors)
             hub[2].absorb(hub[1], [Received(tiny_card(*edge), outputs)])
@@ -238,7 +239,7 @@ def test_7_10_3_the_control_mixes_up_whose_reply_is_whose_and_nothing_else() -> 
     mixed = "edge", edge_learner(1), edge_of(control="misaligned")
     for each in (edge, mixed):
         one_round(a_hub(), [each], 1)
-    ids = torch.cat([batch.ids for batch in edge[1].passing()])
+    ids = torch.cat([batch.ids for batch in edge[1].one_pass()])
     straight, crossed = edge[2]._held.logits(ids), mixed[2]._held.logits(ids, "misaligned")
     assert torch.equal(straight, mixed[2]._held.logits(ids))
     assert (straight != crossed).any(dim=1).double().mean() > 0.8
@@ -269,7 +270,7 @@ def test_7_10_4_no_gradient_crosses_the_cut_and_a_hubs_step_changes_no_edge() ->
 
 def test_7_10_5_a_hub_that_says_what_the_edge_says_teaches_it_nothing() -> None:
     edge, plain = an_edge(), edge_learner()
-    logits = torch.cat([edge[1].logits(batch.x) for batch in edge[1].passing()])
+    logits = torch.cat([edge[1].logits(batch.x) for batch in edge[1].one_pass()])
     teach(edge, logits)
     batch = next(edge[1].batches(steps(1)))
     term = edge[2].extra_loss(edge[1].model, batch)
@@ -296,7 +297,7 @@ def test_7_10_6_without_the_upward_term_the_hub_does_not_read_the_edges_logits()
     def trained(distil: str, shift: float) -> str:
         hub, edge = a_hub(distil=distil), an_edge()
         outputs = brought_by(edge)
-        noise = shift * torch.randn(48, CLASSES, generator=generator("noise"))
+        noise = shift * torch.randn(48, CLASSES, generator=seeded_rng("noise"))
         tensors = {**outputs.tensors, "logits": outputs.tensors["logits"] + noise}
         hub[2].absorb(hub[1], [Received(tiny_card(*edge), replace(outputs, tensors=tensors))])
         assert hub[2].transfer(hub[1], epochs(1)).steps == 3
@@ -400,7 +401,7 @@ def test_7_9_a_linear_decoder_reads_the_image_from_a_stride_1_stem() -> None:
     """The documented risk: what edges show is close to their pictures."""
     stem = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU())
     initialise(stem, 0)
-    images = torch.rand(200, 1, 8, 8, generator=generator("images"))
+    images = torch.rand(200, 1, 8, 8, generator=seeded_rng("images"))
     with torch.no_grad():
         patches = F.unfold(stem(images), 3, padding=1).transpose(1, 2)  # (images, pixels, 16 * 9)
     h = torch.cat([patches, torch.ones(200, 64, 1)], dim=2).double()
@@ -502,12 +503,12 @@ def test_a_pass_shows_every_private_sample_once_and_moves_nothing() -> None:
     its = Learner(TinyEdge(), tiny_data(samples=600), classes=CLASSES, held_out=0.1, batch_size=16)
     its.fit(steps(3))  # in the middle of an epoch
     before = everything(its)
-    ids = torch.cat([batch.ids for batch in its.passing()])
+    ids = torch.cat([batch.ids for batch in its.one_pass()])
     assert torch.equal(ids, torch.cat([batch.ids for batch in its.batches(epochs(2))]).unique())
     assert len(ids) == 540
     its = Learner(TinyEdge(), tiny_data(samples=600), classes=CLASSES, held_out=0.1, batch_size=16)
     its.fit(steps(3))
-    assert list(its.passing())
+    assert list(its.one_pass())
     assert everything(its) == before
 
 
@@ -547,7 +548,7 @@ def test_misaligned_logits_teach_something_else() -> None:
 
 def test_what_users_get_is_the_hubs_network_on_the_edges_features() -> None:
     hub, edge = a_hub(), an_edge(bn=True)
-    x = torch.randn(5, DIMS, generator=generator("x"))
+    x = torch.randn(5, DIMS, generator=seeded_rng("x"))
     assert torch.equal(edge[2].predict(edge[1], x), edge[1].predict(x))
     for version in (1, 2):
         one_round(hub, [edge], version)
@@ -801,10 +802,10 @@ def test_options_that_cannot_work_are_refused(wrong: dict[str, Any]) -> None:
     ("edge", "hub", "parameters"), [(GKTSmall, GKTLarge, (770, 23_498)), (PatchEdge, PatchHub, (2_754, 230_362))]
 )
 def test_the_networks_fit_each_other_and_have_the_sizes_of_the_paper_and_the_prototypes(
-    edge: type[gkt_models.Edge], hub: Any, parameters: tuple[int, int]
+    edge: type[gkt_models.EdgeNetwork], hub: Any, parameters: tuple[int, int]
 ) -> None:
     small, large = edge(), hub()
-    x = torch.rand(3, 1, 28, 28, generator=generator("x"))
+    x = torch.rand(3, 1, 28, 28, generator=seeded_rng("x"))
     h = small.extractor(x)
     assert h.shape == (3, *hub.feature_shape)
     assert large(h).shape == small(x).shape == (3, 10)

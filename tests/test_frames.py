@@ -7,22 +7,12 @@ from hypothesis import strategies as st
 
 from peerlearn.config import MIB, Limits
 from peerlearn.errors import Corrupt, ForeignProtocol, Oversized, Truncated, WireError
-from peerlearn.wire.compress import Link, Packer
-from peerlearn.wire.frames import (
-    WHOLE_BYTES,
-    Assembler,
-    Block,
-    Frame,
-    Message,
-    blocks,
-    check_header,
-    parse,
-    serialize,
-)
+from peerlearn.wire.compress import LinkEstimate, Packer
+from peerlearn.wire.frames import WHOLE_BYTES, Assembler, Block, Frame, Message, blocks, check_header, parse, serialize
 from peerlearn.wire.seal import sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
-LOOPBACK = Link(loopback=True)
+LOOPBACK = LinkEstimate(loopback=True)
 
 
 def header(*tensors: pb.TensorHeader, body_bytes: int | None = None) -> pb.Header:

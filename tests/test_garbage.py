@@ -12,9 +12,9 @@ import pytest
 from peerlearn.config import Limits, brisk
 from peerlearn.directory import Directory
 from peerlearn.errors import PeerUnreachable
-from peerlearn.membership.greeting import Greeter
-from peerlearn.membership.meeting import Meeter
-from peerlearn.transport.grpc import GrpcTransport
+from peerlearn.membership.introducing import Introducer
+from peerlearn.membership.introductions import Introductions
+from peerlearn.transport.grpc.transport import GrpcTransport
 from peerlearn.types import Address, PeerId
 from peerlearn.wire.frames import Message
 from peerlearn.wire.v1 import fabric_pb2 as pb
@@ -41,12 +41,12 @@ def few_cycles() -> Iterator[None]:
     assert found < MOST * TIMES, f"{found / TIMES:.0f} objects in cycles for each call"
 
 
-def meeting(transport: GrpcTransport) -> Meeter:
+def meeting(transport: GrpcTransport) -> Introducer:
     directory = Directory(PeerId("a" * 32), group_tag="", timing=brisk(), limits=Limits())
-    return Meeter(
+    return Introducer(
         transport,
         directory,
-        Greeter(directory, group_tag="", limits=Limits(), card=None),
+        Introductions(directory, group_tag="", limits=Limits(), card=None),
         timing=brisk(),
         is_me=lambda card: False,
         heard=lambda card, introduction, address: None,

@@ -21,16 +21,17 @@ import torch
 from cryptography import x509
 
 from peerlearn import arguments
-from peerlearn.cli import grouping, options
+from peerlearn.cli import options
+from peerlearn.cli.group import commands
 from peerlearn.cli.output import Output
 from peerlearn.config import Limits
 from peerlearn.errors import ConfigError, Corrupt, GroupError, IdentityError, Oversized, PeerRefused, RefusalReason
 from peerlearn.knowledge import NotModified, Outputs, Params, Query, Refusal, Sparse
-from peerlearn.membership.greeting import announcement
+from peerlearn.membership.introductions import announcement
 from peerlearn.orchestrator.exposure import Allowance, Showing
 from peerlearn.security import Group, Identity, Passport, authority, groupfile, revocation
 from peerlearn.security.authority import fingerprint_of
-from peerlearn.security.group import DAY
+from peerlearn.security.group import DAY, _rendered
 from peerlearn.security.revocation import Revocations, open_revocations
 from peerlearn.strategies.distillation import Distillation
 from peerlearn.types import Address, Card, Exposure
@@ -165,7 +166,7 @@ def test_a_certificate_that_somebody_has_made_up_is_no_more_than_refused(lab: Gr
 def test_whatever_is_changed_in_a_group_file_it_is_read_or_refused_in_a_sentence(lab: Group, tmp_path: Path) -> None:
     entered, member = lab.issue("pi", days=9)
     draw, path = random.Random(0), tmp_path / "changed.group"
-    whole = [groupfile.render(entered.rotate(days=9, overlap_days=1)), groupfile.render(member)]
+    whole = [_rendered(entered.rotate(days=9, overlap_days=1)), _rendered(member)]
     for _ in range(1500):
         content = json.loads(draw.choice(whole))
         if draw.random() < 0.3:
@@ -186,7 +187,7 @@ def test_whatever_is_changed_in_a_group_file_it_is_read_or_refused_in_a_sentence
             read = Group.load(path)
         except GroupError:
             continue
-        grouping.show(path, Output(as_json=True))
+        commands.show(path, Output(as_json=True))
         read.until(read.credential().chain, time.time())
 
 
@@ -696,11 +697,11 @@ DANGER = re.compile(
 AT_HOME = {
     "__init__.py": "import_module of this package's own rooms",
     "cli/importing.py": "import of the module that this machine's user names",
-    "cli/children.py": "subprocess for the demo's own peers",
+    "cli/demo/children.py": "subprocess for the demo's own peers",
     "cli/choices.py": "importlib.metadata, names of installed strategies",
-    "discovery/probes.py": "importlib.metadata, versions installed",
+    "cli/doctor/probes.py": "importlib.metadata, versions installed",
     "strategies/registry.py": "importlib.metadata, strategies that this machine's user installed",
-    "transport/allocator.py": "ctypes for glibc's mallopt",
+    "tuning/malloc.py": "ctypes for glibc's mallopt",
 }
 RECEIVING = ("wire", "transport", "membership", "directory", "discovery", "security", "orchestrator", "knowledge.py")
 
@@ -725,8 +726,7 @@ def test_nothing_received_is_ever_unpickled_imported_or_executed() -> None:
     receiving = {name: hits for name, hits in found.items() if name.startswith(RECEIVING) and name not in AT_HOME}
     assert not receiving
     everywhere = re.compile(r"pickle|torch\.load|(?<![.\w])(?:eval|exec)\(")
-    rival = {"bench/coding.py": ["torch.load(file, weights_only=True)"]}  # timed, on bytes of its own making
-    assert {name: hits for name, hits in found.items() if any(map(everywhere.search, hits))} == rival
+    assert not [name for name, hits in found.items() if any(map(everywhere.search, hits))]
 
 
 def test_the_linter_forbids_it_too() -> None:
@@ -740,5 +740,5 @@ def test_no_certificate_of_the_group_signs_another_for_longer_than_itself() -> N
     minted = x509.load_der_x509_certificate(Passport(short).chain[0])
     assert minted.not_valid_after_utc <= short.authorities[0].not_valid_after_utc
     assert fingerprint_of(Passport(short).chain[0]) != Passport(short).fingerprint, "each peer mints its own"
-    assert groupfile.parse(groupfile.render(short), Path("x"))["id"] == short.id
+    assert groupfile.parse(_rendered(short), Path("x"))["id"] == short.id
     assert Identity.ephemeral().id != Identity.ephemeral().id

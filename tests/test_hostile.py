@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from peerlearn.transport.serve import SERVICE
+from peerlearn.transport.grpc.server import SERVICE
 from peerlearn.wire.frames import serialize
 from peerlearn.wire.seal import sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb

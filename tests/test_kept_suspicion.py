@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from peerlearn.errors import StateError
+from peerlearn.events import FetchFailed, Gated, Quarantined
 from peerlearn.learning import checkpoint
 from peerlearn.learning.learner import Learner
-from peerlearn.orchestrator.store import FOLDER, SPAN
+from peerlearn.orchestrator.checkpointing.store import FOLDER, SPAN
 from peerlearn.peer import Peer
-from peerlearn.recording import FetchFailed, Gated, PutAside
 from peerlearn.security import Identity
 from peerlearn.strategies.base import Strategy
 from peerlearn.strategies.fedavg import FedAvg
-from peerlearn.strategies.pairwise import Pairwise
+from peerlearn.strategies.pairwise.strategy import Pairwise
 from tests.test_poison import PATIENT, liar, onesided, scaled, skilled
 from tests.village import Village, gathered, learner
 
@@ -49,20 +49,20 @@ async def test_after_a_kill_the_liar_is_still_put_aside_and_is_asked_no_more(tmp
             for _ in range(3):
                 await first.run(1)
                 await birch.run(1)
-            barred = first.put_aside
+            barred = first.quarantined
             assert list(barred) == [birch.id]
             killed = as_a_kill_leaves_it(tmp_path / "first", tmp_path / "killed")
             older = as_a_kill_leaves_it(tmp_path / "first", tmp_path / "older")
         async with amber(killed) as second:
-            assert second.put_aside == barred, "known before anybody is met"
+            assert second.quarantined == barred, "known before anybody is met"
             await second.meet(1)
             await second.run(2)
             assert not village.events["amber"].of(FetchFailed), "it was not asked"
-            assert not village.events["amber"].of(PutAside), "and its owner is not told once more"
-        rewritten(older, lambda progress: progress.pop("blame"))  # as it was written before there was such a thing
+            assert not village.events["amber"].of(Quarantined), "and its owner is not told once more"
+        rewritten(older, lambda progress: progress.pop("reputation"))  # as it was written before there was such a thing
         async with amber(older) as third:
             assert third.rounds_done == 3
-            assert not third.put_aside
+            assert not third.quarantined
             await third.meet(1)
             await third.run(1)
             assert village.events["amber"].of(FetchFailed), "it is judged anew"
@@ -72,7 +72,7 @@ async def test_nonsense_in_place_of_who_was_put_aside_is_said_and_not_taken_for_
     village = Village()
     async with village.peer("amber", learner([0, 1], 1), state=tmp_path) as amber:
         await amber.run(1)
-    rewritten(tmp_path, lambda progress: progress.update(blame={"givers": [], "suspicion": {"standing": [["x"]]}}))
+    rewritten(tmp_path, lambda progress: progress.update(reputation={"givers": [], "suspicion": {"standing": [["x"]]}}))
     with pytest.raises(StateError, match="who was put aside cannot be read"):
         async with village.peer("amber", learner([0, 1], 1), state=tmp_path):
             pass
@@ -108,5 +108,5 @@ async def trials(state: Path, *, lives: int) -> list[tuple[tuple[str, ...], floa
                         await other.run(1)
                     await amber.run(1)
                 found += [(event.providers, event.after) for event in village.events["amber"].of(Gated)]
-        assert amber.put_aside.keys() == {Identity.of_seed("cedar").id}
+        assert amber.quarantined.keys() == {Identity.of_seed("cedar").id}
     return found

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from peerlearn.config import MIB
-from peerlearn.transport.grpc import GrpcTransport
+from peerlearn.transport.grpc.transport import GrpcTransport
 from peerlearn.types import Address
 from tests.fair_peer import PATIENT, ROOMY, question
 from tests.test_fairness import provider

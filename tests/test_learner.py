@@ -14,11 +14,11 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from peerlearn.errors import KnowledgeError, LearnerError, StateError
 from peerlearn.learning import state
-from peerlearn.learning.chance import borrowed
-from peerlearn.learning.data import Unlabelled
-from peerlearn.learning.errors import Diverged, Interrupted
+from peerlearn.learning.dataset import Unlabelled
+from peerlearn.learning.interruption import Diverged, Interrupted
 from peerlearn.learning.learner import Learner
-from peerlearn.learning.order import Order
+from peerlearn.learning.rng import seeded
+from peerlearn.learning.sampler import Sampler
 from peerlearn.learning.snapshot import Snapshot
 from peerlearn.types import epochs, steps
 from tests.tiny import CLASSES, DIMS, Normed, bits, everything, tiny_data, tiny_learner, tiny_model, weights
@@ -158,12 +158,12 @@ def test_batches_carry_the_samples_that_their_ids_name() -> None:
 
 @given(length=st.integers(1, 70), size=st.integers(1, 40), cuts=st.lists(st.integers(0, 9), max_size=6))
 def test_spans_continue_where_the_last_one_ended(length: int, size: int, cuts: list[int]) -> None:
-    whole, pieces = Order(length, size, seed=5), Order(length, size, seed=5)
+    whole, pieces = Sampler(length, size, seed=5), Sampler(length, size, seed=5)
     expected = [whole.next().tolist() for _ in range(sum(cuts))]
     actual: list[list[int]] = []
     for cut in cuts:
         actual += [pieces.next().tolist() for _ in range(pieces.count(steps(cut)))]
-        moved = Order(length, size, seed=5)
+        moved = Sampler(length, size, seed=5)
         moved.go_to(*pieces.state())
         pieces = moved
     assert actual == expected
@@ -171,7 +171,7 @@ def test_spans_continue_where_the_last_one_ended(length: int, size: int, cuts: l
 
 @given(length=st.integers(2, 200), size=st.integers(2, 64))
 def test_no_batch_of_one_and_none_too_large(length: int, size: int) -> None:
-    order = Order(length, size, seed=0)
+    order = Sampler(length, size, seed=0)
     sizes = [len(order.next()) for _ in range(order.count(epochs(1)))]
     assert sum(sizes) == length
     assert min(sizes) >= 2
@@ -258,7 +258,7 @@ def test_learners_that_draw_and_train_at_once_get_the_bits_of_each_alone(kind: t
 
 
 def _made(kind: type[nn.Module]) -> nn.Module:
-    with borrowed(0):
+    with seeded(0):
         return kind()
 
 
@@ -269,7 +269,7 @@ def test_a_learner_that_draws_nothing_does_not_wait_for_those_that_do() -> None:
     held, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with borrowed(3):
+        with seeded(3):
             held.set()
             go_on.wait(20)
 
@@ -376,7 +376,7 @@ def test_tentative_puts_everything_back(error: type[BaseException]) -> None:
 
     def spoil() -> None:
         learner.fit(steps(3))
-        torch.rand(3, generator=learner.generator)
+        torch.rand(3, generator=learner.rng)
         learner.overwrite({"fc.bias": torch.ones(CLASSES)})
         learner.model.eval()
         learner.model(tiny_data().x).sum().backward()

@@ -9,11 +9,11 @@ from torch import Tensor
 from peerlearn.arguments import first_card
 from peerlearn.knowledge import Question, Received
 from peerlearn.learning.learner import Learner
-from peerlearn.orchestrator.gate import Gate
+from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.schedule import Local, Transfer
 from peerlearn.strategies.base import Asked, Strategy
 from peerlearn.strategies.distillation import Distillation
-from peerlearn.strategies.pairwise import Pairwise
+from peerlearn.strategies.pairwise.strategy import Pairwise
 from peerlearn.types import Card, PeerId
 from tests.village import Village, gathered, learner, same
 

@@ -15,13 +15,7 @@ import pytest
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from peerlearn.discovery.base import Announcement, Hint
-from peerlearn.discovery.interfaces import (
-    Interface,
-    callable_from_afar,
-    is_loopback,
-    nearest_first,
-    own_hosts,
-)
+from peerlearn.discovery.interfaces import Interface, callable_from_afar, is_loopback, nearest_first, own_hosts
 from peerlearn.discovery.mdns import SERVICE, Mdns
 from peerlearn.errors import NetworkError
 from peerlearn.types import Address

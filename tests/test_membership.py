@@ -14,16 +14,17 @@ import grpc.aio
 import pytest
 
 from peerlearn.config import Limits, Timing, brisk
-from peerlearn.directory import Directory, Status
+from peerlearn.directory import Directory, Liveness
 from peerlearn.discovery.lobby import Lobby
 from peerlearn.errors import ConfigError, IdentityError, NetworkError, PeerRefused, PeerUnreachable, RefusalReason
-from peerlearn.membership import Membership, Observer, following
-from peerlearn.recording import MemorySink, PeerChanged
+from peerlearn.events import MemorySink, PeerChanged
+from peerlearn.membership import Membership, Observer
+from peerlearn.membership import watching as following
 from peerlearn.security import Identity, open_card, sign_card
 from peerlearn.tasks import background
 from peerlearn.transport.base import Caller, Transport
-from peerlearn.transport.grpc import GrpcTransport
-from peerlearn.transport.memory import MemoryNetwork, MemoryTransport
+from peerlearn.transport.grpc.transport import GrpcTransport
+from peerlearn.transport.memory.transport import MemoryNetwork, MemoryTransport
 from peerlearn.types import PROTOCOL, Address, Card, PeerId
 from peerlearn.wire.frames import Message
 from peerlearn.wire.seal import sealed
@@ -251,7 +252,7 @@ async def test_a_silent_peer_is_suspect_then_gone_then_back() -> None:
         start = asyncio.get_running_loop().time()
         with timed() as watch:
             await within(SOON, amber)
-        assert amber.directory.find("birch").status is Status.SUSPECT
+        assert amber.directory.find("birch").status is Liveness.SUSPECT
         assert asyncio.get_running_loop().time() - start >= village.timing.suspect_after - 2 * village.timing.beat
         assert watch.seconds <= 2 * village.timing.suspect_after + 0.5  # once more where the loop was held up meanwhile
         async with asyncio.timeout(SOON):

@@ -15,19 +15,17 @@ from torch import Tensor, nn
 from peerlearn.errors import ConfigError, KnowledgeError, LearnerError, RefusalReason, StateError
 from peerlearn.knowledge import NotModified, Outputs, Params, Query, Question, Received, Refusal
 from peerlearn.learning import checkpoint
-from peerlearn.learning.data import Unlabelled
-from peerlearn.learning.heads import MultiHead, heads_on_card
+from peerlearn.learning.dataset import Unlabelled
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
-from peerlearn.orchestrator.gate import Gate
-from peerlearn.orchestrator.training import gated_transfer
+from peerlearn.orchestrator.training.gate import Gate
+from peerlearn.orchestrator.training.gated import gated_transfer
 from peerlearn.schedule import Exchange, Local, Transfer
 from peerlearn.strategies import registry
 from peerlearn.strategies.base import Asked
-from peerlearn.strategies.descent import cosine_share
 from peerlearn.strategies.distillation import Distillation
-from peerlearn.strategies.mhd import MHD
-from peerlearn.strategies.mhd_loss import (
+from peerlearn.strategies.mhd.heads import MultiHead, heads_on_card
+from peerlearn.strategies.mhd.loss import (
     Aims,
     confidence,
     embedding_distance,
@@ -36,7 +34,9 @@ from peerlearn.strategies.mhd_loss import (
     soft_cross_entropy,
     target,
 )
-from peerlearn.strategies.mhd_window import Wanted, Window
+from peerlearn.strategies.mhd.public_window import Wanted, Window
+from peerlearn.strategies.mhd.strategy import MHD
+from peerlearn.strategies.shared.optim import cosine_share
 from peerlearn.types import Exposure, Span, epochs, steps
 from tests.tiny import (
     CLASSES,
@@ -127,7 +127,7 @@ def test_8_11_1_no_heads_and_one_teacher_is_plain_distillation_bit_for_bit() -> 
         soft = teacher(x).softmax(dim=1)
         distilled = -(soft * twin.model(x).log_softmax(dim=1)).sum(dim=1).mean()
         torch.testing.assert_close(distilled, F.cross_entropy(twin.model(x), soft))
-        twin.descend(F.cross_entropy(twin.model(batch.x), batch.y) + 0.7 * distilled)
+        twin.step(F.cross_entropy(twin.model(batch.x), batch.y) + 0.7 * distilled)
     assert weights(amber[1]) == weights(twin)
 
 
@@ -339,7 +339,7 @@ def test_8_11_9_and_9_1_row_2_answering_and_teaching_change_no_provider(mode) ->
 def test_all_who_walk_in_step_ask_alike_so_that_they_are_answered_once() -> None:
     amber, birch, cedar = trio()
     card = tiny_card(*birch)
-    assert MHD.answers_alike
+    assert MHD.shares_answers
     assert cedar[2].ask(cedar[1], card) == amber[2].ask(amber[1], card)
     cedar[2].load_state_dict({**cedar[2].state_dict(), "position": [0, 2]})
     assert cedar[2].ask(cedar[1], card) != amber[2].ask(amber[1], card)

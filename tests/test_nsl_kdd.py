@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from peerlearn.data import cifar10, nsl_kdd
 from peerlearn.errors import ConfigError, LearnerError
-from peerlearn.learning import cifar10, nsl_kdd
 
 REAL = os.environ.get("PEERLEARN_DATA")
 

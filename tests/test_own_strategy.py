@@ -59,7 +59,7 @@ def test_a_step_is_the_gradient_of_the_paper_s_loss(pair, example) -> None:
     for batch in twin.batches(steps(2)):
         own, other = twin.model(batch.x).log_softmax(dim=1), teacher(batch.x).log_softmax(dim=1)
         mimicry = (other.exp() * (other - own)).sum(dim=1).mean()
-        twin.descend(F.nll_loss(own, batch.y) + 0.5 * mimicry)
+        twin.step(F.nll_loss(own, batch.y) + 0.5 * mimicry)
     for name, tensor in twin.state.items():
         torch.testing.assert_close(learner.state[name], tensor)
 

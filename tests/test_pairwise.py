@@ -12,10 +12,10 @@ from peerlearn.knowledge import Params, Question
 from peerlearn.learning import losses
 from peerlearn.learning.learner import Batch, Learner
 from peerlearn.learning.models import SmallCNN
-from peerlearn.strategies.maps import LinearLayer, MapSettings, TransferMap, mean_layer
-from peerlearn.strategies.pairwise import Pairwise
-from peerlearn.strategies.pipelines import Pipelines
-from peerlearn.strategies.rewriting import Objective, Rewriting
+from peerlearn.strategies.pairwise.layer_transfer import Objective, Rewriting
+from peerlearn.strategies.pairwise.pipelines import Pipelines
+from peerlearn.strategies.pairwise.strategy import Pairwise
+from peerlearn.strategies.pairwise.transfer_maps import LinearLayer, MapSettings, TransferMap, mean_layer
 from peerlearn.types import epochs, steps
 from tests.tiny import (
     CLASSES,
@@ -149,7 +149,7 @@ def test_row_3_gradients_reach_the_map_only_and_a_step_moves_it(mix) -> None:
     pipelines = Pipelines(["birch"], work.own, combine="mean", settings=MapSettings(mix, mix == "out", "own"), lr=1e-4)
     before = pipelines.state_dict()
     (batch,) = amber[1].batches(steps(1))
-    pipelines.descend(work.loss(batch, pipelines.layer(theirs, work.own)))
+    pipelines.step(work.loss(batch, pipelines.layer(theirs, work.own)))
     assert all(bool(grad.abs().sum() > 0) for grad in gradients(pipelines.maps["birch"]).values())
     assert [p.grad for p in amber[1].model.parameters()] == [None] * 6
     assert [p.grad for p in others[0][1].model.parameters()] == [None] * 6

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peerlearn.data.partition_skew import primary_classes, skewed
 from peerlearn.errors import ConfigError
-from peerlearn.learning.partition_skew import primary_classes, skewed
 
 Y = torch.arange(4000) % 10
 FOUR = primary_classes(10, 4, 5)

@@ -6,7 +6,7 @@ import pytest
 
 from peerlearn.config import brisk
 from peerlearn.errors import PeerUnreachable
-from peerlearn.transport.patience import Overdue, Patience
+from peerlearn.transport.exchange.deadline import Deadline, Overdue
 
 TIMING = brisk()
 """base 2 s, stall 1 s."""
@@ -19,7 +19,7 @@ async def after(seconds: float) -> str:
 
 async def test_frames_push_the_deadline_on_and_silence_after_them_ends_it() -> None:
     loop = asyncio.get_running_loop()
-    with Patience(TIMING, "birch") as patience:
+    with Deadline(TIMING, "birch") as patience:
         patience.begin(1 << 30)
         began = loop.time()
         for _ in range(4):
@@ -32,7 +32,7 @@ async def test_frames_push_the_deadline_on_and_silence_after_them_ends_it() -> N
 
 
 async def test_a_call_can_be_waited_for_again_after_it_was_overdue() -> None:
-    with Patience(TIMING, "birch") as patience:
+    with Deadline(TIMING, "birch") as patience:
         with pytest.raises(Overdue, match="no answer within 2 s"):
             await patience.first(after(60), "no answer")
         assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
@@ -42,7 +42,7 @@ async def test_a_call_can_be_waited_for_again_after_it_was_overdue() -> None:
 
 async def test_whoever_cancels_a_call_gets_the_cancellation() -> None:
     async def call() -> None:
-        with Patience(TIMING, "birch") as patience:
+        with Deadline(TIMING, "birch") as patience:
             await patience.next(after(60), "nothing more came")
 
     async with asyncio.TaskGroup() as group:
@@ -56,7 +56,7 @@ async def test_an_error_of_what_is_waited_for_comes_out_as_it_is_and_leaves_no_t
     async def fail() -> None:
         raise PeerUnreachable("birch", "gone")
 
-    patience = Patience(TIMING, "birch")
+    patience = Deadline(TIMING, "birch")
     with patience, pytest.raises(PeerUnreachable, match="gone"):
         await patience.next(fail(), "nothing more came")
     assert patience._timer is None
@@ -64,7 +64,7 @@ async def test_an_error_of_what_is_waited_for_comes_out_as_it_is_and_leaves_no_t
 
 async def test_hundreds_of_frames_set_one_timer() -> None:
     loop = asyncio.get_running_loop()
-    with Patience(TIMING, "birch") as patience:
+    with Deadline(TIMING, "birch") as patience:
         await patience.next(after(0), "nothing")
         timer = patience._timer
         for _ in range(300):

@@ -13,10 +13,7 @@ from torch import nn
 
 from peerlearn.config import Timing, brisk
 from peerlearn.errors import ConfigError, IdentityError, LearnerError, PeerUnreachable, StateError
-from peerlearn.learning.learner import Learner
-from peerlearn.learning.report import Report
-from peerlearn.orchestrator.gate import Gate
-from peerlearn.recording import (
+from peerlearn.events import (
     Decided,
     Event,
     Fetched,
@@ -29,6 +26,9 @@ from peerlearn.recording import (
     Trained,
     Unfit,
 )
+from peerlearn.learning.learner import Learner
+from peerlearn.learning.report import Report
+from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.strategies.distillation import Distillation
 from peerlearn.strategies.isolated import Isolated
 from peerlearn.types import Exposure, Span, steps
@@ -187,7 +187,7 @@ async def test_the_gate_rolls_harm_back_to_the_bit() -> None:
     birch = village.peer("birch", learner([2, 3], 2), strategy=Harmful())
     async with gathered(amber, birch):
         await amber.run(4)
-        good, at = {n: t.clone() for n, t in amber.learner.state.items()}, amber.learner.mark().order
+        good, at = {n: t.clone() for n, t in amber.learner.state.items()}, amber.learner.mark().sampler
         report = await amber.transfer()
         assert report.providers
         gated = village.events["amber"].of(Gated)[-1]
@@ -195,7 +195,7 @@ async def test_the_gate_rolls_harm_back_to_the_bit() -> None:
         assert gated.after < gated.before - 0.05
         assert "beyond the tolerance" in gated.why
         assert same(good, amber.learner.state)
-        assert amber.learner.mark().order == at
+        assert amber.learner.mark().sampler == at
 
 
 @dataclass

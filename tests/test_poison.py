@@ -15,25 +15,28 @@ from torch import Tensor, nn
 
 from peerlearn.config import Timing
 from peerlearn.errors import KnowledgeError
+from peerlearn.events import Complaint, FetchFailed, Gated, Quarantined, Refused, Trained
 from peerlearn.knowledge import Answer, Knowledge, Outputs, Params, Query, Question, Received, Sparse
 from peerlearn.learning import plausible
-from peerlearn.learning.data import Unlabelled
-from peerlearn.learning.heads import MultiHead
+from peerlearn.learning.dataset import Unlabelled
 from peerlearn.learning.learner import Learner
-from peerlearn.learning.order import generator
+from peerlearn.learning.sampler import seeded_rng
 from peerlearn.learning.state import copied
-from peerlearn.orchestrator.gate import Gate
-from peerlearn.orchestrator.training import gated_transfer
+from peerlearn.orchestrator.training.gate import Gate
+from peerlearn.orchestrator.training.gated import gated_transfer
 from peerlearn.peer import Peer
-from peerlearn.recording import Complaint, FetchFailed, Gated, PutAside, Refused, Trained
-from peerlearn.strategies import averaging, gkt_edge, helpers, registry, robust, significance
+from peerlearn.strategies import registry
 from peerlearn.strategies.base import Strategy
-from peerlearn.strategies.cloned import Cloned
+from peerlearn.strategies.cloned.strategy import Cloned
+from peerlearn.strategies.clue import helpers, significance
 from peerlearn.strategies.distillation import Distillation
 from peerlearn.strategies.fedavg import FedAvg
+from peerlearn.strategies.fedgkt import edge as gkt_edge
 from peerlearn.strategies.gossip import Gossip
-from peerlearn.strategies.mhd import MHD
-from peerlearn.strategies.pairwise import Pairwise
+from peerlearn.strategies.mhd.heads import MultiHead
+from peerlearn.strategies.mhd.strategy import MHD
+from peerlearn.strategies.pairwise.strategy import Pairwise
+from peerlearn.strategies.shared import averaging, robust
 from peerlearn.types import Card, epochs, steps
 from tests.test_fedgkt import edge_learner, edge_of, hub_learner, hub_of
 from tests.tiny import tiny_card, tiny_learner
@@ -154,9 +157,9 @@ async def test_what_cannot_be_meant_is_refused_each_time_and_after_three_times_i
             await birch.run(1)  # something new to lie about, for those who listen but once
             await amber.run(1)
         await until(lambda: bool(village.events["birch"].of(Complaint)))
-        (aside,) = village.events["amber"].of(PutAside)[:1]
+        (aside,) = village.events["amber"].of(Quarantined)[:1]
         assert aside.provider == "birch"
-        assert amber.put_aside[birch.id].startswith("put aside until its version")
+        assert amber.quarantined[birch.id].startswith("put aside until its version")
         said = village.events["birch"].of(Complaint)
         assert [complaint.by for complaint in said] == ["amber"]
         assert aside.why.startswith(said[0].why[:100])
@@ -191,8 +194,8 @@ async def test_a_teacher_whose_labels_are_shuffled_is_refused_and_an_honest_one_
         assert {event.provider for event in failed} == {"birch"}
         assert all("sure and wrong about classes that both hold" in event.why for event in failed)
         if method != "gossip":  # which asks one of the two, by lot
-            assert birch.id in amber.put_aside
-        assert cedar.id not in amber.put_aside
+            assert birch.id in amber.quarantined
+        assert cedar.id not in amber.quarantined
     assert accuracy(amber.learner, amber.strategy) >= before - 0.15
     check_the_gate_kept_its_promise(village, amber, Gate())
 
@@ -215,9 +218,9 @@ async def test_of_three_providers_the_one_that_does_harm_is_found_by_the_gate_an
             for peer in others.values():
                 await peer.run(1)
             await amber.run(1)
-            if amber.put_aside:
+            if amber.quarantined:
                 break
-        assert [event.provider for event in village.events["amber"].of(PutAside)] == ["cedar"]
+        assert [event.provider for event in village.events["amber"].of(Quarantined)] == ["cedar"]
         assert not village.events["amber"].of(FetchFailed), "nothing was refused: the gate alone has found it"
         await until(lambda: bool(village.events["cedar"].of(Complaint)))
         heard = len(village.events["amber"].of(Gated))
@@ -284,9 +287,9 @@ async def test_a_hub_learns_on_beside_a_liar_puts_it_aside_alone_and_its_owner_h
             async with asyncio.TaskGroup() as tasks:
                 for peer in peers.values():
                     tasks.create_task(peer.run(1))
-            if hub.put_aside:
+            if hub.quarantined:
                 break
-        assert list(hub.put_aside) == [peers["birch"].id]
+        assert list(hub.quarantined) == [peers["birch"].id]
         await until(lambda: bool(peers["birch"].complaints))
         assert "without it" in peers["birch"].complaints[0].why
         verdicts = village.events["hub"].of(Gated)
@@ -306,7 +309,7 @@ async def test_a_hub_that_refused_three_clones_learns_nothing_of_them_and_says_w
         await hub.run(0)
         await edge.run(1)
         await until(lambda: bool(village.events["edge"].of(Complaint)))
-    assert [event.provider for event in village.events["hub"].of(PutAside)] == ["edge"]
+    assert [event.provider for event in village.events["hub"].of(Quarantined)] == ["edge"]
     assert "times as large" in village.events["edge"].of(Complaint)[0].why
     assert not [event for event in village.events["hub"].of(Trained) if event.phase == "transfer"]
 
@@ -333,12 +336,12 @@ async def test_a_hub_refuses_feature_maps_that_cannot_be_meant(spoil: Spoil) -> 
         await until(lambda: bool(village.events["edge"].of(Complaint)))
         await edge.run(1)
     assert hub.learner.steps == 0
-    assert [event.provider for event in village.events["hub"].of(PutAside)] == ["edge"]
+    assert [event.provider for event in village.events["hub"].of(Quarantined)] == ["edge"]
     assert any("put aside" in event.detail for event in village.events["hub"].of(Refused))
 
 
 def test_feature_maps_are_measured_by_the_median_of_the_other_edges() -> None:
-    honest = [torch.randn(40, 3, 2, 2, generator=generator(n)) * (1 + n) for n in range(3)]
+    honest = [torch.randn(40, 3, 2, 2, generator=seeded_rng(n)) * (1 + n) for n in range(3)]
     for factor in (1.0, 20.0, 0.05):
         plausible.check_features(honest[0] * factor, honest)
     for factor in (1e4, 1e-4):
@@ -426,12 +429,12 @@ def test_statistics_of_inputs_that_are_not_normalised_pass_and_absurd_ones_do_no
 @pytest.mark.parametrize(("rule", "honest"), [("median", 3), ("trimmed-mean", 3), ("krum", 4)])
 def test_one_liar_of_four_does_not_decide_a_robust_average(rule: Any, honest: int, lie: str) -> None:
     """Krum needs five. The mean of all is moved; the robust one stays within what the honest differ by."""
-    true = {"w": torch.randn(50, generator=generator("w"))}
-    spread = [{"w": true["w"] + 0.1 * torch.randn(50, generator=generator(n))} for n in range(honest)]
+    true = {"w": torch.randn(50, generator=seeded_rng("w"))}
+    spread = [{"w": true["w"] + 0.1 * torch.randn(50, generator=seeded_rng(n))} for n in range(honest)]
     lies = {
         "flipped": -spread[0]["w"],
         "scaled": 1000 * spread[0]["w"],
-        "random": 100 * torch.randn(50, generator=generator("lie")),
+        "random": 100 * torch.randn(50, generator=seeded_rng("lie")),
     }
     states = [*spread, {"w": lies[lie]}]
     liars = 0 if rule == "median" else 1

@@ -7,9 +7,9 @@ import socket
 
 import pytest
 
-from peerlearn.discovery import probes
+from peerlearn.cli.doctor import probes
+from peerlearn.cli.doctor.probes import Probe
 from peerlearn.discovery.interfaces import Interface
-from peerlearn.discovery.probes import Probe
 
 
 async def test_a_machine_with_loopback_hears_itself() -> None:

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from peerlearn.config import Timing
+from peerlearn.events import Fetched, FetchFailed, MemorySink, Trained
 from peerlearn.peer import Peer
-from peerlearn.recording import Fetched, FetchFailed, MemorySink, Trained
-from peerlearn.transport.grpc import GrpcTransport
+from peerlearn.transport.grpc.transport import GrpcTransport
 from peerlearn.types import Address
 from peerlearn.wire.v1 import fabric_pb2 as pb
 from tests.patience import timed

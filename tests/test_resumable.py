@@ -12,23 +12,23 @@ import pytest
 import torch
 
 from peerlearn.config import MIB, Limits, Timing
-from peerlearn.directory import Contact, Status
+from peerlearn.directory import Contact, Liveness
 from peerlearn.errors import Corrupt, PeerUnreachable, WireError
 from peerlearn.knowledge import Params, Query, Question
+from peerlearn.orchestrator.consumer.fetch import Fetcher
+from peerlearn.orchestrator.consumer.partial_answers import PartialAnswers
 from peerlearn.orchestrator.exposure import Allowance, Showing
-from peerlearn.orchestrator.fetch import Fetcher
-from peerlearn.orchestrator.partials import Partials
 from peerlearn.transport.base import Caller, Traffic
-from peerlearn.transport.exchange import ask, reply
-from peerlearn.transport.grpc import GrpcTransport
-from peerlearn.transport.memory import MemoryNetwork
-from peerlearn.transport.patience import Overdue
-from peerlearn.transport.resume import Unfinished
+from peerlearn.transport.exchange.deadline import Overdue
+from peerlearn.transport.exchange.protocol import ask, reply
+from peerlearn.transport.exchange.resume import ResumableAnswers
+from peerlearn.transport.grpc.transport import GrpcTransport
+from peerlearn.transport.memory.transport import MemoryNetwork
 from peerlearn.types import PROTOCOL, Address, Card, Exposure, PeerId
 from peerlearn.wire.codec import encode_answer
-from peerlearn.wire.compress import Link, Packer
+from peerlearn.wire.compress import LinkEstimate, Packer
 from peerlearn.wire.frames import Assembler, Block, Message, blocks, parse, serialize
-from peerlearn.wire.partial import Partial
+from peerlearn.wire.partial_message import PartialMessage
 from peerlearn.wire.v1 import fabric_pb2 as pb
 from tests.test_transport import Service, answer, body_of
 from tests.village import until
@@ -38,8 +38,8 @@ QUICK = Timing(base=2.0, stall=0.5)
 BODY = 12 * MIB + 12345
 
 
-def question(partial: Partial | None = None, *, sender: str = "ada") -> Message:
-    return Message(pb.Header(protocol=PROTO, sender=sender, query=pb.Query(want="params")), (), partial)
+def question(*, sender: str = "ada") -> Message:
+    return Message(pb.Header(protocol=PROTO, sender=sender, query=pb.Query(want="params")), ())
 
 
 # ---------------------------------------------------------------- both ends, and a connection that can be lost
@@ -92,12 +92,19 @@ class Bob:
     """A provider that answers with the same bytes again and again, and counts how often it had to."""
 
     given: Message = field(default_factory=lambda: answer(BODY))
-    unfinished: Unfinished = field(default_factory=lambda: Unfinished(1 << 30))
+    unfinished: ResumableAnswers = field(default_factory=lambda: ResumableAnswers(1 << 30))
     answered: int = 0
     down: Wire = field(default_factory=Wire)
     change: Callable[[bytes], bytes] = lambda data: data
 
-    async def asked(self, asked: Message, *, cut_after: float = float("inf"), link: Link | None = None) -> Message:
+    async def asked(
+        self,
+        asked: Message,
+        *,
+        into: PartialMessage | None = None,
+        cut_after: float = float("inf"),
+        link: LinkEstimate | None = None,
+    ) -> Message:
         up, self.down = Wire(), Wire(cut_after)
 
         async def answers(_: Message) -> Message:
@@ -108,7 +115,7 @@ class Bob:
             with contextlib.suppress(PeerUnreachable):
                 await reply(
                     End(up, self.down, self.change), Service(answers), lambda nbytes: None,
-                    caller=Caller("memory"), timing=QUICK, limits=Limits(), link=link or Link(loopback=True),
+                    caller=Caller("memory"), timing=QUICK, limits=Limits(), link=link or LinkEstimate(loopback=True),
                     unfinished=self.unfinished,
                 )  # fmt: skip
             if not self.down.cut.is_set():
@@ -119,7 +126,13 @@ class Bob:
             failure: PeerUnreachable | WireError | None = None
             try:
                 got, _ = await ask(
-                    End(self.down, up), asked, peer="bob", timing=QUICK, limits=Limits(), link=Link(loopback=True)
+                    End(self.down, up),
+                    asked,
+                    into if into is not None else PartialMessage(),
+                    peer="bob",
+                    timing=QUICK,
+                    limits=Limits(),
+                    link=LinkEstimate(loopback=True),
                 )
             except (PeerUnreachable, WireError) as error:
                 failure = error
@@ -129,19 +142,19 @@ class Bob:
         return got
 
 
-async def broken(bob: Bob, partial: Partial, *, after: int = 5 * MIB) -> int:
+async def broken(bob: Bob, partial: PartialMessage, *, after: int = 5 * MIB) -> int:
     """Ask, and lose the connection; bytes of the body that have come."""
     with pytest.raises(PeerUnreachable, match="lost"):
-        await bob.asked(question(partial), cut_after=after)
+        await bob.asked(question(), into=partial, cut_after=after)
     assert partial.resume is not None
     return partial.resume.at
 
 
 async def test_the_second_attempt_carries_only_what_is_missing() -> None:
-    bob, partial = Bob(), Partial()
+    bob, partial = Bob(), PartialMessage()
     came = await broken(bob, partial)
     assert came >= 4 * MIB
-    got = await bob.asked(question(partial))
+    got = await bob.asked(question(), into=partial)
     assert body_of(got) == body_of(bob.given)
     assert bob.down.moved < BODY - came + 2000
     assert bob.answered == 1
@@ -149,7 +162,7 @@ async def test_the_second_attempt_carries_only_what_is_missing() -> None:
 
 
 async def test_what_was_sent_and_then_lost_in_the_networks_buffers_is_sent_again() -> None:
-    bob, partial = Bob(), Partial()
+    bob, partial = Bob(), PartialMessage()
     up, down = Wire(), Wire()
     down.frames = asyncio.Queue(100)  # swallows all of it
 
@@ -171,33 +184,34 @@ async def test_what_was_sent_and_then_lost_in_the_networks_buffers_is_sent_again
         asking = group.create_task(
             ask(
                 Losing(down, up),
-                question(partial),
+                question(),
+                partial,
                 peer="bob",
                 timing=QUICK,
                 limits=Limits(),
-                link=Link(loopback=True),
+                link=LinkEstimate(loopback=True),
             )
         )
         await reply(
             End(up, down), Service(answers), lambda nbytes: None, caller=Caller("memory"), timing=QUICK,
-            limits=Limits(), link=Link(loopback=True), unfinished=bob.unfinished,
+            limits=Limits(), link=LinkEstimate(loopback=True), unfinished=bob.unfinished,
         )  # fmt: skip
         await until(lambda: partial.resume is not None)
         asking.cancel()
     came = partial.resume.at if partial.resume else 0
     assert 0 < came < BODY
-    assert body_of(await bob.asked(question(partial))) == body_of(bob.given)
+    assert body_of(await bob.asked(question(), into=partial)) == body_of(bob.given)
     assert bob.answered == 0
     assert bob.down.moved < BODY - came + 2000
 
 
 async def test_an_answer_may_break_off_again_and_again() -> None:
-    bob, partial, came = Bob(), Partial(), 0
+    bob, partial, came = Bob(), PartialMessage(), 0
     for _ in range(4):
         now = await broken(bob, partial, after=3 * MIB)
         assert now > came
         came = now
-    got = await bob.asked(question(partial))
+    got = await bob.asked(question(), into=partial)
     assert body_of(got) == body_of(bob.given)
     assert bob.answered == 1
 
@@ -213,7 +227,7 @@ def test_a_body_goes_on_at_any_byte_packed_or_plain(start: int) -> None:
         header.tensors.add(name=f"t{i}", dtype=dtype, shape=[count], stored=count)
         parts.append(values.view(np.uint8).data)
     header.body_bytes = sum(map(len, parts))
-    message, packer = Message(header, tuple(parts)), Packer(Link())
+    message, packer = Message(header, tuple(parts)), Packer(LinkEstimate())
     packer.masks = True
     if start > header.body_bytes:
         pytest.skip("beyond the end")
@@ -236,24 +250,24 @@ def test_a_body_goes_on_at_any_byte_packed_or_plain(start: int) -> None:
 
 
 async def test_small_answers_are_not_kept() -> None:
-    bob, partial = Bob(answer(MIB)), Partial()
+    bob, partial = Bob(answer(MIB)), PartialMessage()
     with pytest.raises(PeerUnreachable):
-        await bob.asked(question(partial), cut_after=100_000)
+        await bob.asked(question(), into=partial, cut_after=100_000)
     assert partial.resume is None
     assert len(bob.unfinished) == 0
 
 
 async def test_only_who_has_asked_may_go_on() -> None:
-    bob, partial = Bob(), Partial()
+    bob, partial = Bob(), PartialMessage()
     await broken(bob, partial)
     assert partial.resume is not None
     thief = Thief(partial.resume)
-    got = await bob.asked(question(thief, sender="eve"))
+    got = await bob.asked(question(sender="eve"), into=thief)
     assert got.header.resumed_at == 0
     assert bob.answered == 2
 
 
-class Thief(Partial):
+class Thief(PartialMessage):
     """Asks to go on with another's answer."""
 
     def __init__(self, stolen: pb.Resume) -> None:
@@ -266,28 +280,28 @@ class Thief(Partial):
 
 
 async def test_a_provider_that_has_forgotten_gives_a_whole_answer() -> None:
-    bob, partial = Bob(), Partial()
+    bob, partial = Bob(), PartialMessage()
     await broken(bob, partial)
-    bob.unfinished = Unfinished(1 << 30)
+    bob.unfinished = ResumableAnswers(1 << 30)
     bob.given = answer(BODY + 1)
-    got = await bob.asked(question(partial))
+    got = await bob.asked(question(), into=partial)
     assert body_of(got) == body_of(bob.given)
 
 
 async def test_what_a_provider_keeps_is_bounded_in_number_size_and_time() -> None:
-    bob = Bob(unfinished=Unfinished(BODY + 1, broken=0.2))
+    bob = Bob(unfinished=ResumableAnswers(BODY + 1, broken=0.2))
     for _ in range(3):
-        await broken(bob, Partial())
+        await broken(bob, PartialMessage())
         assert len(bob.unfinished) == 1  # one per consumer
     with pytest.raises(PeerUnreachable):
-        await bob.asked(question(Partial(), sender="eve"), cut_after=5 * MIB)
+        await bob.asked(question(sender="eve"), into=PartialMessage(), cut_after=5 * MIB)
     assert len(bob.unfinished) == 1  # and no more bytes than that
     await until(lambda: not len(bob.unfinished))
 
 
 @pytest.mark.parametrize("lie", ["another byte", "another answer", "unasked"])
 async def test_a_provider_that_goes_on_with_something_else_is_found_out(lie: str) -> None:
-    bob, partial = Bob(), Partial()
+    bob, partial = Bob(), PartialMessage()
 
     def changed(data: bytes) -> bytes:
         frame = parse(data)
@@ -306,18 +320,18 @@ async def test_a_provider_that_goes_on_with_something_else_is_found_out(lie: str
         await broken(bob, partial)
     bob.change = changed
     with pytest.raises(Corrupt, match=r"goes on at byte|not asked for"):
-        await bob.asked(question(partial))
+        await bob.asked(question(), into=partial)
     assert partial.resume is None or lie == "unasked"
     bob.change = lambda data: data
-    assert body_of(await bob.asked(question(Partial()))) == body_of(bob.given)
+    assert body_of(await bob.asked(question())) == body_of(bob.given)
 
 
 async def test_bytes_that_change_between_two_attempts_are_found_out_by_the_checksum() -> None:
-    bob, partial = Bob(), Partial()
+    bob, partial = Bob(), PartialMessage()
     await broken(bob, partial)
     np.frombuffer(bob.given.body[0], np.uint8)[0] ^= 1
     with pytest.raises(Corrupt, match="checksum"):
-        await bob.asked(question(partial))
+        await bob.asked(question(), into=partial)
     assert partial.resume is None
 
 
@@ -327,7 +341,7 @@ async def test_bytes_that_change_between_two_attempts_are_found_out_by_the_check
 async def test_over_memory_an_answer_that_fell_silent_goes_on_at_the_next_attempt() -> None:
     network = MemoryNetwork(delay=0.2)
     asking, serving = network.transport(timing=QUICK), network.transport(timing=QUICK)
-    given, partial = answer(2 * BODY), Partial()
+    given, partial = answer(2 * BODY), PartialMessage()
 
     async def answers(_: Message) -> Message:
         return given
@@ -336,17 +350,17 @@ async def test_over_memory_an_answer_that_fell_silent_goes_on_at_the_next_attemp
         async with asyncio.TaskGroup() as group:
             group.create_task(_cut_when_some_came(network, at, partial))
             with pytest.raises(Overdue):
-                await asking.exchange(at, question(partial))
+                await asking.exchange(at, question(), into=partial)
         assert partial.silent
         came = partial.resume.at if partial.resume else 0
         network.mend(at)
-        got, traffic = await asking.exchange(at, question(partial))
+        got, traffic = await asking.exchange(at, question(), into=partial)
     assert body_of(got) == body_of(given)
     assert came > 0
     assert traffic.received_bytes < 2 * BODY - came + 2000
 
 
-async def _cut_when_some_came(network: MemoryNetwork, at: Address, partial: Partial) -> None:
+async def _cut_when_some_came(network: MemoryNetwork, at: Address, partial: PartialMessage) -> None:
     await until(lambda: partial.resume is not None)
     network.cut(at)
 
@@ -413,7 +427,7 @@ class Here:
 
     def __init__(self, at: Address) -> None:
         self.contact = Contact(
-            card=card(BOB, "bob"), address=at, status=Status.ALIVE, last_beat=0, since=0, version=3, reached=True
+            card=card(BOB, "bob"), address=at, status=Liveness.ALIVE, last_beat=0, since=0, version=3, reached=True
         )
 
     def alive(self) -> list[Contact]:
@@ -437,7 +451,7 @@ def fetcher(transport: Any, at: Address) -> Fetcher:
         Allowance(frozenset(Exposure)), state=frozenset({"w"}), public=frozenset(), namesakes=lambda name: 1
     )
     return Fetcher(
-        card(ADA, "ada"), "distillation", transport=transport, company=Here(at), certificates=lambda peer: (),
+        card(ADA, "ada"), "distillation", transport=transport, directory=Here(at), certificates=lambda peer: (),
         showing=showing, limits=Limits(),
     )  # fmt: skip
 
@@ -474,14 +488,16 @@ class Silent:
     def __init__(self) -> None:
         self.asked = 0
 
-    async def exchange(self, to: Address, question: Message, *, certificates: Any = ()) -> tuple[Message, Traffic]:
+    async def exchange(
+        self, to: Address, question: Message, *, into: PartialMessage | None = None, certificates: Any = ()
+    ) -> tuple[Message, Traffic]:
         self.asked += 1
         header = pb.Header(protocol=PROTO, answer=b"x" * 16, body_bytes=2)
         header.knowledge.params.architecture = "a"
         header.tensors.add(name="w", dtype="uint8", shape=[2], stored=2)
-        assert question.partial is not None
-        question.partial.take(pb.Frame(header=header), Limits()).feed(Block((memoryview(b"y"),)))
-        question.partial.silent = True
+        assert into is not None
+        into.take(pb.Frame(header=header), Limits()).feed(Block((memoryview(b"y"),)))
+        into.silent = True
         raise Overdue("bob", "nothing more came")
 
 
@@ -493,7 +509,7 @@ async def test_a_provider_that_falls_silent_is_not_asked_again_at_once() -> None
 
 
 async def test_what_a_consumer_keeps_is_bounded_and_of_one_query() -> None:
-    partials = Partials(3 * BODY)
+    partials = PartialAnswers(3 * BODY)
     for number in range(5):
         bob, partial = Bob(), partials.take(PeerId(f"{number:032x}"), b"query")
         await broken(bob, partial)

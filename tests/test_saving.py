@@ -12,19 +12,18 @@ from typing import Any
 
 import pytest
 
-from peerlearn.cli.events import events_file
+from peerlearn.cli.events_file import events_file
 from peerlearn.cli.main import main
 from peerlearn.config import brisk
 from peerlearn.errors import ConfigError, StateError
+from peerlearn.events import Published, Resumed, Saved, SaveFailed
 from peerlearn.learning import checkpoint
+from peerlearn.orchestrator.checkpointing.progress import Progress
 from peerlearn.orchestrator.pace import Pace
-from peerlearn.orchestrator.progress import Progress
-from peerlearn.recording import Published, Resumed, Saved, SaveFailed
 from peerlearn.schedule import Exchange, Local, Publish, Schedule, Transfer
 from peerlearn.security import Identity
-from peerlearn.strategies.balanced import IsolatedBalanced
 from peerlearn.strategies.distillation import Distillation
-from peerlearn.strategies.isolated import Isolated
+from peerlearn.strategies.isolated import Isolated, IsolatedBalanced
 from peerlearn.types import PeerId, epochs, steps
 from tests.village import Village, learner, same, until
 
@@ -48,9 +47,9 @@ def test_a_checkpoint_of_the_first_version_is_understood_and_nonsense_is_not() -
 
 
 def test_only_a_plain_local_span_may_be_cut_in_two() -> None:
-    assert Isolated().divisible
-    assert Distillation().divisible
-    assert not IsolatedBalanced().divisible
+    assert Isolated().resumable
+    assert Distillation().resumable
+    assert not IsolatedBalanced().resumable
 
 
 # ---------------------------------------------------------------- on the way

@@ -1,9 +1,9 @@
 """Whom to learn from, whom not, and why; and how long one is put aside."""
 
 from peerlearn.errors import PeerRefused, PeerUnreachable, RefusalReason
-from peerlearn.orchestrator.aside import AsideList
-from peerlearn.orchestrator.gate import Gate
-from peerlearn.orchestrator.selection import choose, merit
+from peerlearn.orchestrator.consumer.backoff import Backoff
+from peerlearn.orchestrator.consumer.selection import choose, merit
+from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.types import Card, Layer, PeerId
 
 
@@ -60,7 +60,7 @@ class Watch:
 
 def test_a_provider_that_fails_is_put_aside_for_longer_each_time_and_forgiven_when_it_answers() -> None:
     watch, b = Watch(), card("b")
-    aside = AsideList(watch, first=2.0, most=7.0)
+    aside = Backoff(watch, first=2.0, most=7.0)
     pauses = []
     for _ in range(4):
         aside.put(b, PeerUnreachable("b", "no progress"))
@@ -75,7 +75,7 @@ def test_a_provider_that_fails_is_put_aside_for_longer_each_time_and_forgiven_wh
 
 
 def test_a_restarted_provider_starts_with_a_clean_slate() -> None:
-    aside = AsideList(Watch(), first=2.0, most=8.0)
+    aside = Backoff(Watch(), first=2.0, most=8.0)
     aside.put(card("b"), PeerUnreachable("b", "killed"))
     assert aside.why(card("b")) is not None
     restarted = Card(id=PeerId("b" * 32), name="b", session="s2")
@@ -84,7 +84,7 @@ def test_a_restarted_provider_starts_with_a_clean_slate() -> None:
 
 def test_a_refusal_for_good_holds_until_the_card_changes_and_busy_does_not_hold_at_all() -> None:
     watch = Watch()
-    aside = AsideList(watch, first=2.0, most=8.0)
+    aside = Backoff(watch, first=2.0, most=8.0)
     aside.put(card("b"), PeerRefused("b", RefusalReason.EXPOSURE, "not shown"))
     aside.put(card("c"), PeerRefused("c", RefusalReason.BUSY, "32 exchanges"))
     watch.time = 1e6
@@ -104,7 +104,7 @@ def test_gate_keeps_what_falls_little_and_rolls_back_what_falls_far() -> None:
 
 def test_being_busy_is_no_failure_and_does_not_lengthen_a_later_pause() -> None:
     watch, b = Watch(), card("b")
-    aside = AsideList(watch, first=2.0, most=60.0)
+    aside = Backoff(watch, first=2.0, most=60.0)
     for _ in range(5):
         aside.put(b, PeerRefused("b", RefusalReason.BUSY, "32 exchanges"))
     aside.put(b, PeerUnreachable("b", "no progress"))

@@ -12,11 +12,11 @@ from peerlearn.knowledge import Params, Query, Question, Refusal, Sparse
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.samples import Batch
 from peerlearn.learning.stream import Stream, StreamLearner, steady
-from peerlearn.strategies import significance
 from peerlearn.strategies.base import Asked
-from peerlearn.strategies.clue import Clue
-from peerlearn.strategies.helpers import OPERATORS, filled, merged
-from peerlearn.strategies.significance import Shown
+from peerlearn.strategies.clue import significance
+from peerlearn.strategies.clue.helpers import OPERATORS, filled, merged
+from peerlearn.strategies.clue.significance import SignificanceView
+from peerlearn.strategies.clue.strategy import Clue
 from peerlearn.types import steps
 from peerlearn.wire.codec import decode_answer, encode_answer
 from tests.tiny import CLASSES, DIMS, Normed, bits, everything, snapshot, tiny_card, tiny_data, tiny_id, tiny_model
@@ -260,8 +260,8 @@ def test_5_12_11_continuous_and_on_demand_masks_agree_on_a_frozen_model(batches:
     learner = Learner(model, tiny_data())
     shot = learner.snapshot(1)
     seen = (1,) * CLASSES
-    looked_up = significance.by_sensitivity(shot, Shown((), seen, sums), [0, 3])
-    computed = significance.by_sensitivity(shot, Shown(served, seen), [0, 3])
+    looked_up = significance.by_sensitivity(shot, SignificanceView((), seen, sums), [0, 3])
+    computed = significance.by_sensitivity(shot, SignificanceView(served, seen), [0, 3])
     assert bits(looked_up) == bits(computed)
 
 

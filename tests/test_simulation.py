@@ -18,17 +18,17 @@ from peerlearn.config import Limits, brisk
 from peerlearn.directory import Directory
 from peerlearn.errors import ConfigError, IdentityError, PeerRefused, RefusalReason
 from peerlearn.membership import Membership
-from peerlearn.membership.seeking import Seeker
-from peerlearn.orchestrator.exchange import Exchanges
-from peerlearn.orchestrator.gate import Gate, Verdict
+from peerlearn.membership.resolving import Resolver
+from peerlearn.orchestrator.consumer.exchange import Exchanges
+from peerlearn.orchestrator.training.gate import Gate, Verdict
 from peerlearn.security.identity import Identity
-from peerlearn.simulation import storm
+from peerlearn.simulation import fault_schedule
+from peerlearn.simulation.environment import Witnessed
 from peerlearn.simulation.loop import Machine, StandstillError, VirtualLoop, on
 from peerlearn.simulation.scenario import Scenario
-from peerlearn.simulation.surroundings import Witnessed
-from peerlearn.simulation.world import Outcome, simulate
-from peerlearn.transport.memory import MemoryNetwork
-from peerlearn.transport.patience import Patience
+from peerlearn.simulation.world import SimulationResult, simulate
+from peerlearn.transport.exchange.deadline import Deadline
+from peerlearn.transport.memory.transport import MemoryNetwork
 
 SMALL = Scenario(peers=5, hours=2, beat=120)
 ARGUMENTS = ["simulate", "--peers", "5", "--hours", "2", "--beat", "120"]
@@ -116,16 +116,16 @@ def test_sockets_and_files_are_out_of_reach() -> None:
 
 def test_the_storm_has_everything_and_all_who_went_return_before_it_ends() -> None:
     scenario = Scenario(peers=50, seed=3)
-    blows = storm.blows(scenario)
+    blows = fault_schedule.blows(scenario)
     kinds = {type(blow).__name__ for blow in blows}
-    assert kinds == {"Kill", "Crash", "Leave", "Return", "Sleep", "Part", "Meet", "Flap", "Change"}
-    assert blows == storm.blows(scenario) != storm.blows(replace(scenario, seed=4))
+    assert kinds == {"Kill", "Crash", "Leave", "Return", "Sleep", "Part", "Meet", "Flap", "ConditionsChange"}
+    assert blows == fault_schedule.blows(scenario) != fault_schedule.blows(replace(scenario, seed=4))
     assert max(blow.at for blow in blows) <= scenario.storm_ends
     away: set[int] = set()
     for blow in blows:
-        if isinstance(blow, storm.Kill | storm.Crash | storm.Leave):
+        if isinstance(blow, fault_schedule.Kill | fault_schedule.Crash | fault_schedule.Leave):
             away.add(blow.place)
-        if isinstance(blow, storm.Return):
+        if isinstance(blow, fault_schedule.Return):
             away.remove(blow.place)
     assert not away
 
@@ -201,7 +201,7 @@ def test_one_that_started_again_believes_only_who_goes_on_saying_that_it_is_aliv
 # ---------------------------------------------------------------- each invariant fires
 
 
-def breach(**changes: Any) -> Outcome:
+def breach(**changes: Any) -> SimulationResult:
     outcome = simulate(replace(SMALL, **changes))
     assert outcome.breach is not None
     return outcome
@@ -239,10 +239,10 @@ def test_a_version_that_goes_back_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_exchange_that_does_not_end_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def for_ever(self: Patience, when: float, awaited: Any) -> Any:
+    async def for_ever(self: Deadline, when: float, awaited: Any) -> Any:
         return await awaited
 
-    monkeypatch.setattr(Patience, "_until", for_ever)
+    monkeypatch.setattr(Deadline, "_until", for_ever)
     assert rule_of() == "ends"
 
 
@@ -258,7 +258,7 @@ def test_a_list_that_grows_without_bound_is_found(monkeypatch: pytest.MonkeyPatc
 
 
 def test_peers_that_do_not_find_one_another_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Seeker, "hinted", lambda self, hint: None)
+    monkeypatch.setattr(Resolver, "hinted", lambda self, hint: None)
     assert rule_of() == "reunion"
 
 
@@ -291,7 +291,7 @@ def test_a_task_that_is_left_at_the_end_is_found(monkeypatch: pytest.MonkeyPatch
 def test_a_breach_is_an_exit_code_a_sentence_and_the_command_that_replays_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Seeker, "hinted", lambda self, hint: None)
+    monkeypatch.setattr(Resolver, "hinted", lambda self, hint: None)
     assert main([*ARGUMENTS, "--seeds", "4..6", "--json"]) == 11
     out, err = capsys.readouterr()
     replay = "peerlearn simulate --peers 5 --hours 2 --faults storm --seed 4 --beat 120"

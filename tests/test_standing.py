@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from peerlearn.cli import kept, standing
+from peerlearn.cli import owner_status, run_settings
 from peerlearn.cli.main import main
-from peerlearn.status import Barred
-from peerlearn.strategies.pairwise import Pairwise
+from peerlearn.status import QuarantinedPeer
+from peerlearn.strategies.pairwise.strategy import Pairwise
 from peerlearn.wire.cards import card_to_pb
 from tests.test_poison import PATIENT, liar, scaled
 from tests.village import Village, gathered, learner, until
@@ -19,12 +19,12 @@ from tests.village import Village, gathered, learner, until
 def started(state: Path, name: str) -> Path:
     """As `up` leaves a directory that it has begun to use."""
     state.mkdir()
-    how = kept.Kept(
+    how = run_settings.RunSettings(
         directory=str(state), learner="app:learner", name=name, strategy="pairwise", goal=None, peers=(), listen=None,
         insecure=False, group=None, group_tag="", events=None, expose=None, limits={}, save_every=30.0, cast="",
         settings={},
     )  # fmt: skip
-    kept.keep(state, how)
+    run_settings.keep(state, how)
     return state
 
 
@@ -36,8 +36,8 @@ async def test_the_two_owners_see_why_and_no_card_says_a_word_of_it(
     birch = village.peer("birch", learner([0, 1, 2], 2), strategy=liar(Pairwise(), scaled))
     mine, its = started(tmp_path / "amber", "amber"), started(tmp_path / "birch", "birch")
     async with gathered(amber, birch), asyncio.timeout(60), asyncio.TaskGroup() as tasks:
-        telling = [tasks.create_task(standing.keep(amber, mine)), tasks.create_task(standing.keep(birch, its))]
-        await until(lambda: (its / standing.FILE).exists())
+        telling = [tasks.create_task(owner_status.keep(amber, mine)), tasks.create_task(owner_status.keep(birch, its))]
+        await until(lambda: (its / owner_status.FILE).exists())
         assert main(["show", "--state", str(mine)]) == 0
         assert "nobody" in capsys.readouterr().out
         cards = card_to_pb(amber.card), card_to_pb(birch.card)
@@ -46,13 +46,13 @@ async def test_the_two_owners_see_why_and_no_card_says_a_word_of_it(
             await birch.run(1)
         await until(lambda: bool(birch.complaints))
         ours, theirs = amber.status(), birch.status()
-        assert ours.put_aside == (Barred(id=birch.id, name="birch", why=amber.put_aside[birch.id]),)
+        assert ours.quarantined == (QuarantinedPeer(id=birch.id, name="birch", why=amber.quarantined[birch.id]),)
         assert not ours.complaints
         assert [complaint.by for complaint in theirs.complaints] == ["amber"]
         assert theirs.others == {"amber": "alive"}
         assert (ours.round, ours.version, ours.address) == (3, 3, amber.address)
-        await until(lambda: "birch" in (mine / standing.FILE).read_text())
-        await until(lambda: bool(json.loads((its / standing.FILE).read_text())["complaints"]))
+        await until(lambda: "birch" in (mine / owner_status.FILE).read_text())
+        await until(lambda: bool(json.loads((its / owner_status.FILE).read_text())["complaints"]))
         for before, now in zip(cards, (card_to_pb(amber.card), card_to_pb(birch.card)), strict=True):
             for changes in ("serial", "version", "learns_from", "histogram"):
                 before.ClearField(changes)
@@ -67,8 +67,8 @@ async def test_the_two_owners_see_why_and_no_card_says_a_word_of_it(
         assert "times as large" in " ".join(page.split())
         assert main(["show", "--state", str(state), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
-        assert [each.get("name", each.get("by")) for each in found["put_aside"] + found["complaints"]] == [said]
-        assert (state / standing.FILE).stat().st_mode & 0o077 == 0, "accusations are for the owner"
+        assert [each.get("name", each.get("by")) for each in found["quarantined"] + found["complaints"]] == [said]
+        assert (state / owner_status.FILE).stat().st_mode & 0o077 == 0, "accusations are for the owner"
 
 
 def test_a_directory_that_says_nothing_of_it_is_one_sentence(
@@ -84,13 +84,13 @@ def test_a_directory_that_says_nothing_of_it_is_one_sentence(
     assert "nothing was kept there" in said(6, "--state", str(tmp_path / "missing"))
     for text in ("", "[]", "{}", '{"format": "peerlearn standing 1"}', '{"format": "peerlearn standing 2"}',
                  '{"format": "peerlearn standing 1", "name": 1, "id": "", "strategy": "", "since": "",'
-                 ' "put_aside": [], "complaints": []}'):  # fmt: skip
-        (state / standing.FILE).write_text(text)
+                 ' "quarantined": [], "complaints": []}'):  # fmt: skip
+        (state / owner_status.FILE).write_text(text)
         assert "is damaged" in said(6, "--state", str(state))
     assert "not both" in said(2, "amber", "--state", str(state))
     assert "not both" in said(2)
-    os.remove(state / standing.FILE)
-    (state / standing.FILE).mkdir()
+    os.remove(state / owner_status.FILE)
+    (state / owner_status.FILE).mkdir()
     assert "cannot read" in said(6, "--state", str(state))
 
 
@@ -100,10 +100,10 @@ def test_what_somebody_says_of_this_peer_cannot_draw_on_the_terminal(
     state = started(tmp_path / "amber", "amber")
     complaint = {"by": "b\x1b[2J[red]", "why": "[bold]x\x1b]0;title\x07"}
     found = {
-        "format": standing.FORMAT, "name": "amber", "id": "a" * 32, "strategy": "pairwise", "since": "now",
-        "put_aside": [], "complaints": [complaint],
+        "format": owner_status.FORMAT, "name": "amber", "id": "a" * 32, "strategy": "pairwise", "since": "now",
+        "quarantined": [], "complaints": [complaint],
     }  # fmt: skip
-    (state / standing.FILE).write_text(json.dumps(found))
+    (state / owner_status.FILE).write_text(json.dumps(found))
     assert main(["show", "--state", str(state)]) == 0
     page = capsys.readouterr().out
     assert "\x1b" not in page

@@ -14,16 +14,16 @@ from peerlearn import strategies
 from peerlearn.errors import ConfigError, KnowledgeError, RefusalReason
 from peerlearn.knowledge import Json, Outputs, Params, Query, Question, Received, Refusal, Sparse
 from peerlearn.learning import checkpoint
-from peerlearn.learning.errors import Interrupted
+from peerlearn.learning.interruption import Interrupted
 from peerlearn.learning.learner import Learner
 from peerlearn.schedule import Local, Schedule, Transfer
 from peerlearn.strategies import registry
-from peerlearn.strategies.auto import Auto
+from peerlearn.strategies.auto.logit_adjustment import AdjustedLoss
+from peerlearn.strategies.auto.strategy import Auto
 from peerlearn.strategies.base import Asked, Strategy
 from peerlearn.strategies.distillation import Distillation
 from peerlearn.strategies.isolated import Isolated
-from peerlearn.strategies.pairwise import Pairwise
-from peerlearn.strategies.uniform import OwnLoss
+from peerlearn.strategies.pairwise.strategy import Pairwise
 from peerlearn.types import Exposure, Span, epochs, steps
 from tests.tiny import (
     CLASSES,
@@ -338,7 +338,7 @@ def test_row_9_without_links_it_is_plain_local_training(make: Callable[[], Strat
     assert strategy.transfer(learner, epochs(1)).steps == 0
     assert everything(learner) == before
     strategy.local(learner, epochs(2))
-    plain.fit(epochs(2), loss=OwnLoss(plain, strategy.smoothing) if isinstance(strategy, Auto) else None)
+    plain.fit(epochs(2), loss=AdjustedLoss(plain, strategy.smoothing) if isinstance(strategy, Auto) else None)
     assert weights(learner) == weights(plain)
     x = tiny_data().x
     torch.testing.assert_close(

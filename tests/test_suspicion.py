@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from peerlearn.orchestrator.complaints import CHARS, EVERY, Complaints
-from peerlearn.orchestrator.suspicion import FIRST_PAUSE, REMEMBERED, STRIKES, Sentence, Suspicion
-from peerlearn.recording import Complaint, MemorySink
+from peerlearn.events import Complaint, MemorySink
+from peerlearn.orchestrator.consumer.group_testing import FAILURES, FIRST_PAUSE, REMEMBERED, Exclusion, GroupTesting
+from peerlearn.orchestrator.provider.complaints import CHARS, EVERY, Complaints
 from peerlearn.types import Card, PeerId
 
 
@@ -18,10 +18,10 @@ def card(name: str, *, session: str = "s1", version: int = 0) -> Card:
     return Card(id=PeerId(name * 32), name=name, session=session, version=version)
 
 
-def trials(names: str, liars: str, *, most: int = 200) -> tuple[dict[str, Sentence], list[str]]:
+def trials(names: str, liars: str, *, most: int = 200) -> tuple[dict[str, Exclusion], list[str]]:
     """Exchange after exchange, all who may be asked teach; a transfer fails when a liar is among them. The sentences
     by name, and who taught in each exchange."""
-    suspicion, sentences, taught = Suspicion(), {}, []
+    suspicion, sentences, taught = GroupTesting(), {}, []
     for version in range(most):
         free = {name: card(name, version=version) for name in names if suspicion.why(card(name), version) is None}
         ids = {c.id for c in free.values()}
@@ -51,45 +51,45 @@ def test_however_many_lie_among_however_many_all_of_them_are_found_and_nobody_el
     for lying in itertools.islice(itertools.combinations(names, liars), 40):
         sentences, taught = trials(names, "".join(lying), most=60 * liars + 60)
         assert sorted(sentences) == sorted(lying)
-        assert len(taught) <= 2 * liars * (2 * amount.bit_length() + STRIKES) + 2
+        assert len(taught) <= 2 * liars * (2 * amount.bit_length() + FAILURES) + 2
 
 
 def test_the_honest_go_on_together_once_the_liar_is_aside_and_it_is_tried_again_alone_later() -> None:
-    suspicion, liar = Suspicion(), card("b", version=4)
+    suspicion, liar = GroupTesting(), card("b", version=4)
     others = [card("a"), card("c")]
-    for _ in range(STRIKES - 1):
+    for _ in range(FAILURES - 1):
         assert suspicion.failed([liar], "harm") is None
     sentence = suspicion.failed([liar], "harm")
-    assert sentence == Sentence(liar.id, "harm", 4 + FIRST_PAUSE)
+    assert sentence == Exclusion(liar.id, "harm", 4 + FIRST_PAUSE)
     assert suspicion.trial([c.id for c in others]) is None
     assert "put aside until its version 12: harm" in (suspicion.why(liar, 11) or "")
     assert suspicion.why(liar, 12) is None
     everybody = [liar.id, *(c.id for c in others)]
     assert suspicion.trial(everybody) == frozenset({liar.id})
     again = suspicion.failed([card("b", version=12)], "harm")
-    assert again == Sentence(liar.id, "harm", 12 + 2 * FIRST_PAUSE)
+    assert again == Exclusion(liar.id, "harm", 12 + 2 * FIRST_PAUSE)
     assert suspicion.why(card("b", session="s2"), 13) is None, "a new session is a clean slate"
 
 
 def test_one_success_wipes_the_strikes_out() -> None:
-    suspicion, peer = Suspicion(), card("b")
+    suspicion, peer = GroupTesting(), card("b")
     for _ in range(5):
-        for _ in range(STRIKES - 1):
+        for _ in range(FAILURES - 1):
             assert suspicion.failed([peer], "chance") is None
         suspicion.kept([peer.id])
     assert suspicion.suspects == frozenset()
 
 
 def test_what_is_refused_before_use_needs_no_trial() -> None:
-    suspicion, peer = Suspicion(), card("b")
-    for _ in range(STRIKES - 1):
+    suspicion, peer = GroupTesting(), card("b")
+    for _ in range(FAILURES - 1):
         assert suspicion.refused(peer, "not finite") is None
         assert suspicion.trial([peer.id, card("a").id]) is None
     assert suspicion.refused(peer, "not finite") is not None
 
 
 def test_those_who_have_nothing_new_to_be_judged_by_are_not_waited_for_without_end() -> None:
-    suspicion, peers = Suspicion(), [card(name) for name in "abcd"]
+    suspicion, peers = GroupTesting(), [card(name) for name in "abcd"]
     assert suspicion.failed(peers, "harm") is None
     ids = [peer.id for peer in peers]
     limits = [suspicion.trial(ids) for _ in range(12)]
@@ -119,15 +119,15 @@ def test_who_complains_is_bounded() -> None:
 # ---- kept across a restart
 
 
-def saved(suspicion: Suspicion) -> dict[str, Any]:
+def saved(suspicion: GroupTesting) -> dict[str, Any]:
     tree: dict[str, Any] = json.loads(json.dumps(suspicion.as_tree()))
     return tree
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_read_back_from_disk_after_any_history_goes_on_as_if_nothing_had_happened(seed: int) -> None:
-    draw, kept = random.Random(seed), Suspicion()
-    restarted = Suspicion()
+    draw, kept = random.Random(seed), GroupTesting()
+    restarted = GroupTesting()
     for version in range(60):
         session = "s2" if version > 40 and draw.random() < 0.1 else "s1"
         everybody = [card(name, version=version, session=session) for name in "abcdef"]
@@ -147,13 +147,13 @@ def test_what_is_read_back_from_disk_after_any_history_goes_on_as_if_nothing_had
                 assert kept.refused(asked[0], "nonsense") == restarted.refused(asked[0], "nonsense")
         tree = saved(restarted)
         assert tree == saved(kept)
-        restarted = Suspicion()
+        restarted = GroupTesting()
         restarted.restore(tree)
 
 
 def test_what_is_no_state_of_a_suspicion_changes_nothing() -> None:
-    sound = Suspicion()
-    for _ in range(STRIKES):
+    sound = GroupTesting()
+    for _ in range(FAILURES):
         sound.refused(card("a"), "harm")
     sound.failed([card("b"), card("c"), card("d")], "harm")
     tree = saved(sound)
@@ -173,8 +173,8 @@ def test_what_is_no_state_of_a_suspicion_changes_nothing() -> None:
 
 
 def test_of_ever_new_liars_no_more_are_remembered_than_that_and_those_put_aside_go_last() -> None:
-    suspicion, first = Suspicion(), card("f")
-    for _ in range(STRIKES):
+    suspicion, first = GroupTesting(), card("f")
+    for _ in range(FAILURES):
         suspicion.refused(first, "harm")
     for n in range(2 * REMEMBERED):
         suspicion.refused(Card(id=PeerId(f"{n:032x}"), name="new", session="s1"), "harm")

@@ -21,15 +21,15 @@ from peerlearn.blocking import BlockingPeer
 from peerlearn.config import Limits, brisk
 from peerlearn.directory import Directory
 from peerlearn.errors import ConfigError, GroupError, PeerRefused, PeerUnreachable, RefusalReason
+from peerlearn.events import Answered, Fetched, MemorySink, PeerChanged, Refused
 from peerlearn.membership import Membership, Observer
 from peerlearn.membership.trust import Trust
-from peerlearn.recording import Answered, Fetched, MemorySink, PeerChanged, Refused
+from peerlearn.ratelimit import RateLimiter
 from peerlearn.security import Group, Identity, Passport, authority, revocation, sign_card
 from peerlearn.security.revocation import Revocations
 from peerlearn.transport.base import Caller
-from peerlearn.transport.door import Pace
-from peerlearn.transport.grpc import GrpcTransport
-from peerlearn.transport.tls import speaks_tls
+from peerlearn.transport.grpc.tls import speaks_tls
+from peerlearn.transport.grpc.transport import GrpcTransport
 from peerlearn.types import PROTOCOL, Address, Card, Exposure, PeerId
 from peerlearn.wire.frames import Message
 from peerlearn.wire.v1 import fabric_pb2 as pb
@@ -393,7 +393,7 @@ async def test_who_answers_with_anothers_card_is_refused() -> None:
             alone.certificates.extend(own.chain)
             answer = await amber.transport.introduce(address, introduction(amber.card))
             with pytest.raises(PeerRefused, match="names another certificate"):
-                amber.membership._greeter.read(answer, str(address), answer.card.certificates)
+                amber.membership._introductions.read(answer, str(address), answer.card.certificates)
 
 
 async def test_a_question_in_anothers_name_is_refused() -> None:
@@ -529,7 +529,7 @@ async def test_a_member_cannot_take_others_down_by_a_certificate_that_cannot_be_
     said.links.append(unreadable(authority.der(LAB.authorities[0]))["curve"])
     async with guest("amber") as amber, guest("mallory", LAB, amber) as mallory:
         await meet(amber, mallory)
-        honest, greet = mallory.introduce, mallory.membership._greeter.greet
+        honest, greet = mallory.introduce, mallory.membership._introductions.greet
 
         async def answer(introduction: pb.Introduction, caller: Caller) -> pb.Introduction:
             given = await honest(introduction, caller)
@@ -542,7 +542,7 @@ async def test_a_member_cannot_take_others_down_by_a_certificate_that_cannot_be_
             return given
 
         vars(mallory)["introduce"] = answer
-        vars(mallory.membership._greeter)["greet"] = introduce
+        vars(mallory.membership._introductions)["greet"] = introduce
         with pytest.raises(PeerRefused, match="no certificate"):
             await mallory.transport.introduce(amber.address, introduce("127.0.0.1"))
         async with guest("birch", LAB, mallory, amber) as birch:
@@ -564,7 +564,7 @@ async def test_a_member_that_says_ever_more_is_read_at_a_bounded_pace_and_starts
                 other = replace(card, serial=card.serial + said[0], certificate_sha256=said[0].to_bytes(32, "big"))
                 yield pb.Notice(card=sign_card(mallory.identity, other))
 
-        follower = amber.membership._at_home()._follower
+        follower = amber.membership._at_home()._watcher
         heed = follower._heed_notice
 
         def counted(*args: Any) -> None:
@@ -646,7 +646,7 @@ def test_only_certificates_and_what_is_printed_read_the_wall_clock() -> None:
     package = Path(__file__).parents[1] / "peerlearn"
     reads = re.compile(r"\btime\.time\b|\bdatetime\.(?:now|today|utcnow)\b|from time import .*\btime\b")
     readers = {str(path.relative_to(package)) for path in package.rglob("*.py") if reads.search(path.read_text())}
-    allowed = {"recording.py", "discovery/probes.py"}
+    allowed = {"events.py", "cli/doctor/probes.py"}
     assert {path for path in readers if not path.startswith(("security/", "cli/", "bench/", "experiments/"))} <= allowed
 
 
@@ -709,13 +709,13 @@ async def _code(call: Any) -> grpc.StatusCode:
 
 
 def test_the_pace_is_kept_per_caller_and_comes_back() -> None:
-    pace = Pace(10)
+    pace = RateLimiter(10)
     assert sum(pace.allows("a", 0.0) for _ in range(100)) == 50
     assert sum(pace.allows("b", 0.0) for _ in range(100)) == 50
     assert sum(pace.allows("a", 1.0) for _ in range(100)) == 10
     for caller in range(5000):
         pace.allows(str(caller), 2.0)
-    assert len(pace._left) <= 4096
+    assert len(pace._buckets) <= 4096
 
 
 async def test_what_questions_bring_together_is_bounded() -> None:

@@ -31,12 +31,12 @@ from peerlearn.errors import (
     Truncated,
     WireError,
 )
-from peerlearn.transport.allocator import tune_allocator
 from peerlearn.transport.base import Caller, Transport
-from peerlearn.transport.grpc import GrpcTransport
-from peerlearn.transport.memory import MemoryNetwork
+from peerlearn.transport.grpc.transport import GrpcTransport
+from peerlearn.transport.memory.transport import MemoryNetwork
+from peerlearn.tuning.malloc import tune_allocator
 from peerlearn.types import PROTOCOL, Address
-from peerlearn.wire.compress import GIGABIT, Link, Packer
+from peerlearn.wire.compress import GIGABIT, LinkEstimate, Packer
 from peerlearn.wire.frames import Message, blocks, serialize
 from peerlearn.wire.v1 import fabric_pb2 as pb
 from tests.patience import SOON, timed
@@ -466,7 +466,7 @@ def raw(channel: grpc.aio.Channel) -> "grpc.aio.StreamStreamCall[bytes, bytes]":
 
 
 def frames_of(message: Message) -> list[bytes]:
-    return [serialize(frame) for frame in blocks(message, Packer(Link(loopback=True)))]
+    return [serialize(frame) for frame in blocks(message, Packer(LinkEstimate(loopback=True)))]
 
 
 FRAMES = frames_of(question(MIB + 100))
@@ -693,7 +693,7 @@ async def test_on_a_slow_link_blocks_are_packed_in_threads() -> None:
     relu = np.maximum(np.random.default_rng(0).standard_normal(MIB, np.float32), 0).view(np.uint8)
     a, b = GrpcTransport(), GrpcTransport()
     for transport in (a, b):
-        link = transport._links.to("127.0.0.1")
+        link = transport._link_estimates.to("127.0.0.1")
         link.loopback, link.rate = False, GIGABIT / 10  # lz4 is faster than that, however busy the machine
     async with a.serving(Service()) as at, b.serving(Service()):
         got, traffic = await b.exchange(at, question(array=relu))

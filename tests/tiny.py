@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from peerlearn.knowledge import Knowledge, NotModified, Question, Received, Refusal
-from peerlearn.learning.data import Dataset
+from peerlearn.learning.dataset import Dataset
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.models import MLP
-from peerlearn.learning.order import generator
+from peerlearn.learning.sampler import seeded_rng
 from peerlearn.learning.snapshot import Snapshot
 from peerlearn.strategies.base import Asked, Strategy
 from peerlearn.types import Card, PeerId
@@ -24,8 +24,8 @@ def tiny_data(
     *, samples: int = 96, classes: int = CLASSES, seed: int = 0, only: Sequence[int] | None = None
 ) -> Dataset:
     """Blobs: x float32 (N, DIMS) around a centre per class; the centres are the same for every seed."""
-    source = generator("blobs", seed)
-    centres = torch.randn(classes, DIMS, generator=generator("centres"))
+    source = seeded_rng("blobs", seed)
+    centres = torch.randn(classes, DIMS, generator=seeded_rng("centres"))
     y = torch.arange(samples) % classes if only is None else torch.tensor(only)[torch.arange(samples) % len(only)]
     x = centres[y] * 2 + torch.randn(samples, DIMS, generator=source)
     return Dataset(x, y, torch.arange(samples), classes, "blobs")

@@ -13,11 +13,11 @@ from torch import nn
 from peerlearn.config import Timing, brisk
 from peerlearn.discovery.base import Discovery
 from peerlearn.discovery.lobby import Lobby
+from peerlearn.events import MemorySink
 from peerlearn.learning.learner import Learner
 from peerlearn.peer import Peer
-from peerlearn.recording import MemorySink
-from peerlearn.transport.faults import NONE, Faults
-from peerlearn.transport.memory import MemoryNetwork
+from peerlearn.transport.faults.model import NONE, Faults
+from peerlearn.transport.memory.transport import MemoryNetwork
 from tests.patience import SOON
 
 CENTERS = torch.eye(4) * 3

@@ -13,11 +13,14 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from peerlearn.cli import choices
 from peerlearn.cli.output import Output
 from peerlearn.errors import ConfigError, StateError
-from peerlearn.experiments import build, library, page, pictures, report, results
-from peerlearn.experiments import experiment as experiments
-from peerlearn.experiments import run as running
-from peerlearn.experiments.results import Stored
-from peerlearn.experiments.run import Job
+from peerlearn.experiments.report import page, pictures
+from peerlearn.experiments.report import tables as report
+from peerlearn.experiments.run import build, results
+from peerlearn.experiments.run import runner as running
+from peerlearn.experiments.run.results import Stored
+from peerlearn.experiments.run.runner import Job
+from peerlearn.experiments.spec import experiment as experiments
+from peerlearn.experiments.spec import library
 
 TRANSPORTS = ("memory", "grpc")
 _SAY_EVERY = 10.0
@@ -25,7 +28,7 @@ _SAY_EVERY = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ExperimentOptions:
     file: str
     seeds: int | None
     quick: bool
@@ -33,7 +36,7 @@ class Options:
     out: Path | None
 
 
-def run(options: Options, output: Output) -> None:
+def run(options: ExperimentOptions, output: Output) -> None:
     """Raises ConfigError, StateError, LearnerError; an interruption leaves what is finished, and says how to go on."""
     if options.transport not in TRANSPORTS:
         raise ConfigError(f"--transport must be one of {', '.join(TRANSPORTS)}, not {options.transport!r}")

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from peerlearn.cli.boundary import guarded, leave
-from peerlearn.cli.group import app as group_app
+from peerlearn.cli.group.app import app as group_app
 from peerlearn.cli.options import (
     Bounds,
     Exposures,
@@ -69,9 +69,9 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Three processes on this machine find one another by mDNS and learn from one another: table, picture, report."""
-    from peerlearn.cli import demo as door
+    from peerlearn.cli.demo import command as door
 
-    door.demo(door.Options(strategy, rounds, peers, seed, out), Output(as_json=as_json))
+    door.demo(door.DemoOptions(strategy, rounds, peers, seed, out), Output(as_json=as_json))
 
 
 @app.command()
@@ -104,7 +104,7 @@ def up(
     from peerlearn.cli import up as door
 
     door.up(
-        door.Options(
+        door.UpOptions(
             learner=learner, name=name, strategy=strategy, settings=settings(setting or ()),
             peers=tuple(peer or ()), listen=listen, insecure=insecure, group=group_file(group), group_tag=group_tag,
             rounds=rounds, state=state, events=events, expose=exposures(expose or ()), limits=limits(limit or ()),
@@ -145,7 +145,7 @@ def ls(
     as_json: Json = False,
 ) -> None:
     """Who is on the LAN, what they know, who learns from whom."""
-    from peerlearn.cli import look
+    from peerlearn.cli import ls as look
 
     look.ls(look.Where(seconds, group_tag, tuple(peer or ()), group_file(group)), Output(as_json=as_json), watch=watch)
 
@@ -164,12 +164,13 @@ def show(
     as_json: Json = False,
 ) -> None:
     """One peer's card in full; or how your own peer stands with others, which nobody else can see."""
-    from peerlearn.cli import look, standing
+    from peerlearn.cli import ls as look
+    from peerlearn.cli import owner_status
 
     if (who is None) == (state is None):
         raise ConfigError("name the peer to show, or the directory of your own by --state, and not both")
     if state is not None:
-        return standing.show(state, Output(as_json=as_json))
+        return owner_status.show(state, Output(as_json=as_json))
     assert who is not None
     look.show(who, look.Where(seconds, group_tag, tuple(peer or ()), group_file(group)), Output(as_json=as_json))
 
@@ -192,7 +193,7 @@ def experiment_run(
     """Run every variant with every seed, then report. Called again, it goes on where it was interrupted."""
     from peerlearn.cli import experiment as door
 
-    door.run(door.Options(file, seeds, quick, transport, out), Output(as_json=as_json))
+    door.run(door.ExperimentOptions(file, seeds, quick, transport, out), Output(as_json=as_json))
 
 
 @experiment.command("list")
@@ -219,29 +220,6 @@ def report(
 
 
 @app.command()
-def bench(
-    only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="NAME", help="A figure, or a group of them. Repeatable.")
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions, smaller payloads: two minutes.")] = False,
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Take everything so many times, and the medians.")] = 1,
-    names: Annotated[bool, typer.Option("--list", help="Name the figures and leave.")] = False,
-    profile: Annotated[bool, typer.Option("--profile", help="Also where the time of one exchange goes.")] = False,
-    markdown: Annotated[
-        Path | None, typer.Option("--markdown", metavar="FILE", help="Put the tables into this file too.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """How fast knowledge moves here, beside raw TCP, bare gRPC and generated messages of the same run."""
-    from peerlearn.cli import bench as door
-
-    if names:
-        door.listed(Output(as_json=as_json))
-    else:
-        door.bench(door.Options(tuple(only or ()), quick, runs, profile, markdown), Output(as_json=as_json))
-
-
-@app.command()
 def simulate(
     peers: Annotated[int, typer.Option("--peers", help="How many there are.")] = 50,
     hours: Annotated[float, typer.Option("--hours", help="Of virtual time.")] = 24.0,
@@ -257,13 +235,13 @@ def simulate(
     """Whole peers under a virtual clock, driven from one seed: a day of churn in seconds, the same to the bit."""
     from peerlearn.cli import simulate as door
 
-    door.run(door.Options(peers, hours, faults, seed, seeds, beat, strategy), Output(as_json=as_json))
+    door.run(door.SimulateOptions(peers, hours, faults, seed, seeds, beat, strategy), Output(as_json=as_json))
 
 
 @app.command()
 def doctor(group: GroupFile = None, as_json: Json = False) -> None:
     """Check what makes discovery on a LAN fail, and print the fix beside each failure."""
-    from peerlearn.cli import doctor as door
+    from peerlearn.cli.doctor import command as door
 
     raise typer.Exit(door.doctor(Output(as_json=as_json), group_file(group)))
 

@@ -19,7 +19,7 @@ STATUS_WORDS = {
 
 
 @dataclass(slots=True)
-class Progress:
+class PeerProgress:
     """Where one peer stands. `seen` takes its events as JSON objects, in order, from a sink or from another process."""
 
     name: str = ""
@@ -117,15 +117,15 @@ class Progress:
         return "  ".join(parts)
 
 
-_TAKES: dict[str, Callable[[Progress, Mapping[str, Any]], None]] = {
-    "hello": Progress._hello,
-    "started": Progress._started,
-    "peer": Progress._peer,
-    "phase": Progress._phase,
-    "fetched": Progress._fetched,
-    "trained": Progress._trained,
-    "evaluated": Progress._evaluated,
-    "published": Progress._published,
-    "finished": Progress._finished,
-    "stopped": Progress._stopped,
+_TAKES: dict[str, Callable[[PeerProgress, Mapping[str, Any]], None]] = {
+    "hello": PeerProgress._hello,
+    "started": PeerProgress._started,
+    "peer": PeerProgress._peer,
+    "phase": PeerProgress._phase,
+    "fetched": PeerProgress._fetched,
+    "trained": PeerProgress._trained,
+    "evaluated": PeerProgress._evaluated,
+    "published": PeerProgress._published,
+    "finished": PeerProgress._finished,
+    "stopped": PeerProgress._stopped,
 }

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peerlearn.cli import kept
+from peerlearn.cli import run_settings
 from peerlearn.cli.output import Output
-from peerlearn.cli.up import Options, up
+from peerlearn.cli.up import UpOptions, up
 from peerlearn.config import Limits
 from peerlearn.errors import StateError
 
@@ -27,12 +27,12 @@ class Changes:
 def resume(state: Path, changes: Changes, output: Output) -> None:
     """Raises StateError when there is nothing to start again, and whatever stops a peer from starting."""
     state = state.absolute()
-    was = kept.load(state)
+    was = run_settings.load(state)
     group = changes.group.absolute() if changes.group is not None else was.group and Path(was.group)
     events = changes.events.absolute() if changes.events is not None else was.events and Path(was.events)
     _go_to(Path(was.directory))
     up(
-        Options(
+        UpOptions(
             learner=was.learner, name=was.name, strategy=was.strategy, settings=was.settings,
             peers=tuple(changes.peers or was.peers),
             listen=changes.listen or was.listen, insecure=was.insecure, group=group or None, group_tag=was.group_tag,

@@ -13,7 +13,7 @@ from peerlearn.simulation.world import simulate
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class SimulateOptions:
     peers: int
     hours: float
     faults: str
@@ -23,7 +23,7 @@ class Options:
     strategy: str
 
 
-def run(options: Options, output: Output) -> None:
+def run(options: SimulateOptions, output: Output) -> None:
     """One seed after another, up to the first that breaks an invariant. Raises ConfigError, InvariantBroken."""
     choices.strategy(options.strategy)
     scenario = Scenario(
@@ -47,7 +47,7 @@ def run(options: Options, output: Output) -> None:
         )
 
 
-def _seeds(options: Options) -> range:
+def _seeds(options: SimulateOptions) -> range:
     if options.seeds is None:
         return range(options.seed, options.seed + 1)
     match = re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", options.seeds)

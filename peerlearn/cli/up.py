@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peerlearn.casts import check_cast
-from peerlearn.cli import choices, kept, standing
-from peerlearn.cli.events import events_file
-from peerlearn.cli.follow import follower
+from peerlearn.cli import choices, owner_status, run_settings
+from peerlearn.cli.events_file import events_file
 from peerlearn.cli.importing import load_learner
+from peerlearn.cli.live import follower
 from peerlearn.cli.output import Output
-from peerlearn.cli.progress import Progress
+from peerlearn.cli.progress import PeerProgress
 from peerlearn.config import Limits
 from peerlearn.errors import ConfigError
-from peerlearn.recording import Record, Tee
+from peerlearn.events import Record, Tee
 from peerlearn.security.group import Group
 from peerlearn.types import Address
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class UpOptions:
     learner: str
     name: str | None
     strategy: str
@@ -45,14 +45,14 @@ class Options:
     save_every: float
     cast: str
     settings: Mapping[str, object] = field(default_factory=dict)
-    """Options of the strategy."""
+    """UpOptions of the strategy."""
     goal: int | None = None
     """Rounds in all, of a run that is resumed; `rounds` counts from where it stands."""
     resumed: bool = False
     """How to start is kept already, and stays."""
 
 
-def up(options: Options, output: Output) -> None:
+def up(options: UpOptions, output: Output) -> None:
     """What is cheap to check is checked first. Raises whatever stops a peer from starting, a PeerlearnError."""
     _check(options)
     if options.insecure and options.group is None:
@@ -62,7 +62,7 @@ def up(options: Options, output: Output) -> None:
         )
     strategy = _strategy(options)
     learner = load_learner(options.learner)
-    row = Progress(rounds=options.rounds)
+    row = PeerProgress(rounds=options.rounds)
     with ExitStack() as stack:
         follow = stack.enter_context(follower(output, row))
         events = () if options.events is None else (stack.enter_context(events_file(options.events, output.warn)),)
@@ -77,7 +77,7 @@ def up(options: Options, output: Output) -> None:
     )  # fmt: skip
 
 
-def _check(options: Options) -> None:
+def _check(options: UpOptions) -> None:
     choices.strategy(options.strategy)
     choices.addresses(options.peers)
     if options.group is not None:
@@ -92,18 +92,18 @@ def _check(options: Options) -> None:
     check_cast(options.cast)
 
 
-def _strategy(options: Options) -> "Strategy":
+def _strategy(options: UpOptions) -> "Strategy":
     """Before the app is imported, which may take long, and do much."""
     from peerlearn.strategies import registry
-    from peerlearn.transport.allocator import tune_allocator
+    from peerlearn.tuning.malloc import tune_allocator
 
     tune_allocator()
     return registry.make(options.strategy, **options.settings)
 
 
-def _peer(learner: "Learner", strategy: "Strategy", options: Options, record: Record) -> "Peer":
-    from peerlearn.collector import tune_collector
+def _peer(learner: "Learner", strategy: "Strategy", options: UpOptions, record: Record) -> "Peer":
     from peerlearn.peer import Peer
+    from peerlearn.tuning.gc import tune_collector
 
     tune_collector()
     return Peer(
@@ -114,10 +114,10 @@ def _peer(learner: "Learner", strategy: "Strategy", options: Options, record: Re
     )  # fmt: skip
 
 
-def _how(peer: "Peer", options: Options, *, done: int) -> kept.Kept:
+def _how(peer: "Peer", options: UpOptions, *, done: int) -> run_settings.RunSettings:
     """To start this peer again, from wherever."""
     usual = Limits()
-    return kept.Kept(
+    return run_settings.RunSettings(
         directory=str(Path.cwd()), learner=options.learner, name=peer.name, strategy=options.strategy,
         settings=dict(options.settings),
         goal=None if options.rounds is None else done + options.rounds, peers=options.peers,
@@ -136,7 +136,7 @@ def _absolute(path: Path | None) -> str | None:
     return None if path is None else str(path.absolute())
 
 
-def _rounds(peer: "Peer", options: Options, row: Progress) -> int | None:
+def _rounds(peer: "Peer", options: UpOptions, row: PeerProgress) -> int | None:
     """How many are to be done."""
     if options.goal is None:
         return options.rounds
@@ -144,18 +144,20 @@ def _rounds(peer: "Peer", options: Options, row: Progress) -> int | None:
     return max(0, options.goal - peer.rounds_done)
 
 
-async def _serve(peer: "Peer", options: Options, row: Progress) -> str:
+async def _serve(peer: "Peer", options: UpOptions, row: PeerProgress) -> str:
     """Learn and teach until the rounds are done or somebody stops us; why it ended. A second signal ends it at once."""
     stopped = asyncio.Event()
-    if options.state is not None and kept.fresh(options.state):  # what is killed from here on can be resumed
-        kept.keep(options.state, _how(peer, options, done=0))
+    if options.state is not None and run_settings.fresh(options.state):  # what is killed from here on can be resumed
+        run_settings.keep(options.state, _how(peer, options, done=0))
     with _on_signals(stopped.set):
         async with peer, asyncio.TaskGroup() as group:
             if options.state is not None and not options.resumed:
-                kept.keep(options.state, _how(peer, options, done=peer.rounds_done))
+                run_settings.keep(options.state, _how(peer, options, done=peer.rounds_done))
             learning = group.create_task(peer.run(_rounds(peer, options, row)), name="up")
             stopping = group.create_task(stopped.wait(), name="signals")
-            telling = [group.create_task(standing.keep(peer, options.state), name="standing")] if options.state else []
+            telling = (
+                [group.create_task(owner_status.keep(peer, options.state), name="standing")] if options.state else []
+            )
             await asyncio.wait((learning, stopping), return_when=asyncio.FIRST_COMPLETED)
             for task in (learning, stopping, *telling):
                 task.cancel()

@@ -1,7 +1,7 @@
 """Who is here: those confirmed, alive, suspect or gone, and the hints that may lead to others. Pure bookkeeping."""
 
-from peerlearn.directory.contacts import START, Change, Contact, Status
+from peerlearn.directory.contacts import START, Change, Contact, Liveness
 from peerlearn.directory.directory import Directory
 from peerlearn.directory.leads import Lead, Leads
 
-__all__ = ["START", "Change", "Contact", "Directory", "Lead", "Leads", "Status"]
+__all__ = ["START", "Change", "Contact", "Directory", "Lead", "Leads", "Liveness"]

@@ -9,7 +9,7 @@ START = 12
 """Characters of an id by which peers are looked up: as many as everybody on the LAN may see."""
 
 
-class Status(StrEnum):
+class Liveness(StrEnum):
     ALIVE = "alive"
     """Confirmed by its signed card, and heard of within `suspect_after`."""
     SUSPECT = "suspect"
@@ -25,7 +25,7 @@ class Contact:
     card: Card
     address: Address
     """Where it answered; where it said it could be found, as long as `reached` is false."""
-    status: Status
+    status: Liveness
     last_beat: float
     """Of the last sign of life, in seconds on the clock that the directory is given; later than it was when we
     ourselves slept, by `excused` seconds."""
@@ -51,7 +51,7 @@ class Contact:
 
     @property
     def alive(self) -> bool:
-        return self.status is Status.ALIVE
+        return self.status is Liveness.ALIVE
 
     def taken_back(self, newer: Card) -> bool:
         """Whether this newer card no longer names the address where it was found, which the one before did."""
@@ -60,7 +60,7 @@ class Contact:
     @property
     def here(self) -> bool:
         """Alive or suspect."""
-        return self.status is not Status.GONE
+        return self.status is not Liveness.GONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

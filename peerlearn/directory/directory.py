@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from peerlearn.config import Limits, Timing
-from peerlearn.directory.contacts import START, Change, Contact, Status
+from peerlearn.directory.contacts import START, Change, Contact, Liveness
 from peerlearn.errors import ConfigError, PeerRefused, RefusalReason
 from peerlearn.types import Address, Card, PeerId
 
@@ -93,7 +93,7 @@ class Directory:
             contact = Contact(
                 card=card,
                 address=address,
-                status=Status.ALIVE,
+                status=Liveness.ALIVE,
                 last_beat=now,
                 since=now,
                 version=card.version,
@@ -109,7 +109,7 @@ class Directory:
         contact = self._in_session(peer, session)
         if contact is None:
             return
-        revived = replace(contact, status=Status.ALIVE, last_beat=max(now, contact.last_beat), excused=0.0)
+        revived = replace(contact, status=Liveness.ALIVE, last_beat=max(now, contact.last_beat), excused=0.0)
         if contact.alive:
             self._contacts[peer] = revived
         else:
@@ -132,13 +132,13 @@ class Directory:
         """It leaves, and said so."""
         contact = self._in_session(peer, session)
         if contact is not None:
-            self._put(replace(contact, status=Status.GONE), "left", why or "said goodbye")
+            self._put(replace(contact, status=Liveness.GONE), "left", why or "said goodbye")
 
     def lost(self, peer: PeerId, session: str, why: str) -> None:
         """Its watch broke: suspect until it is heard of again."""
         contact = self._in_session(peer, session)
         if contact is not None and contact.alive:
-            self._put(replace(contact, status=Status.SUSPECT), "suspect", why)
+            self._put(replace(contact, status=Liveness.SUSPECT), "suspect", why)
 
     def unreached(self, peer: PeerId, session: str) -> None:
         """It lives, and cannot be called any more."""
@@ -160,9 +160,9 @@ class Directory:
         for contact in self.here():
             silent = now - contact.last_beat
             if silent >= self._timing.gone_after:
-                self._put(replace(contact, status=Status.GONE), "gone", f"silent for {silent:.1f} s")
+                self._put(replace(contact, status=Liveness.GONE), "gone", f"silent for {silent:.1f} s")
             elif silent >= self._timing.suspect_after and contact.alive:
-                self._put(replace(contact, status=Status.SUSPECT), "suspect", f"silent for {silent:.1f} s")
+                self._put(replace(contact, status=Liveness.SUSPECT), "suspect", f"silent for {silent:.1f} s")
 
     # ---------------------------------------------------------------- inside
 
@@ -219,7 +219,7 @@ class Directory:
             # A caller's own word on where it can be found does not displace an address that answers, unless it takes
             # back what it has said of that one: its machine has another address now, and the old one is silent.
             address=address if reached or not stays else known.address,
-            status=Status.ALIVE,
+            status=Liveness.ALIVE,
             last_beat=max(now, known.last_beat),
             excused=0.0,
             version=max(known.version, card.version),

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from peerlearn.errors import KnowledgeError, StateError
 from peerlearn.learning import evaluate as evaluation
-from peerlearn.learning import mark as marks
+from peerlearn.learning import rollback as marks
 from peerlearn.learning import setup, state
-from peerlearn.learning.chance import Chance
-from peerlearn.learning.data import Unlabelled
-from peerlearn.learning.errors import Diverged, Interrupted
-from peerlearn.learning.mark import Mark
-from peerlearn.learning.order import Order, derived, generator
+from peerlearn.learning.dataset import Unlabelled
+from peerlearn.learning.interruption import Diverged, Interrupted
 from peerlearn.learning.report import Report
+from peerlearn.learning.rng import RngGuard
+from peerlearn.learning.rollback import RollbackPoint
+from peerlearn.learning.sampler import Sampler, derived, seeded_rng
 from peerlearn.learning.samples import Batch, Labelled, TensorSamples, WithLabels
 from peerlearn.learning.setup import Facts
 from peerlearn.learning.snapshot import Snapshot
@@ -78,10 +78,10 @@ class Learner:
         self._samples, self._rows, self._held = data.samples, data.rows, data.held_out
         self.optimizer = setup.checked_optimizer(model, optimizer)
         self.template = setup.template(model)
-        self._chance = Chance(model, self.device)
-        self._order = Order(len(self._rows), setup.checked_batch_size(batch_size), seed=seed)
+        self._rng_guard = RngGuard(model, self.device)
+        self._sampler = Sampler(len(self._rows), setup.checked_batch_size(batch_size), seed=seed)
         self._batch_size = batch_size
-        self.generator = generator("learner", seed)
+        self.rng = seeded_rng("learner", seed)
         """For whatever a strategy draws at random: saved, and rolled back, with the learner."""
         self.shown: Snapshot | None = None
         """The latest snapshot: what others are given of it now."""
@@ -138,17 +138,17 @@ class Learner:
 
         Raises Interrupted before a batch when `interrupt()` was called, LearnerError for a sample that cannot be used.
         """
-        for _ in range(self._order.count(span)):
-            self.breathe()
+        for _ in range(self._sampler.count(span)):
+            self.check_interrupt()
             with self._reading():
-                batch = self._samples.take(self._rows[self._order.next()])
+                batch = self._samples.take(self._rows[self._sampler.next()])
             yield batch.to(self.device)
 
-    def passing(self) -> Iterator[Batch]:
+    def one_pass(self) -> Iterator[Batch]:
         """Every private sample once, ids rising, a few hundred at a time, on the learner's device; the order of
         training does not move. Raises as `batches` does."""
         for rows in self._rows.split(_PREDICT):
-            self.breathe()
+            self.check_interrupt()
             with self._reading():
                 batch = self._samples.take(rows)
             yield batch.to(self.device)
@@ -157,7 +157,7 @@ class Learner:
         """A data set of the user's own may draw when it is read, to flip or to crop."""
         return nullcontext() if isinstance(self._samples, TensorSamples) else self.chance(purpose, foreign=True)
 
-    def breathe(self) -> None:
+    def check_interrupt(self) -> None:
         """Between two steps of a loop of one's own: raises Interrupted when `interrupt()` was called."""
         if self._stop.is_set():
             self._stop.clear()
@@ -167,13 +167,13 @@ class Learner:
 
     def count(self, span: Span) -> int:
         """Batches in a span."""
-        return self._order.count(span)
+        return self._sampler.count(span)
 
     def preview(self, span: Span) -> tuple[Batch, Batch]:
         """The first and the last batch of a span that is yet to come; nothing moves."""
-        last = max(0, self._order.count(span) - 1)
+        last = max(0, self._sampler.count(span) - 1)
         with self._reading():
-            first, final = (self._samples.take(self._rows[self._order.ahead(n)]) for n in (0, last))
+            first, final = (self._samples.take(self._rows[self._sampler.ahead(n)]) for n in (0, last))
         return first.to(self.device), final.to(self.device)
 
     def fit(self, span: Span, *, extra_loss: Objective | None = None, loss: Objective | None = None) -> Report:
@@ -186,11 +186,11 @@ class Learner:
             for batch in self.batches(span):
                 with self.chance("step"):
                     value = self._value(batch, loss, extra_loss)
-                    total += self.descend(value) * len(batch)
+                    total += self.step(value) * len(batch)
                 samples, steps = samples + len(batch), steps + 1
         return Report(steps=steps, samples=samples, loss=total / samples if samples else float("nan"))
 
-    def descend(self, loss: Tensor) -> float:
+    def step(self, loss: Tensor) -> float:
         """One optimizer step on a scalar loss; returns its value. Raises Diverged, before the step, if not finite."""
         value = float(loss.detach())
         if value - value != 0:
@@ -221,8 +221,8 @@ class Learner:
         """Inside the block torch's global generators depend on this learner's seed and position alone, so that dropout
         is repeatable whoever else computes in this process; afterwards they are as they were. `foreign`: what runs
         inside may draw now and then, as a data set does; a step of a model draws always or never."""
-        where = self._order.state()
-        return self._chance.block(purpose, where[0], lambda: derived(self.seed, purpose, *where), foreign=foreign)
+        where = self._sampler.state()
+        return self._rng_guard.block(purpose, where[0], lambda: derived(self.seed, purpose, *where), foreign=foreign)
 
     def _value(self, batch: Batch, loss: Objective | None, extra_loss: Objective | None) -> Tensor:
         value = loss(self.model, batch) if loss else self.loss(self.model(batch.x), batch.y)
@@ -262,7 +262,7 @@ class Learner:
 
     def sample(self, amount: int) -> Tensor:
         """Inputs of the first private samples, (k, ...) with k <= amount: to try somebody's model on."""
-        where = (amount, *self._order.state())
+        where = (amount, *self._sampler.state())
         if self._sampled is None or self._sampled[0] != where:  # asked once per provider: a data set may be slow
             with self._reading("sample"):
                 self._sampled = where, self._samples.take(self._rows[:amount]).x
@@ -270,19 +270,19 @@ class Learner:
 
     # ---- all or nothing
 
-    def mark(self) -> Mark:
+    def mark(self) -> RollbackPoint:
         """A point to go back to: model, optimizer, generator, position."""
-        return marks.take(self.model, self.optimizer, self.generator.get_state(), self._order.state(), self._steps)
+        return marks.take(self.model, self.optimizer, self.rng.get_state(), self._sampler.state(), self._steps)
 
-    def restore(self, mark: Mark) -> None:
+    def restore(self, mark: RollbackPoint) -> None:
         """Back to the mark, bit for bit."""
         marks.put_back(mark, self.model, self.optimizer)
-        self.generator.set_state(mark.generator)
-        self._order.go_to(*mark.order)
+        self.rng.set_state(mark.rng)
+        self._sampler.go_to(*mark.sampler)
         self._steps = mark.steps
 
     @contextmanager
-    def tentative(self) -> Iterator[Mark]:
+    def tentative(self) -> Iterator[RollbackPoint]:
         """When the block raises anything at all, the learner is bit for bit as it was before."""
         mark = self.mark()
         try:
@@ -336,8 +336,8 @@ class Learner:
             "batch_size": self._batch_size,
             "seed": self.seed,
             "steps": self._steps,
-            "order": list(self._order.state()),
-            "generator": self.generator.get_state(),
+            "order": list(self._sampler.state()),
+            "generator": self.rng.get_state(),
             "model": state.copied(self.state),
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
         }
@@ -354,8 +354,8 @@ class Learner:
             try:
                 self.model.load_state_dict(self.check_whole(saved["model"]))
                 self.optimizer.load_state_dict(saved["optimizer"])
-                self.generator.set_state(saved["generator"])
-                self._order.go_to(*map(int, saved["order"]))
+                self.rng.set_state(saved["generator"])
+                self._sampler.go_to(*map(int, saved["order"]))
                 self._steps, self._start = int(saved["steps"]), str(saved["start"])
             except (KeyError, TypeError, ValueError, RuntimeError, KnowledgeError) as exc:
                 raise StateError(f"this state does not fit the learner: {exc}") from exc

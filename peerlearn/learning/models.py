@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peerlearn.learning.order import generator
+from peerlearn.learning.sampler import seeded_rng
 
 
 def initialise(model: nn.Module, seed: int) -> None:
     """Uniform weights and biases within 1/sqrt(fan in), as torch does by default, but from a generator of their own:
     the process's generators are neither used nor moved."""
-    source = generator("weights", seed)
+    source = seeded_rng("weights", seed)
     model.to_empty(device="cpu")
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):

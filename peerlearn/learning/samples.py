@@ -10,7 +10,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset, TensorDataset
 
 from peerlearn.errors import LearnerError
-from peerlearn.learning.data import Dataset
+from peerlearn.learning.dataset import Dataset
 
 _CHUNK = 4096
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from peerlearn.errors import LearnerError
 from peerlearn.learning import state
-from peerlearn.learning.data import Unlabelled
-from peerlearn.learning.order import generator
+from peerlearn.learning.dataset import Unlabelled
+from peerlearn.learning.sampler import seeded_rng
 from peerlearn.learning.samples import Batch, Labelled, Samples, samples_of
 from peerlearn.types import Layer, PublicSet
 
@@ -146,7 +146,7 @@ def _split(samples: Samples, share: float, seed: int) -> tuple[Tensor, Tensor]:
     every = torch.arange(len(samples))
     if share == 0:
         return every, every[:0]
-    shuffled = every[torch.randperm(len(samples), generator=generator("held out", seed))]
+    shuffled = every[torch.randperm(len(samples), generator=seeded_rng("held out", seed))]
     labels = samples.known_labels()
     if labels is None:
         kept = shuffled[: round(share * len(samples))]

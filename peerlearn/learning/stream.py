@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from peerlearn.errors import ConfigError, StateError
-from peerlearn.learning.data import Dataset, Unlabelled
+from peerlearn.learning.dataset import Dataset, Unlabelled
 from peerlearn.learning.learner import Learner, Loss
-from peerlearn.learning.order import Order, derived, generator
+from peerlearn.learning.sampler import Sampler, derived, seeded_rng
 from peerlearn.learning.samples import Batch, Labelled
 from peerlearn.learning.setup import Facts
 from peerlearn.learning.state import in_mode
@@ -107,7 +107,7 @@ class Stream:
         return derived(self.data.fingerprint, self.batch_size, self.rows.tolist())
 
 
-class InOrder(Order):
+class InOrder(Sampler):
     """The batches of a stream one after another: position (epoch, p) is batch epoch * len(stream) + p."""
 
     def __init__(self, stream: Stream) -> None:
@@ -164,7 +164,7 @@ class StreamLearner(Learner):
         )
         self.stream = stream
         self._requests = InOrder(stream)
-        self._order = self._requests
+        self._sampler = self._requests
 
     @property
     def served(self) -> int:
@@ -197,7 +197,7 @@ def learn(learner: Learner, batch: Batch, *, passes: int = 1, minibatch: int = 0
     with in_mode(learner.model, training=True):
         for n, part in enumerate(parts):
             with learner.chance(f"step {n}" if n else "step"):
-                total += learner.descend(learner.loss(learner.model(part.x), part.y)) * len(part)
+                total += learner.step(learner.loss(learner.model(part.x), part.y)) * len(part)
     return len(parts), total / (len(batch) * passes)
 
 
@@ -226,7 +226,7 @@ def _drawn(data: Dataset, phases: Sequence[Phase], batch_size: int, seed: int) -
         classes = torch.tensor(sorted(phase.mix))
         weights = torch.tensor([phase.mix[int(c)] for c in classes], dtype=torch.float64)
         for _ in range(phase.batches):
-            source = generator("requests", seed, len(batches))
+            source = seeded_rng("requests", seed, len(batches))
             labels = classes[torch.multinomial(weights, batch_size, replacement=True, generator=source)]
             rows = torch.empty(batch_size, dtype=torch.int64)
             for c in labels.unique().tolist():
@@ -247,7 +247,7 @@ class _Deck:
 
     def deal(self, amount: int) -> Tensor:
         while len(self._left) < amount:
-            source = generator("deck", *self._named, self._laps)
+            source = seeded_rng("deck", *self._named, self._laps)
             self._left = torch.cat([self._left, self._rows[torch.randperm(len(self._rows), generator=source)]])
             self._laps += 1
         dealt, self._left = self._left[:amount], self._left[amount:]

@@ -13,16 +13,16 @@ from peerlearn.discovery.base import Discovery, Hint
 from peerlearn.discovery.interfaces import callable_from_afar, is_any, own_hosts
 from peerlearn.discovery.static import Static
 from peerlearn.errors import ConfigError, IdentityError, PeerRefused, RefusalReason, WireError
-from peerlearn.membership.beats import beat_on
-from peerlearn.membership.company import Company, Turn, recorder
-from peerlearn.membership.greeting import EXCHANGE, Greeter, announcement
+from peerlearn.events import Record, Refused, discard
+from peerlearn.membership.heartbeats import beat_on
+from peerlearn.membership.introductions import EXCHANGE, Introductions, announcement
+from peerlearn.membership.membership_tasks import MembershipTasks, recorder
 from peerlearn.membership.notices import Watchers
 from peerlearn.membership.problems import Problems
-from peerlearn.membership.seeking import MEMORY
+from peerlearn.membership.resolving import MEMORY
 from peerlearn.membership.trust import Trust
-from peerlearn.recording import Record, Refused, discard
 from peerlearn.security import Identity, sign_card
-from peerlearn.tasks import Background, background
+from peerlearn.tasks import Background, Notifier, background
 from peerlearn.transport.base import Caller, Transport
 from peerlearn.types import PROTOCOL, Address, Card, PeerId
 from peerlearn.wire.cards import card_from_pb, card_to_pb
@@ -65,14 +65,16 @@ class Membership:
         self._record = record
         self._problems = Problems(record)
         self._say = recorder(record)
-        self._turn = Turn()
+        self._turn = Notifier()
         self._watchers = Watchers(limits.watches, version=lambda: self._version, card=self._current)
-        self._greeter = Greeter(directory, group_tag=group_tag, limits=limits, card=self._current, trust=trust)
+        self._introductions = Introductions(
+            directory, group_tag=group_tag, limits=limits, card=self._current, trust=trust
+        )
         self._card = Card(id=identity.id, name=identity.id[:12], session=secrets.token_hex(16))
         self._address = Address("", 0)
         self._signed: pb.SignedCard | None = None
         self._version = 0
-        self._open: tuple[Background, Company] | None = None
+        self._open: tuple[Background, MembershipTasks] | None = None
         self._began = 0.0
         self._doubted: dict[str, float] = {}
         self._leaving = False
@@ -138,26 +140,26 @@ class Membership:
         self._address = address
         self.update(card)
         async with background() as tasks:
-            company = self._company(tasks)
-            self._open = (tasks, company)
+            tasks_of_membership = self._tasks_of_membership(tasks)
+            self._open = (tasks, tasks_of_membership)
             self._began = now()
             unlisten = self.directory.listen(self._heed)
             try:
                 if self._trust is not None:
                     self._trust.listen(self._revoked)
                     tasks.start(self._trust.keep_up(self._timing.beat, self._renewed), name="membership:trust")
-                tasks.start(company.mingle(), name="membership:mingle")
+                tasks.start(tasks_of_membership.anti_entropy(), name="membership:mingle")
                 tasks.start(beat_on(self.directory, self._watchers, self._timing), name="membership:beats")
                 if is_any(address.host):
                     tasks.start(self._keep_addresses(), name="membership:addresses")
                 async with AsyncExitStack() as stack:
                     ways = (*self._discoveries, Static(self._peers))
                     me = announcement(self._identity.id, self._group_tag, address.port, group=self._group)
-                    await company.discover(stack, ways, me, told=bool(self._peers))
+                    await tasks_of_membership.discover(stack, ways, me, told=bool(self._peers))
                     yield
             finally:
                 self._leaving = True
-                company.leave()
+                tasks_of_membership.leave()
                 await self._watchers.goodbye("leaving", within=_GOODBYE)
                 unlisten()
                 self._open = None
@@ -169,11 +171,11 @@ class Membership:
             if self._addresses() != self._card.addresses:
                 self.update(self._card)
 
-    def _company(self, tasks: Background) -> Company:
-        return Company(
+    def _tasks_of_membership(self, tasks: Background) -> MembershipTasks:
+        return MembershipTasks(
             self.directory,
             self._transport,
-            self._greeter,
+            self._introductions,
             tasks,
             me=pb.WatchRequest(id=self._identity.id, session=self._card.session),
             timing=self._timing,
@@ -194,20 +196,20 @@ class Membership:
 
         Raises PeerRefused.
         """
-        company = self._at_home()
+        tasks_of_membership = self._at_home()
         try:
             card = self._read(introduction, caller)
             if card is not None and not self._is_me(card):
                 self._welcome(card, caller.host)
-                company.acquainted(introduction, caller.host)
+                tasks_of_membership.acquainted(introduction, caller.host)
         except PeerRefused as exc:
             self._record(Refused(consumer=caller.host, reason=exc.reason, detail=exc.said))
             raise
-        return self._greeter.greet(caller.host)
+        return self._introductions.greet(caller.host)
 
     def _read(self, introduction: pb.Introduction, caller: Caller) -> Card | None:
         try:
-            return self._greeter.read(introduction, caller.host, caller.certificates)
+            return self._introductions.read(introduction, caller.host, caller.certificates)
         except WireError as exc:
             raise PeerRefused(caller.host, RefusalReason.OTHER, str(exc)) from exc
 
@@ -226,13 +228,13 @@ class Membership:
     async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncGenerator[pb.Notice, None]:
         """Our card, which says the version, then beats and news, then goodbye. Raises PeerRefused: UNKNOWN_PEER for a
         name that has not introduced itself, BUSY when too many watch."""
-        company = self._at_home()
+        tasks_of_membership = self._at_home()
         if request.id:
             self.vouch(caller, PeerId(request.id), request.session)
         box = self._watchers.enter(request.id)
         try:
             if not request.tells:
-                company.watched(PeerId(request.id))
+                tasks_of_membership.watched(PeerId(request.id))
             if self._trust is not None and self._trust.passport.revocations.signed is not None:
                 box.put("revocations", pb.Notice(revocations=self._trust.passport.revocations.signed))
             async for notice in box.notices():
@@ -250,7 +252,7 @@ class Membership:
         if introduced and self._trust is None and self._open is not None and not self._leaving:
             await self._open[1].told(PeerId(request.id), request.session, notices)
 
-    def _at_home(self) -> Company:
+    def _at_home(self) -> MembershipTasks:
         if self._leaving:
             raise PeerRefused(self._card.name, RefusalReason.LEAVING, "this peer is leaving")
         if self._open is None:
@@ -281,7 +283,7 @@ class Membership:
             self._watchers.end(change.contact.id)
         if self._open is not None:
             self._open[1].heed(change)
-        self._turn.now()
+        self._turn.notify()
 
     def _revoked(self) -> None:
         """A newer list of revocations is here: act on it, and tell all who watch us."""

@@ -10,13 +10,13 @@ from peerlearn.directory import Change, Directory
 from peerlearn.discovery.base import Discovery, Hint
 from peerlearn.discovery.static import Static
 from peerlearn.errors import PeerRefused
-from peerlearn.membership.beats import beat_on
-from peerlearn.membership.company import Company, Turn, recorder
-from peerlearn.membership.greeting import Greeter, announcement
+from peerlearn.events import Record, discard
+from peerlearn.membership.heartbeats import beat_on
+from peerlearn.membership.introductions import Introductions, announcement
+from peerlearn.membership.membership_tasks import MembershipTasks, recorder
 from peerlearn.membership.problems import Problems
 from peerlearn.membership.trust import Trust
-from peerlearn.recording import Record, discard
-from peerlearn.tasks import background
+from peerlearn.tasks import Notifier, background
 from peerlearn.transport.base import Transport
 from peerlearn.types import Address, Card
 from peerlearn.wire.v1 import fabric_pb2 as pb
@@ -53,7 +53,7 @@ class Observer:
         self._trust = trust
         self._problems = Problems(record)
         self._say = recorder(record)
-        self._turn = Turn()
+        self._turn = Notifier()
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -68,10 +68,12 @@ class Observer:
     async def looking(self) -> AsyncIterator[None]:
         """Inside the block the directory fills. Raises NetworkError when nobody could be found at all."""
         async with background() as tasks:
-            company = Company(
+            company = MembershipTasks(
                 self.directory,
                 self._transport,
-                Greeter(self.directory, group_tag=self._group_tag, limits=self._limits, card=None, trust=self._trust),
+                Introductions(
+                    self.directory, group_tag=self._group_tag, limits=self._limits, card=None, trust=self._trust
+                ),
                 tasks,
                 me=pb.WatchRequest(session=secrets.token_hex(16)),
                 timing=self._timing,
@@ -90,7 +92,7 @@ class Observer:
                     self._trust.follow(change.contact)
                 self._say(change)
                 company.heed(change)
-                self._turn.now()
+                self._turn.notify()
 
             async with AsyncExitStack() as stack:
                 stack.callback(self.directory.listen(heed))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from peerlearn.directory import Lead
 from peerlearn.errors import PeerRefused, PeerUnreachable, RefusalReason, TransferError, WireError
-from peerlearn.recording import PeerChanged, Record
+from peerlearn.events import PeerChanged, Record
 
 
 class Problems:

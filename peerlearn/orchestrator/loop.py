@@ -7,35 +7,24 @@ from typing import ParamSpec, TypeVar
 
 from peerlearn.clock import now
 from peerlearn.errors import ConfigError, KnowledgeError, PeerStopped, StateError
+from peerlearn.events import Decided, Evaluated, Gated, PhaseStarted, Published, Record, Trained
 from peerlearn.knowledge import Received
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
-from peerlearn.orchestrator import spans, training
-from peerlearn.orchestrator.compute import Compute
-from peerlearn.orchestrator.exchange import Exchanges
-from peerlearn.orchestrator.gate import Gate
-from peerlearn.orchestrator.news import Company
+from peerlearn.orchestrator.checkpointing.policy import Saving
+from peerlearn.orchestrator.checkpointing.progress import Progress
+from peerlearn.orchestrator.consumer.exchange import Exchanges
+from peerlearn.orchestrator.directory_view import DirectoryView
 from peerlearn.orchestrator.pace import Barrier
-from peerlearn.orchestrator.plan import (
-    Ask,
-    Collect,
-    MakeSnapshot,
-    Receive,
-    Rest,
-    Skip,
-    Step,
-    Train,
-    View,
-    Wait,
-    plan,
-)
-from peerlearn.orchestrator.progress import Progress
-from peerlearn.orchestrator.saving import Saving
-from peerlearn.orchestrator.snapshots import Snapshots
-from peerlearn.recording import Decided, Evaluated, Gated, PhaseStarted, Published, Record, Trained
+from peerlearn.orchestrator.plan import Ask, Collect, MakeSnapshot, Receive, Rest, Skip, Step, Train, View, Wait, plan
+from peerlearn.orchestrator.provider.snapshots import Snapshots
+from peerlearn.orchestrator.training import gated as training
+from peerlearn.orchestrator.training import spans
+from peerlearn.orchestrator.training.compute import Compute
+from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.schedule import Exchange, Local, Phase, Schedule, Transfer
-from peerlearn.status import Barred
+from peerlearn.status import QuarantinedPeer
 from peerlearn.strategies.base import Strategy
 from peerlearn.types import Card, PeerId
 
@@ -61,7 +50,7 @@ class Orchestrator:
         exchanges: Callable[[Callable[[], None]], Exchanges],
         snapshots: Snapshots,
         compute: Compute,
-        company: Company,
+        directory: DirectoryView,
         barrier: Barrier,
         gate: Gate,
         record: Record,
@@ -76,7 +65,7 @@ class Orchestrator:
         self._exchanges = exchanges(self.wake)
         self._snapshots = snapshots
         self._compute = compute
-        self._company = company
+        self._directory = directory
         self._barrier = barrier
         self._gate = gate
         self._record = record
@@ -125,13 +114,13 @@ class Orchestrator:
         self._triggered = deque(at.triggered)
         self._first = self._schedule.first if at.first else ()
         self._exchanges.taught_by = set(at.taught_by)
-        self._exchanges.blame.restore(at.blame)
+        self._exchanges.reputation.restore(at.reputation)
 
     def _progress(self) -> Progress:
         return Progress(
             round=self.round, version=self.version, cursor=self._cursor, into=self._into,
             triggered=tuple(self._triggered), first=bool(self._first),
-            taught_by=tuple(sorted(self._exchanges.taught_by)), blame=self._exchanges.blamed(),
+            taught_by=tuple(sorted(self._exchanges.taught_by)), reputation=self._exchanges.reputation_to_save(),
         )  # fmt: skip
 
     async def rounds(self, amount: int | None, *, app_trains: bool = False) -> None:
@@ -159,13 +148,13 @@ class Orchestrator:
         self._brought.append(received)
         self.wake()
 
-    def barred(self, giver: Card, version: int) -> str | None:
+    def quarantine_reason(self, giver: Card, version: int) -> str | None:
         """Why nothing is taken of this peer at this version; None: it may bring what it has."""
-        return self._exchanges.blame.why(giver, version)
+        return self._exchanges.reputation.why(giver, version)
 
     @property
-    def put_aside(self) -> tuple[Barred, ...]:
-        return self._exchanges.blame.barred
+    def quarantined(self) -> tuple[QuarantinedPeer, ...]:
+        return self._exchanges.reputation.quarantined
 
     def teachers(self) -> tuple[str, ...]:
         """Names of those whose knowledge the strategy holds."""
@@ -207,7 +196,7 @@ class Orchestrator:
 
     async def _listen(self) -> None:
         while True:
-            await self._company.news()
+            await self._directory.news()
             self._changed.set()
 
     # ---------------------------------------------------------------- plan and perform
@@ -305,7 +294,7 @@ class Orchestrator:
             return
         except KnowledgeError as exc:
             self._record(Decided(round=self.round, why=f"transfer abandoned, nothing changed: {exc}"))
-            outcome = training.Outcome(Report(committed=False), None)
+            outcome = training.TransferOutcome(Report(committed=False), None)
         self.last_transfer = outcome.report
         self._end("transfer", outcome.report, began)
         if (verdict := outcome.verdict) is not None:

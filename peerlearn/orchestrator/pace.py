@@ -7,7 +7,7 @@ from typing import Literal
 
 from peerlearn.clock import now
 from peerlearn.errors import ConfigError
-from peerlearn.orchestrator.news import Company
+from peerlearn.orchestrator.directory_view import DirectoryView
 from peerlearn.types import PeerId
 
 
@@ -45,9 +45,9 @@ _ABSENT = -1
 class Barrier:
     """Who is behind, and how long that has been so."""
 
-    def __init__(self, pace: Pace, company: Company) -> None:
+    def __init__(self, pace: Pace, directory: DirectoryView) -> None:
         self._pace = pace
-        self._company = company
+        self._directory = directory
         self._since: dict[PeerId, tuple[int, float]] = {}
         self._met: set[PeerId] = set()
 
@@ -59,7 +59,7 @@ class Barrier:
         """Live peers that have not published `version`, and absent ones, unless the patience with them has run out."""
         if not self.lockstep:
             return ()
-        alive = {c.card.id: c.version for c in self._company.alive()}
+        alive = {c.card.id: c.version for c in self._directory.alive()}
         slow = {peer: at for peer, at in alive.items() if at < version} | dict.fromkeys(self._absent(alive), _ABSENT)
         for peer in self._since.keys() - slow.keys():
             del self._since[peer]
@@ -71,7 +71,7 @@ class Barrier:
     def _absent(self, alive: Collection[PeerId]) -> set[PeerId]:
         if not self._pace.absence:
             return set()
-        self._met = {peer for peer in self._met.union(alive) if not self._company.left(peer)}
+        self._met = {peer for peer in self._met.union(alive) if not self._directory.left(peer)}
         return self._met.difference(alive)
 
     def _left_to_wait(self, peer: PeerId) -> float:

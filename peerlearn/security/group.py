@@ -4,12 +4,13 @@ A member's file holds a certificate instead of the key: it is in until that expi
 """
 
 import hashlib
+import json
 import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -57,7 +58,7 @@ class Group:
 
     def save(self, path: Path, *, replace: bool = False) -> None:
         """Atomically, for this user alone. Raises GroupError."""
-        write_private(path, groupfile.render(self), replace=replace)
+        write_private(path, _rendered(self), replace=replace)
 
     def check(self, now: float) -> None:
         """Raises GroupError when nothing can be done with this group at this time."""
@@ -160,3 +161,28 @@ def _still(certificates: Sequence[x509.Certificate], now: float) -> tuple[x509.C
 
 def _label(id: str) -> str:
     return f"peerlearn {hash_of(id)} {secrets.token_hex(4)}"
+
+
+def _rendered(group: Group) -> bytes:
+    """The content of the group file: JSON."""
+    member = group.member
+    content: dict[str, Any] = {
+        "peerlearn": "group key: keep it secret" if group.key is not None else "group member: keep it secret",
+        "format": groupfile.FORMAT,
+        "name": group.name,
+        "id": group.id,
+        "authorities": [authority.pem(certificate).decode() for certificate in group.authorities],
+        "links": [authority.pem(certificate).decode() for certificate in group.links],
+    }
+    if group.key is not None:
+        content["key"] = authority.key_pem(group.key).decode()
+        content["issued"] = [
+            {"name": each.name, "fingerprint": each.fingerprint.hex(), "until": each.until} for each in group.issued
+        ]
+    if member is not None:
+        chain = (member.certificate, *member.links)
+        content["member"] = {
+            "chain": [authority.pem(certificate).decode() for certificate in chain],
+            "key": authority.key_pem(member.key).decode(),
+        }
+    return (json.dumps(content, indent=1) + "\n").encode()

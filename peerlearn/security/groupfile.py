@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cryptography import x509
 
@@ -12,39 +12,12 @@ from peerlearn.errors import GroupError
 from peerlearn.security import authority
 from peerlearn.security.credential import NAME_CHARS, Credential, Issued
 
-if TYPE_CHECKING:
-    from peerlearn.security.group import Group
-
 FORMAT = 1
 _ID = re.compile(r"[0-9a-f]{32}")
 _AUTHORITIES_MOST = 16
 _ISSUED_MOST = 4096
 _LATEST = 253_402_300_800.0
 """Seconds since 1970 at the end of the year 9999, behind which there are no dates."""
-
-
-def render(group: "Group") -> bytes:
-    member = group.member
-    content: dict[str, Any] = {
-        "peerlearn": "group key: keep it secret" if group.key is not None else "group member: keep it secret",
-        "format": FORMAT,
-        "name": group.name,
-        "id": group.id,
-        "authorities": [authority.pem(certificate).decode() for certificate in group.authorities],
-        "links": [authority.pem(certificate).decode() for certificate in group.links],
-    }
-    if group.key is not None:
-        content["key"] = authority.key_pem(group.key).decode()
-        content["issued"] = [
-            {"name": each.name, "fingerprint": each.fingerprint.hex(), "until": each.until} for each in group.issued
-        ]
-    if member is not None:
-        chain = (member.certificate, *member.links)
-        content["member"] = {
-            "chain": [authority.pem(certificate).decode() for certificate in chain],
-            "key": authority.key_pem(member.key).decode(),
-        }
-    return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def parse(data: bytes, path: Path) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from peerlearn.directory import Change
-from peerlearn.orchestrator.gate import Gate
-from peerlearn.recording import Event, Gated, PhaseStarted, Published, Trained
+from peerlearn.events import Event, Gated, PhaseStarted, Published, Trained
+from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.simulation.life import Life, sizes
 from peerlearn.simulation.scenario import Scenario
 

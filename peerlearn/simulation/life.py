@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from peerlearn.config import Limits
+from peerlearn.events import Event, Started
 from peerlearn.learning.learner import Learner
 from peerlearn.peer import Peer
-from peerlearn.recording import Event, Started
 from peerlearn.security.identity import Identity
+from peerlearn.simulation.environment import Disk, DiskStore
 from peerlearn.simulation.loop import Machine
-from peerlearn.simulation.surroundings import Disk, DiskStore
 from peerlearn.types import Address
 
 Heard = Callable[["Life", Event], None]
@@ -69,7 +69,7 @@ def sizes(life: Life, limits: Limits) -> list[tuple[str, int, int]]:
     found = [
         ("contacts in the directory", len(peer._directory), limits.peers),
         ("watchers", len(membership._watchers._boxes), limits.watches),
-        ("providers put aside", len(exchanges._aside._aside), limits.peers),
+        ("providers put aside", len(exchanges._backoff._backoff), limits.peers),
         ("opinions on cards", len(exchanges._misfits), limits.peers),
         ("names remembered", len(exchanges._names), limits.peers),
         ("answers waiting", len(exchanges._answers), limits.peers),
@@ -79,10 +79,10 @@ def sizes(life: Life, limits: Limits) -> list[tuple[str, int, int]]:
     if membership._open is not None:
         tasks, company = membership._open
         found += [
-            ("leads", len(company.seeker._leads), limits.peers),
-            ("pursuits", len(company.seeker._pursuits), limits.peers),
-            ("peers waited for to go", len(company.seeker._gone), limits.peers),
-            ("peers followed", len(company._follower._followed), limits.peers),
+            ("leads", len(company.resolver._leads), limits.peers),
+            ("pursuits", len(company.resolver._pursuits), limits.peers),
+            ("peers waited for to go", len(company.resolver._gone), limits.peers),
+            ("peers followed", len(company._watcher._followed), limits.peers),
             ("tasks of membership", len(tasks._tasks), 4 * limits.peers),
         ]
     return found

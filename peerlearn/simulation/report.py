@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from peerlearn.simulation.world import Outcome
+from peerlearn.simulation.world import SimulationResult
 
 _BLOWS = {
     "kill": "power failures", "crash": "programs killed", "leave": "goodbyes", "return": "returns",
@@ -17,7 +17,7 @@ _EVENTS = {
 }  # fmt: skip
 
 
-def lines(outcomes: Sequence[Outcome]) -> list[str]:
+def lines(outcomes: Sequence[SimulationResult]) -> list[str]:
     """For people."""
     first = outcomes[0].scenario
     counts = sum((Counter(outcome.counts) for outcome in outcomes), Counter[str]())
@@ -43,7 +43,7 @@ def lines(outcomes: Sequence[Outcome]) -> list[str]:
     return told
 
 
-def as_object(outcome: Outcome) -> dict[str, Any]:
+def as_object(outcome: SimulationResult) -> dict[str, Any]:
     """For programs. `breach` is null, or has rule, sentence, virtual seconds and the command that replays it."""
     scenario, breach = outcome.scenario, outcome.breach
     return {

@@ -6,7 +6,7 @@ from collections import Counter
 
 from torch import Tensor
 
-from peerlearn.recording import Event, as_json
+from peerlearn.events import Event, as_json
 
 
 class Trace:

@@ -13,22 +13,23 @@ from typing import Any
 
 import torch
 
-from peerlearn.orchestrator.compute import Compute
+from peerlearn.events import Event
+from peerlearn.orchestrator.training.compute import Compute
 from peerlearn.peer import Peer
-from peerlearn.recording import Event
 from peerlearn.schedule import Exchange
 from peerlearn.security.identity import Identity
-from peerlearn.simulation import cast, storm
+from peerlearn.simulation import fault_schedule
+from peerlearn.simulation import peers as cast
+from peerlearn.simulation.environment import DiskStore, Lan, Unhurried, Witnessed, call_bound
 from peerlearn.simulation.invariants import Breach, Invariants
 from peerlearn.simulation.life import Life, Place
 from peerlearn.simulation.loop import Machine, StandstillError, VirtualLoop, on
 from peerlearn.simulation.scenario import Scenario
-from peerlearn.simulation.surroundings import DiskStore, Lan, Unhurried, Witnessed, call_bound
 from peerlearn.simulation.trace import Trace
 from peerlearn.strategies import registry
 from peerlearn.tasks import sole_cause
-from peerlearn.transport.faults import Faults
-from peerlearn.transport.memory import MemoryNetwork
+from peerlearn.transport.faults.model import Faults
+from peerlearn.transport.memory.transport import MemoryNetwork
 from peerlearn.types import Address
 
 _COMPUTING = {"learner": 2.0, "answers": 0.2}
@@ -40,7 +41,7 @@ _LEAVING = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class SimulationResult:
     """`breach` is None when everything held. `known_after`: seconds after the last fault until all knew one another."""
 
     scenario: Scenario
@@ -56,7 +57,7 @@ class Outcome:
     wall_seconds: float
 
 
-def simulate(scenario: Scenario) -> Outcome:
+def simulate(scenario: Scenario) -> SimulationResult:
     """Run it. Raises ConfigError for settings that cannot work; a breach is an outcome."""
     began = time.perf_counter()
     with _alone():
@@ -135,8 +136,8 @@ class World:
             if broken and life.task is not None:
                 life.task.cancel()
 
-    def outcome(self, breach: Breach | None, wall_seconds: float) -> Outcome:
-        return Outcome(
+    def outcome(self, breach: Breach | None, wall_seconds: float) -> SimulationResult:
+        return SimulationResult(
             scenario=self._scenario, breach=breach, digest=self._trace.digest, counts=dict(self._trace.counts),
             checks=self.invariants.checks, lives=self._lives, rounds=self._rounds_done, known_after=self._known_after,
             longest_call=self.invariants.longest_call, virtual_seconds=self._ended, wall_seconds=wall_seconds,
@@ -148,7 +149,7 @@ class World:
         draw = self._draw("starts")
         for place in self._places:
             self._start(place, after=draw.uniform(0, 3 * self._scenario.timing.beat))
-        for blow in storm.blows(self._scenario):
+        for blow in fault_schedule.blows(self._scenario):
             await asyncio.sleep(max(0.0, blow.at - self._loop.time()))
             self._strike(blow)
         await self._settle()
@@ -165,38 +166,38 @@ class World:
     def _up(self) -> list[Life]:
         return [place.life for place in self._places if place.life is not None and place.life.up]
 
-    def _strike(self, blow: storm.Blow) -> None:
+    def _strike(self, blow: fault_schedule.Blow) -> None:
         self._trace.note(self._loop.time(), "storm", repr(blow), kind=type(blow).__name__.lower())
         match blow:
-            case storm.Return(place=number) if self._places[number].life is None:
+            case fault_schedule.Return(place=number) if self._places[number].life is None:
                 self._return(self._places[number], blow)
-            case storm.Part(half=half):
+            case fault_schedule.Part(half=half):
                 self._half = frozenset(half)
                 self._part()
-            case storm.Meet():
+            case fault_schedule.Meet():
                 self._half = frozenset()
                 self._network.join()
                 self._lan.announce_all()
-            case storm.Change(weather=weather):
+            case fault_schedule.ConditionsChange(weather=weather):
                 self._network.faults = weather
-            case storm.Personal(place=number) if life := self._awake(number):
+            case fault_schedule.Personal(place=number) if life := self._awake(number):
                 self._befall(self._places[number], life, blow)
 
-    def _befall(self, place: Place, life: Life, blow: storm.Personal) -> None:
+    def _befall(self, place: Place, life: Life, blow: fault_schedule.Personal) -> None:
         match blow:
-            case storm.Kill():
+            case fault_schedule.Kill():
                 self._network.cut(life.address)
                 self._kill(place, life)
-            case storm.Crash():
+            case fault_schedule.Crash():
                 self._silence(life)
                 self._kill(place, life)
-            case storm.Leave():
+            case fault_schedule.Leave():
                 life.leaving.set()
                 place.life = None
-            case storm.Sleep(seconds=seconds):
+            case fault_schedule.Sleep(seconds=seconds):
                 self._loop.freeze(life.machine)
                 self._loop.call_later(seconds, self._loop.thaw, life.machine)
-            case storm.Flap(seconds=seconds):
+            case fault_schedule.Flap(seconds=seconds):
                 self._lan.flap(life.address, seconds)
 
     def _awake(self, number: int) -> Life | None:
@@ -225,7 +226,7 @@ class World:
         assert life.task is not None
         life.task.add_done_callback(lambda task: between(None))
 
-    def _return(self, place: Place, blow: storm.Return) -> None:
+    def _return(self, place: Place, blow: fault_schedule.Return) -> None:
         if blow.anew:
             place.installed += 1
             place.disk.wipe()

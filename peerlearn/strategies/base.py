@@ -34,7 +34,7 @@ class Strategy(Protocol):
     """
 
     name: ClassVar[str]
-    answers_alike: ClassVar[bool]
+    shares_answers: ClassVar[bool]
     """Whether an answer goes by the snapshot and by what the query wants and selects, and by nothing else: all who ask
     alike are then given the same one, made once."""
 
@@ -101,7 +101,7 @@ class Strategy(Protocol):
         ...
 
     @property
-    def divisible(self) -> bool:
+    def resumable(self) -> bool:
         """Whether a local span may be cut in two between any two steps, and the parts come to the same bits as the
         whole: then it can be saved on the way."""
         ...
@@ -134,14 +134,14 @@ class Separable(Protocol):
     def transfer_without(self, learner: Learner, absent: Collection[str]) -> Report:
         """The last transfer again without these. No providers: there is nothing to repeat, or too little is left."""
 
-    def settled(self) -> None:
+    def transfer_done(self) -> None:
         """The last transfer is judged: what it was made of need not be kept."""
 
 
 class Base:
     """The usual answers. A strategy overrides what differs; inherit for these, not for identity."""
 
-    answers_alike: ClassVar[bool] = False
+    shares_answers: ClassVar[bool] = False
 
     def check(self, learner: Learner) -> None:
         return None
@@ -165,7 +165,7 @@ class Base:
         return None
 
     @property
-    def divisible(self) -> bool:
+    def resumable(self) -> bool:
         """So it is, of the span below; a strategy that trains its own way has to say it of its own."""
         return type(self).local is Base.local
 

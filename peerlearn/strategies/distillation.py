@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from peerlearn.errors import ConfigError, KnowledgeError
 from peerlearn.knowledge import Answer, Outputs, Params, Query, Question, Received
 from peerlearn.learning import losses
-from peerlearn.learning.data import Unlabelled
-from peerlearn.learning.errors import Diverged
+from peerlearn.learning.dataset import Unlabelled
+from peerlearn.learning.interruption import Diverged
 from peerlearn.learning.learner import Batch, Learner, Objective
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
 from peerlearn.schedule import Exchange, Local, Schedule, Transfer
-from peerlearn.strategies import teaching, ways
 from peerlearn.strategies.base import Asked, Base
-from peerlearn.strategies.memory import Memory, conditional
-from peerlearn.strategies.public import PublicTeachers, check_outputs
+from peerlearn.strategies.shared import routes, teacher_checks
+from peerlearn.strategies.shared.public_teachers import PublicTeachers, check_outputs
+from peerlearn.strategies.shared.teacher_memory import TeacherMemory, conditional
 from peerlearn.types import Card, Exposure, Span, epochs
 
 
@@ -38,14 +38,14 @@ class Distillation(Base):
     """
 
     name: ClassVar[str] = "distillation"
-    answers_alike: ClassVar[bool] = True
+    shares_answers: ClassVar[bool] = True
 
     loss: Literal["kl", "mse"] = "kl"
     alpha: float = 0.5
     temperature: float = 1.0
     via: Literal["auto", "params", "outputs"] = "auto"
 
-    _memory: Memory = field(default_factory=Memory, init=False, repr=False)
+    _memory: TeacherMemory = field(default_factory=TeacherMemory, init=False, repr=False)
     _positions: dict[str, Sequence[int]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -53,15 +53,15 @@ class Distillation(Base):
             raise ConfigError(f"distillation: loss {self.loss!r} is not one of kl, mse")
         if self.via not in ("auto", "params", "outputs"):
             raise ConfigError(f"distillation: via {self.via!r} is not one of auto, params, outputs")
-        teaching.check_weights(self.name, self.alpha, self.temperature)
+        teacher_checks.check_weights(self.name, self.alpha, self.temperature)
 
     @property
     def needs(self) -> frozenset[Exposure]:
-        return ways.needed(self.via)
+        return routes.needed(self.via)
 
     @property
     def exposes(self) -> frozenset[Exposure]:
-        return ways.shown(self.via)
+        return routes.shown(self.via)
 
     @property
     def schedule(self) -> Schedule:
@@ -81,19 +81,19 @@ class Distillation(Base):
             raise KnowledgeError(route)
         if route is None:
             return Question(conditional(Query(want="params"), self._memory.version_of(provider, Params), provider))
-        return Question(conditional(ways.outputs_on(route), self._memory.version_of(provider, Outputs), provider))
+        return Question(conditional(routes.outputs_on(route), self._memory.version_of(provider, Outputs), provider))
 
     def publish(self, learner: Learner) -> tuple[Unlabelled, ...]:
         return learner.public_sets
 
     def answer(self, snapshot: Snapshot, asked: Asked) -> Answer:
-        return ways.answered(self.name, self.via, snapshot, asked.question.query)
+        return routes.answered(self.name, self.via, snapshot, asked.question.query)
 
     def absorb(self, learner: Learner, received: Sequence[Received]) -> None:
         new = [each for each in received if self._memory.is_new(each)]
         for each in new:
             if isinstance(each.knowledge, Params):
-                teaching.check_teacher(learner, each.knowledge, seen=each.sender.histogram)
+                teacher_checks.check_teacher(learner, each.knowledge, seen=each.sender.histogram)
             else:
                 check_outputs(learner, each.knowledge)
         for each in new:
@@ -107,7 +107,7 @@ class Distillation(Base):
         if not kept:
             return Report()
         providers = tuple(each.sender for each in kept)
-        networks = [learner.build(teaching.dense(k.knowledge)) for k in kept if isinstance(k.knowledge, Params)]
+        networks = [learner.build(teacher_checks.dense(k.knowledge)) for k in kept if isinstance(k.knowledge, Params)]
         outputs = [k.knowledge for k in kept if isinstance(k.knowledge, Outputs)]
         public = PublicTeachers(learner, outputs, self._positions)
         mark = learner.mark()
@@ -137,7 +137,7 @@ class Distillation(Base):
             return None
         if self.via == "params":
             return f"{provider.name} " + ("does not show its parameters" if same else "has another architecture")
-        common = ways.common_set(learner, provider)
+        common = routes.common_set(learner, provider)
         if common is not None and Exposure.PUBLIC_OUTPUTS in provider.exposes:
             return common
         why = "shows no parameters" if same else "has another architecture"

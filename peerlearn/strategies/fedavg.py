@@ -14,10 +14,10 @@ from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
 from peerlearn.schedule import Exchange, Local, Publish, Schedule, Transfer
-from peerlearn.strategies import answers, averaging, robust, teaching
-from peerlearn.strategies.averaging import Inbox, Piece
 from peerlearn.strategies.base import Asked, Base
-from peerlearn.strategies.memory import conditional
+from peerlearn.strategies.shared import answers, averaging, robust, teacher_checks
+from peerlearn.strategies.shared.averaging import Inbox, Piece
+from peerlearn.strategies.shared.teacher_memory import conditional
 from peerlearn.types import Card, Exposure, PublicSet, Span, epochs, steps
 
 _AVERAGE = (Exchange(early=False), Transfer(steps(0)))
@@ -40,7 +40,7 @@ class FedAvg(Base):
     """
 
     name: ClassVar[str] = "fedavg"
-    answers_alike: ClassVar[bool] = True
+    shares_answers: ClassVar[bool] = True
 
     role: Literal["all", "peer", "hub"] = "all"
     local_epochs: int = 1
@@ -124,7 +124,7 @@ class FedAvg(Base):
         for each in new:
             self._check(learner, each)
         for each in new:
-            self._inbox.put(each, teaching.dense(each.knowledge))
+            self._inbox.put(each, teacher_checks.dense(each.knowledge))
 
     def forget(self, provider: str) -> None:
         self._inbox.forget(provider)
@@ -156,7 +156,7 @@ class FedAvg(Base):
         learner.overwrite(self._aggregated(pieces))
         return Report(providers=tuple(piece.sender for piece in pieces), events=("averaged",))
 
-    def settled(self) -> None:
+    def transfer_done(self) -> None:
         self._mixed = []
 
     def state_dict(self) -> Mapping[str, Any]:
@@ -174,7 +174,7 @@ class FedAvg(Base):
         knowledge: Params = averaging.admitted(learner, received)
         if Exposure.HISTOGRAM in self.needs and not received.sender.histogram:
             raise KnowledgeError(f"{received.sender.name} does not show how many samples it has; its weight is unknown")
-        teaching.check_teacher(learner, knowledge, seen=received.sender.histogram)
+        teacher_checks.check_teacher(learner, knowledge, seen=received.sender.histogram)
 
     def _go_on_from(self, learner: Learner, pieces: Sequence[Piece]) -> Report:
         """The model of the hub (the mean, if there are several). A hub that has averaged nothing yet has nothing for

@@ -5,37 +5,18 @@ Boyd et al. 2006, "Randomized gossip algorithms": theta_i, theta_j <- (theta_i +
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from peerlearn.errors import ConfigError
 from peerlearn.knowledge import Answer, Query, Question, Received
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
-from peerlearn.schedule import Exchange, Local, Publish, Schedule, Transfer
-from peerlearn.strategies import answers, averaging, robust, teaching
-from peerlearn.strategies.averaging import Inbox
+from peerlearn.schedule import Schedule
 from peerlearn.strategies.base import Asked, Base
-from peerlearn.types import Card, Exposure, Span, epochs, steps
-
-Pairing = Literal["lot", "pairs"]
-
-
-def meetings(pairing: Pairing) -> Schedule:
-    """A local epoch, then one meeting. What is shown between the two is the weights before it, afterwards those after.
-
-    `lot`: each peer draws one neighbour, asks it and brings its own weights, which the neighbour uses as soon as its
-    span under way has ended. `pairs`: all are drawn into pairs, and the two of a pair ask each other.
-    """
-    order: Literal["random", "pairs"] = "random" if pairing == "lot" else "pairs"
-    meeting = (Exchange(early=False, most=1, order=order), Transfer(steps(0)))
-    on = {"received": (Transfer(steps(0)),)} if pairing == "lot" else {}
-    return Schedule(cycle=(Local(epochs(1)), Publish(), *meeting, Publish()), on=on)
-
-
-def check_pairing(strategy: str, pairing: str) -> None:
-    if pairing not in ("lot", "pairs"):
-        raise ConfigError(f"{strategy}: pairing {pairing!r} is not one of lot, pairs")
+from peerlearn.strategies.shared import answers, averaging, robust, teacher_checks
+from peerlearn.strategies.shared.averaging import Inbox
+from peerlearn.strategies.shared.meetings import Pairing, check_pairing, meetings
+from peerlearn.types import Card, Exposure, Span
 
 
 @dataclass
@@ -50,7 +31,7 @@ class Gossip(Base):
     """
 
     name: ClassVar[str] = "gossip"
-    answers_alike: ClassVar[bool] = True
+    shares_answers: ClassVar[bool] = True
 
     pairing: Pairing = "lot"
 
@@ -90,9 +71,9 @@ class Gossip(Base):
         new = self._inbox.new(received)
         for each in new:
             knowledge = averaging.admitted(learner, each)
-            teaching.check_teacher(learner, knowledge, seen=each.sender.histogram)
+            teacher_checks.check_teacher(learner, knowledge, seen=each.sender.histogram)
         for each in new:
-            self._inbox.put(each, teaching.dense(each.knowledge))
+            self._inbox.put(each, teacher_checks.dense(each.knowledge))
 
     def forget(self, provider: str) -> None:
         self._inbox.forget(provider)

@@ -1,17 +1,22 @@
-"""Learning alone: the control beside which every other method is read. Asks nobody, shows nothing."""
+"""Learning alone, plain or class-balanced: the controls for every other method. They ask nobody and show nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from peerlearn.errors import ConfigError
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from peerlearn.errors import ConfigError, LearnerError
 from peerlearn.knowledge import Answer, Query, Question, Received
-from peerlearn.learning.learner import Learner
+from peerlearn.learning import losses
+from peerlearn.learning.learner import Batch, Learner
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
 from peerlearn.schedule import Local, Schedule
-from peerlearn.strategies.answers import not_mine
 from peerlearn.strategies.base import Asked, Base
+from peerlearn.strategies.shared.answers import not_mine
 from peerlearn.types import Card, Exposure, Span, epochs
 
 
@@ -21,7 +26,7 @@ class Isolated(Base):
     that follow a local epoch by a transfer epoch."""
 
     name: ClassVar[str] = "isolated"
-    answers_alike: ClassVar[bool] = True
+    shares_answers: ClassVar[bool] = True
 
     passes: int = 2
 
@@ -55,3 +60,28 @@ class Isolated(Base):
 
     def transfer(self, learner: Learner, span: Span) -> Report:
         return Report()
+
+
+@dataclass
+class IsolatedBalanced(Isolated):
+    """Class-balanced learning alone: the control for methods that lead a model from its own classes towards all.
+
+    Rare classes count as much as frequent ones. The loss of a batch is sum_b w_y(b) CE_b / sum_b w_y(b), with
+    w_c = N / (K n_c) from the private histogram: K classes present, n_c of N samples of class c. The same passes over
+    the data as Isolated.
+    """
+
+    name: ClassVar[str] = "isolated-balanced"
+
+    def check(self, learner: Learner) -> None:
+        if learner.loss is not F.cross_entropy:
+            raise LearnerError(f"{self.name} weighs cross-entropy; this learner has a loss of its own: use isolated")
+
+    def local(self, learner: Learner, span: Span) -> Report:
+        weight = losses.balanced_weights(torch.tensor(learner.describe().histogram)).to(learner.device)
+
+        def balanced(model: nn.Module, batch: Batch) -> Tensor:
+            logits = model(batch.x)
+            return F.cross_entropy(logits, batch.y, weight=weight.to(logits.dtype))
+
+        return learner.fit(span, loss=balanced)

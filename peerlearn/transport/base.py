@@ -7,6 +7,7 @@ from typing import Protocol
 
 from peerlearn.types import Address
 from peerlearn.wire.frames import Message
+from peerlearn.wire.partial_message import PartialMessage
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 
@@ -137,5 +138,16 @@ class Transport(Protocol):
         ...
 
     async def exchange(
-        self, to: Address, question: Message, *, certificates: Collection[bytes] = ()
-    ) -> tuple[Message, Traffic]: ...
+        self,
+        to: Address,
+        question: Message,
+        *,
+        into: PartialMessage | None = None,
+        certificates: Collection[bytes] = (),
+    ) -> tuple[Message, Traffic]:
+        """Send a question and return its answer with what the exchange moved.
+
+        `into`: the receive buffer. What it already holds of the answer is not sent again; when the exchange breaks off,
+        what has arrived stays in it for the next attempt. None: an attempt of its own.
+        """
+        ...

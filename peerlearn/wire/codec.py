@@ -9,21 +9,11 @@ from torch import Tensor
 from peerlearn.casts import DTYPE_CASTS, top_share
 from peerlearn.config import Limits
 from peerlearn.errors import Corrupt, KnowledgeError, RefusalReason
-from peerlearn.knowledge import (
-    Answer,
-    Knowledge,
-    NotModified,
-    Outputs,
-    Params,
-    Query,
-    Question,
-    Refusal,
-    Sparse,
-)
+from peerlearn.knowledge import Answer, Knowledge, NotModified, Outputs, Params, Query, Question, Refusal, Sparse
 from peerlearn.types import PeerId
 from peerlearn.wire.frames import Message, check_header
 from peerlearn.wire.manifest import our_protocol
-from peerlearn.wire.reuse import Held, Line, take
+from peerlearn.wire.reuse.negotiation import Held, Line, take
 from peerlearn.wire.select import dump_select, load_select
 from peerlearn.wire.tensors import Body, to_wire
 from peerlearn.wire.v1 import fabric_pb2 as pb

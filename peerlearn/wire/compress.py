@@ -53,7 +53,7 @@ def codec_name(codec: int) -> str:
     return "lz4" if width == 1 else f"lz4+shuffle{width}"
 
 
-class Link:
+class LinkEstimate:
     """How fast the way to a peer is, in bytes per second on the wire, as far as it is known."""
 
     __slots__ = ("_measured", "loopback", "rate")
@@ -64,7 +64,7 @@ class Link:
         self._measured = False
 
     @classmethod
-    def to(cls, host: str) -> "Link":
+    def to(cls, host: str) -> "LinkEstimate":
         """The link to a host of which nothing but the name is known."""
         try:
             return cls(loopback=ipaddress.ip_address(host.partition("%")[0]).is_loopback)
@@ -97,7 +97,7 @@ class Packer:
     masks = False
     """Whether the receiver has said that it reads masked blocks; to be set before the first block is packed."""
 
-    def __init__(self, link: Link, *, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, link: LinkEstimate, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self._link = link
         self._clock = clock
 
@@ -114,7 +114,7 @@ class Packer:
 class TensorPacker:
     """Packs the blocks of one tensor; probes the first of them and every 16th later."""
 
-    def __init__(self, link: Link, clock: Callable[[], float], width: int, *, masks: bool = False) -> None:
+    def __init__(self, link: LinkEstimate, clock: Callable[[], float], width: int, *, masks: bool = False) -> None:
         self._link = link
         self._clock = clock
         self._candidates: list[int] = [pb.Packed.LZ4]
@@ -159,11 +159,11 @@ class TensorPacker:
 def compress(codec: int, raw: memoryview) -> bytes:
     """One block, whose length must be a multiple of the codec's element width."""
     if codec in _MASK_WIDTH:
-        from peerlearn.wire import mask
+        from peerlearn.wire import bitmap
 
-        return mask.pack(raw, _MASK_WIDTH[codec])
+        return bitmap.pack(raw, _MASK_WIDTH[codec])
     if (width := _WIDTH[codec]) > 1:
-        from peerlearn.wire.shuffle import shuffle
+        from peerlearn.wire.byte_shuffle import shuffle
 
         raw = shuffle(raw, width)
     packed: bytes = lz4.block.compress(raw, store_size=False)
@@ -178,9 +178,9 @@ def unpack(packed: pb.Packed, into: memoryview) -> None:
     if packed.raw_bytes != len(into) or len(into) == 0 or len(into) % width:
         raise Corrupt(f"a packed block of {packed.raw_bytes} bytes does not fit its codec or its place of {len(into)}")
     if packed.codec in _MASK_WIDTH:
-        from peerlearn.wire import mask
+        from peerlearn.wire import bitmap
 
-        mask.unpack(packed.data, into, width)
+        bitmap.unpack(packed.data, into, width)
         return
     try:
         raw = lz4.block.decompress(packed.data, uncompressed_size=len(into))
@@ -191,7 +191,7 @@ def unpack(packed: pb.Packed, into: memoryview) -> None:
     if width == 1:
         into[:] = raw
     else:
-        from peerlearn.wire.shuffle import unshuffle
+        from peerlearn.wire.byte_shuffle import unshuffle
 
         unshuffle(raw, into, width)
 

@@ -5,20 +5,16 @@ A message is its header, then `body_bytes` in blocks, then a trailer when there 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import xxhash
 
 from peerlearn.config import MIB, Limits
 from peerlearn.errors import Corrupt, Oversized, Truncated
-from peerlearn.wire.arena import arenas
+from peerlearn.wire.buffer_pool import arenas
 from peerlearn.wire.compress import Packer, codec_name, unpack
 from peerlearn.wire.framing import WHOLE_BYTES, Block, Frame, parse, serialize
 from peerlearn.wire.manifest import body_sections, check_header, check_protocol
 from peerlearn.wire.v1 import fabric_pb2 as pb
-
-if TYPE_CHECKING:
-    from peerlearn.wire.partial import Partial
 
 __all__ = [
     "WHOLE_BYTES",
@@ -44,8 +40,6 @@ class Message:
 
     header: pb.Header
     body: tuple[memoryview, ...] = ()
-    partial: "Partial | None" = None
-    """In questions: where what has come of the answer is kept, should it break off. Not sent."""
     checked: Limits | None = None
     """The limits that its header was found to keep when it arrived."""
 

@@ -12,8 +12,8 @@ from unittest import mock
 from peerlearn.config import Limits
 from peerlearn.errors import PeerUnreachable, RefusalReason
 from peerlearn.transport.base import Caller
-from peerlearn.transport.desk import Desk
-from peerlearn.transport.exchange import Pipe, refusal_frame
+from peerlearn.transport.exchange.dispatcher import Dispatcher
+from peerlearn.transport.exchange.protocol import Pipe, refusal_frame
 from peerlearn.types import PROTOCOL
 from peerlearn.wire.frames import Block, parse, serialize
 from peerlearn.wire.v1 import fabric_pb2 as pb
@@ -38,7 +38,7 @@ class Plan:
     moment: Moment = "before"
     strikes: int = 0
     briefly: int = 0
-    desks: list[Desk] = field(default_factory=list)
+    desks: list[Dispatcher] = field(default_factory=list)
 
     def heal(self) -> None:
         self.kind = ""
@@ -53,11 +53,14 @@ class Plan:
 def badly(plan: Plan) -> Iterator[None]:
     """Peers that open inside the block answer by this plan, over either transport."""
     desk = partial(_BadDesk, plan=plan)
-    with mock.patch("peerlearn.transport.memory.Desk", desk), mock.patch("peerlearn.transport.grpc.Desk", desk):
+    with (
+        mock.patch("peerlearn.transport.memory.transport.Dispatcher", desk),
+        mock.patch("peerlearn.transport.grpc.transport.Dispatcher", desk),
+    ):
         yield
 
 
-class _BadDesk(Desk):
+class _BadDesk(Dispatcher):
     def __init__(self, *args: Any, plan: Plan) -> None:
         super().__init__(*args)
         self._plan = plan

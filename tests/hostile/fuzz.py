@@ -24,8 +24,8 @@ import grpc
 import grpc.aio
 
 from peerlearn.errors import RefusalReason
-from peerlearn.transport.brief import MARK
-from peerlearn.transport.serve import EXCHANGE, SERVICE
+from peerlearn.transport.exchange.unary import MARK
+from peerlearn.transport.grpc.server import EXCHANGE, SERVICE
 from peerlearn.wire.v1 import fabric_pb2 as pb
 from tests.hostile.mutate import Case, Input, mutated
 from tests.hostile.processes import Sample, Worker, sample, worker

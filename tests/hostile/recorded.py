@@ -8,12 +8,12 @@ from unittest import mock
 from peerlearn.config import brisk
 from peerlearn.discovery.static import Static
 from peerlearn.errors import PeerUnreachable
-from peerlearn.orchestrator.gate import Gate
+from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.peer import Peer
 from peerlearn.strategies.gossip import Gossip
 from peerlearn.transport.base import Caller
-from peerlearn.transport.desk import Desk
-from peerlearn.transport.exchange import Pipe
+from peerlearn.transport.exchange.dispatcher import Dispatcher
+from peerlearn.transport.exchange.protocol import Pipe
 from peerlearn.wire.frames import Block, parse, serialize
 from peerlearn.wire.seal import sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
@@ -26,7 +26,7 @@ async def calls(tag: str) -> list[Input]:
     also as they are asked briefly."""
     kept: list[Input] = []
 
-    class Recording(Desk):
+    class Recording(Dispatcher):
         async def introduce(self, data: bytes, caller: Caller) -> bytes:
             kept.append(Input("Introduce", (data,)))
             return await super().introduce(data, caller)
@@ -42,7 +42,7 @@ async def calls(tag: str) -> list[Input]:
             finally:
                 kept.append(Input("Exchange", tuple(heard.frames)))
 
-    with mock.patch("peerlearn.transport.grpc.Desk", Recording):
+    with mock.patch("peerlearn.transport.grpc.transport.Dispatcher", Recording):
         async with _peer("amber", tag, 1) as amber:
             async with _peer("birch", tag, 2, Static([amber.address])) as birch:
                 await birch.meet(1, timeout=30)

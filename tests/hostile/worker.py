@@ -16,10 +16,10 @@ import torch
 from peerlearn.clock import now
 from peerlearn.config import Limits, brisk
 from peerlearn.discovery.mdns import Mdns
-from peerlearn.orchestrator.gate import Gate
+from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.peer import Peer
 from peerlearn.schedule import Local, Publish, Schedule
-from peerlearn.transport.allocator import tune_allocator
+from peerlearn.tuning.malloc import tune_allocator
 from peerlearn.types import epochs
 from tests.tiny import bits
 from tests.village import learner

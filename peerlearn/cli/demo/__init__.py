@@ -1,0 +1,1 @@
+"""`peerlearn demo`: its processes, what each of them does, and how it looks."""

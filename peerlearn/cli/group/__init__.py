@@ -1,0 +1,1 @@
+"""`peerlearn group`: make a group, let a machine in, shut one out."""

@@ -1,0 +1,1 @@
+"""Data sets by name or from a folder, and partitions of them among peers."""

@@ -1,0 +1,1 @@
+"""What came out of an experiment: rows, tables, verdicts, pictures and a page."""

@@ -1,0 +1,110 @@
+"""When a run is saved, and what becomes of a save that fails: it is said, learning goes on, and it is tried again."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+from peerlearn.errors import StateError
+from peerlearn.events import Record, Resumed, Saved, SaveFailed
+from peerlearn.orchestrator.checkpointing.progress import Progress
+from peerlearn.orchestrator.checkpointing.store import Store
+from peerlearn.orchestrator.training.compute import Compute
+
+SAVE_EVERY = 30.0
+"""Seconds of a long span that a crash may cost; a few MB written at this pace wear out no memory card."""
+_LEAST = 1.0
+_SHARE = 20
+"""After a span, saving is worth it when at least a second has passed, and 20 times as long as it takes."""
+
+
+class Saving:
+    """Lives on the event loop and writes on the learner's thread. Without a store nothing happens.
+
+    A snapshot is on disk before anybody hears of it: a peer that is killed never comes back with an older version.
+    """
+
+    def __init__(self, store: Store | None, *, compute: Compute, record: Record, every: float) -> None:
+        self._store = store
+        self._compute = compute
+        self._record = record
+        self._every = every
+        self._clock: Callable[[], float] = lambda: 0.0
+        self._at = 0.0
+        self._cost = 0.0
+        self._anchored = False
+        self._said = ""
+        self.stale = False
+        """Whether something has changed since the last save."""
+
+    async def resume(self) -> Progress | None:
+        """Where the latest snapshot was made, with learner and strategy as they were. Raises StateError."""
+        self._clock = asyncio.get_running_loop().time  # may be read from the learner's thread
+        self._at = self._clock()
+        if self._store is None:
+            return None
+        await self._compute.run(self._store.open)
+        kept = await self._compute.run(self._store.resume)
+        self._anchored = kept is not None
+        return kept
+
+    async def resume_before(self, at: Progress) -> Progress | None:
+        """The same of the version before that one; None when it is not kept."""
+        if self._store is None:
+            return None
+        before = await self._compute.run(self._store.resume_before)
+        return before if before is not None and before.version == at.version - 1 else None
+
+    async def resume_between(self, at: Progress) -> Progress:
+        """How far the run had come since; says that it goes on from there."""
+        if self._store is None:
+            return at
+        since = await self._compute.run(self._store.resume_between, at) or at
+        self._record(Resumed(round=since.round, version=since.version, why=self._store.trouble))
+        return since
+
+    async def at_snapshot(self, progress: Progress) -> None:
+        if self._store is not None:
+            await self._compute.run(self._write, self._store, progress, snapshot=True)
+
+    async def after_span(self, progress: Progress) -> None:
+        """Between two snapshots, where it is worth it."""
+        pause = min(self._every, max(_LEAST, _SHARE * self._cost))
+        if self._store is not None and self.stale and self._clock() - self._at >= pause:
+            await self._compute.run(self._write, self._store, progress)
+
+    async def at_the_end(self, progress: Progress) -> None:
+        if self._store is not None and self.stale:
+            await self._compute.run(self._write, self._store, progress)
+
+    def on_the_way(self, progress: Progress, steps: Callable[[], int]) -> Callable[[], None] | None:
+        """What to call between two steps of a local span that begins at `progress`; `steps` counts them. None: nothing
+        is kept."""
+        store, began = self._store, steps()
+        if store is None:
+            return None
+
+        def look() -> None:
+            if self._clock() - self._at >= self._every:
+                self._write(store, replace(progress, into=progress.into + steps() - began))
+
+        return look
+
+    def _write(self, store: Store, progress: Progress, *, snapshot: bool = False) -> None:
+        """When the last snapshot could not be saved, what comes between has nothing to stand on: it takes its place."""
+        whole = snapshot or not self._anchored
+        began = self._clock()
+        try:
+            path = store.save(progress) if whole else store.save_between(progress)
+        except StateError as exc:
+            self._anchored = self._anchored and not snapshot
+            self._say(progress.round, str(exc))
+        else:
+            self._anchored, self._said, self.stale = True, "", False
+            self._cost = self._clock() - began
+            self._record(Saved(round=progress.round, path=path, seconds=self._cost))
+        self._at = self._clock()
+
+    def _say(self, round_: int, why: str) -> None:
+        if why != self._said:
+            self._record(SaveFailed(round=round_, why=why))
+            self._said = why

@@ -1,0 +1,249 @@
+"""One exchange with several providers: choose, ask, remember what is held, hand the answers to the strategy."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from peerlearn.clock import now
+from peerlearn.config import Timing
+from peerlearn.errors import KnowledgeError, TransferError, WireError
+from peerlearn.events import Decided, Fetched, FetchFailed, Record, Unfit
+from peerlearn.knowledge import Question, Received
+from peerlearn.learning.learner import Learner
+from peerlearn.orchestrator.consumer.backoff import Backoff
+from peerlearn.orchestrator.consumer.fetch import Fetch, Fetcher
+from peerlearn.orchestrator.consumer.reputation import Reputation
+from peerlearn.orchestrator.consumer.selection import choose
+from peerlearn.orchestrator.directory_view import DirectoryView
+from peerlearn.orchestrator.training import gated as training
+from peerlearn.orchestrator.training.compute import Compute
+from peerlearn.schedule import Exchange
+from peerlearn.strategies.base import Strategy, prefers
+from peerlearn.types import Card, PeerId
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_NOBODY: Final = ("", -1, None)
+_REMEMBERED: Final = 1024
+"""Peers of whom anything is kept; a fabric that lives for years meets ever new ones."""
+
+
+class Exchanges:
+    """The consuming side of a peer. Lives on the event loop; the strategy is called on the learner's thread."""
+
+    def __init__(
+        self,
+        me: Card,
+        learner: Learner,
+        strategy: Strategy,
+        *,
+        compute: Compute,
+        directory: DirectoryView,
+        fetcher: Fetcher,
+        timing: Timing,
+        patience: float,
+        record: Record,
+        changed: Callable[[], None],
+        most_providers: int | None,
+        links: Callable[[Card], bool],
+    ) -> None:
+        self._me = me
+        self._learner = learner
+        self._strategy = strategy
+        self._prefers = prefers(strategy)
+        self._compute = compute
+        self._directory = directory
+        self._fetcher = fetcher
+        self._patience = patience
+        self._record = record
+        self._changed = changed
+        self._most = most_providers
+        self._links = links
+        self._backoff = Backoff(now, first=timing.stall, most=12 * timing.stall)
+        self.reputation = Reputation(fetcher, patience=patience, record=record)
+        self._reputation_before: Mapping[str, Any] = {}
+        self._answers: dict[PeerId, list[Fetch]] = {}
+        self._names: dict[str, str] = {}
+        self._misfits: dict[PeerId, tuple[str, int, str | None]] = {}
+        self.asked = False
+        self.nobody = False
+        self.in_flight = 0
+        self.taught_by: set[PeerId] = set()
+        """Those whose knowledge the strategy holds since the last collection."""
+
+    async def ask(
+        self, fetching: asyncio.TaskGroup, exchange: Exchange, *, round_: int, at: int | None, due_now: bool
+    ) -> None:
+        """Send questions to the chosen providers; `at`: the version wanted of each (lockstep)."""
+        if not (self.asked or self.nobody):
+            self._reputation_before = self.reputation.as_tree()
+        contacts = [contact for contact in self._directory.alive() if self._links(contact.card)]
+        cards, versions = [contact.card for contact in contacts], {c.card.id: c.version for c in contacts}
+        misfits = await self._weigh(cards)
+        reasons = {c.id: misfits[c.id] or self._backoff.why(c) or self.reputation.why(c, versions[c.id]) for c in cards}
+        aside = {peer: why for peer, why in reasons.items() if why is not None}
+        fit = [card for card in cards if card.id not in aside]
+        # a hop to the learner's thread takes longer than all the rest here
+        preferred = await self._compute.run(self._strategy.prefer, self._learner, fit) if self._prefers else None
+        most = exchange.most if exchange.most is not None else self._most
+        eligible = [card.id for card in fit] if preferred is None else preferred
+        if exchange.order != "pairs" and most != 1 and len(eligible) > 1:  # else each is tried alone as it is
+            aside |= self.reputation.waiting([card.id for card in fit if card.id in eligible])
+            fit = [card for card in fit if card.id not in aside]
+        choice = choose(
+            self._me,
+            cards,
+            aside=aside,
+            preferred=preferred,
+            most=most,
+            lot=f"{self._learner.seed}:{round_}:{self._me.name}" if exchange.order == "random" else "",
+            pairs=str(round_ if at is None else at) if exchange.order == "pairs" else "",
+        )
+        if choice.providers or due_now:
+            self._record(Decided(round=round_, why=choice.why))
+        if not choice.providers:
+            self.asked, self.nobody = due_now, not due_now
+            return
+        self.asked = True
+        self._names = _bounded(self._names | {card.id: card.name for card in fit})
+        chosen = [card for card in fit if card.id in choice.providers]
+        questions = await self._compute.run(lambda: [self._questions(card) for card in chosen])
+        for card, asked in zip(chosen, questions, strict=True):
+            self.in_flight += 1
+            in_turn = self._fetch(card, [_at(question, at) for question in asked], round_)
+            fetching.create_task(in_turn, name=f"{self._me.name}:fetch:{card.name}")
+
+    async def collect(self, tasks: asyncio.TaskGroup, *, round_: int) -> None:
+        """Hand what came to the strategy, in provider-id order; what did not come is not used any more."""
+        answers, self._answers = self._answers, {}
+        taught_by, left = set(), sorted(answers)
+        while left:
+            for fetch in (fetch for peer in left for fetch in answers[peer]):
+                self.reputation.gave(fetch.provider, fetch.version)
+            absorbed, refused = await self._compute.run(self._absorb_in_turn, [answers[peer] for peer in left])
+            for peer in left[:absorbed]:
+                taught_by.add(peer)
+                self._backoff.clear(peer)
+            if refused is not None:
+                await self._refused(answers[left[absorbed]][0].provider, refused, tasks, round_)
+                absorbed += 1
+            left = left[absorbed:]
+        for peer in sorted(self.taught_by - taught_by):
+            await self._compute.run(self._strategy.forget, peer)
+        self.taught_by = taught_by
+        self.asked = False
+
+    def reputation_to_save(self) -> Mapping[str, Any]:
+        """What a checkpoint keeps of `blame`: an exchange under way is not part of it, since a resumed peer begins it
+        anew, and whose turn it is to be tried would else go on twice."""
+        return self._reputation_before if self.asked or self.nobody else self.reputation.as_tree()
+
+    def names(self, peers: Iterable[str]) -> tuple[str, ...]:
+        """As people know them, even when they have left since."""
+        return tuple(self._names.get(peer) or peer[:12] for peer in peers)
+
+    async def receive(self, received: Received, tasks: asyncio.TaskGroup, *, round_: int) -> bool:
+        """Hand over what somebody brought unasked; False when it did not fit."""
+        self._names[received.sender.id] = received.sender.name
+        self.reputation.gave(received.sender, received.knowledge.version)
+        try:
+            await self._compute.run(self._absorb, received)
+        except KnowledgeError as exc:
+            await self._refused(received.sender, exc, tasks, round_)
+            return False
+        return True
+
+    async def judge(self, outcome: training.TransferOutcome, tasks: asyncio.TaskGroup, *, round_: int) -> None:
+        """How a transfer went: whoever does harm, and nobody else, is put aside."""
+        providers = [PeerId(peer) for peer in outcome.report.providers] or sorted(self.taught_by)
+        for peer in self.reputation.judged(providers, outcome, tasks, round_=round_):
+            await self._forget(peer)
+
+    async def _refused(self, card: Card, error: KnowledgeError, tasks: asyncio.TaskGroup, round_: int) -> None:
+        self._record(FetchFailed(round=round_, provider=card.name, why=str(error), seconds=0.0))
+        await self._forget(self.reputation.refused(card, str(error), tasks, round_=round_))
+
+    async def _forget(self, quarantined: PeerId | None) -> None:
+        if quarantined is not None:
+            await self._compute.run(self._strategy.forget, quarantined)
+            self.taught_by.discard(quarantined)
+
+    async def _weigh(self, cards: list[Card]) -> dict[PeerId, str | None]:
+        """Why each of these cannot teach me; asked of the strategy, and said, once per card."""
+        new = [card for card in cards if self._misfits.get(card.id, _NOBODY)[:2] != (card.session, card.serial)]
+        if new:
+            whys = await self._compute.run(lambda: [training.misfit(self._strategy, self._learner, c) for c in new])
+            for card, why in zip(new, whys, strict=True):
+                if why is not None and why != self._misfits.get(card.id, _NOBODY)[2]:
+                    self._record(Unfit(provider=card.name, why=why))
+                self._misfits[card.id] = (card.session, card.serial, why)
+        found = {card.id: self._misfits[card.id][2] for card in cards}
+        self._misfits = _bounded(self._misfits)
+        return found
+
+    def _questions(self, card: Card) -> Sequence[Question]:
+        asked = self._strategy.ask(self._learner, card)
+        return [asked] if isinstance(asked, Question) else asked
+
+    async def _fetch(self, card: Card, questions: Sequence[Question], round_: int) -> None:
+        """All questions to one provider, one after another; a failure ends the series."""
+        began = now()
+        fetches = []
+        try:
+            for question in questions:
+                began = now()
+                fetch = await self._fetcher.fetch(card.id, question, patience=self._patience)
+                fetches.append(fetch)
+                self._came(fetch, round_, now() - began)
+        except (TransferError, WireError, KnowledgeError) as exc:
+            self._failed(card, exc, round_, now() - began)
+        else:
+            self._answers[card.id] = fetches
+        finally:
+            self.in_flight -= 1
+            if not self.in_flight:  # before that, nothing is to be done
+                self._changed()
+
+    def _came(self, fetch: Fetch, round_: int, seconds: float) -> None:
+        t = fetch.traffic
+        self._record(
+            Fetched(
+                round=round_, provider=fetch.provider.name, version=fetch.version, received_bytes=t.received_bytes,
+                sent_bytes=t.sent_bytes, body_bytes=t.body_bytes, seconds=seconds, codec=t.codec,
+                not_modified=fetch.not_modified,
+            )
+        )  # fmt: skip
+
+    def _failed(self, card: Card, error: Exception, round_: int, seconds: float) -> None:
+        self._backoff.put(card, error)
+        self._record(FetchFailed(round=round_, provider=card.name, why=str(error), seconds=seconds))
+
+    def _absorb_in_turn(self, answers: Sequence[Sequence[Fetch]]) -> tuple[int, KnowledgeError | None]:
+        """How many providers' answers went in, and why the next one's did not. In one go: a hop to the learner's thread
+        takes longer than most answers."""
+        for number, fetches in enumerate(answers):
+            try:
+                for fetch in fetches:
+                    if fetch.received is not None:
+                        self._absorb(fetch.received)
+            except KnowledgeError as exc:
+                return number, exc
+        return len(answers), None
+
+    def _absorb(self, received: Received) -> None:
+        with self._learner.tentative():
+            self._strategy.absorb(self._learner, [received])
+
+
+def _at(question: Question, version: int | None) -> Question:
+    """Lockstep asks for one version, unless the strategy has asked for one itself or names one to wait for."""
+    if version is None or question.query.at is not None or question.after is not None:
+        return question
+    return replace(question, query=replace(question.query, at=version))
+
+
+def _bounded(kept: dict[K, V]) -> dict[K, V]:
+    """Without the longest known, when there are too many."""
+    return kept if len(kept) <= _REMEMBERED else dict(list(kept.items())[-_REMEMBERED:])

@@ -1,0 +1,1 @@
+"""The providing side: answers from snapshots, shared between consumers, and the reports that come back."""

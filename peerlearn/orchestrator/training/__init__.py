@@ -1,0 +1,1 @@
+"""What runs on the learner's thread: spans, the gated transfer, scoring."""

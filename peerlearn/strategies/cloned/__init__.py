@@ -1,0 +1,3 @@
+"""Cloned distillation: a hub learns from clones of its model that edges have trained."""
+
+from peerlearn.strategies.cloned.strategy import Cloned as Cloned

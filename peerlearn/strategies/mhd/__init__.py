@@ -1,0 +1,3 @@
+"""Multi-headed distillation (Zhmoginov et al. 2023)."""
+
+from peerlearn.strategies.mhd.strategy import MHD as MHD

@@ -1,0 +1,1 @@
+"""The transport over gRPC. The only room, beside its fault relay, where gRPC is spoken."""

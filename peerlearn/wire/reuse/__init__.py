@@ -1,0 +1,1 @@
+"""What of an answer need not travel because the consumer holds it."""
