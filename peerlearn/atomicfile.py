@@ -70,5 +70,3 @@ def _draft(path: Path, mode: int) -> Iterator[tuple[BinaryIO, Path]]:
 def _flush(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-

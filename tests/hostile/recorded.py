@@ -18,7 +18,7 @@ from peerlearn.wire.frames import Block, parse, serialize
 from peerlearn.wire.seal import sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
 from tests.hostile.mutate import Call, Input
-from tests.village import learner
+from tests.support.village import learner
 
 
 async def calls(tag: str) -> list[Input]:

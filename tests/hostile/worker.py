@@ -21,8 +21,8 @@ from peerlearn.peer import Peer
 from peerlearn.schedule import Local, Publish, Schedule
 from peerlearn.tuning.malloc import tune_allocator
 from peerlearn.types import epochs
-from tests.tiny import bits
-from tests.village import learner
+from tests.support.tiny import bits
+from tests.support.village import learner
 
 KEEPS = Schedule(cycle=(Local(epochs(1)), Publish()), on={"received": ()})
 """Takes what others bring, looks at it, and does not learn from it: its model is its own, bit for bit."""
