@@ -15,7 +15,7 @@ def main(name: str, rounds: str = "5", group_tag: str = "example") -> None:
     mine = pl.partition.by_classes(train.y, list(HOLDS.values()))[list(HOLDS).index(name)]
     learner = pl.Learner(pl.models.Net(), train.subset(mine))
 
-    with pl.BlockingPeer(learner, strategy="distillation", name=name, group_tag=group_tag) as peer:
+    with pl.BlockingPeer(learner, strategy="distillation", name=name, network=pl.Network(group_tag=group_tag)) as peer:
         peer.meet(others=1, timeout=60)
         for _ in range(int(rounds)):
             learner.fit(pl.epochs(1))  # on this thread, for as long as it likes: the peer answers meanwhile

@@ -38,8 +38,20 @@ async def main(rounds: str = "5", group_tag: str = "architectures") -> None:
         twin.fit(pl.epochs(2 * int(rounds)))  # as many passes as a local and a transfer epoch per round
 
     async with (
-        pl.Peer(learner("conv"), strategy=pl.Distillation(), name="conv", group_tag=group_tag, pace="lockstep") as conv,
-        pl.Peer(learner("mlp"), strategy=pl.Distillation(), name="mlp", group_tag=group_tag, pace="lockstep") as mlp,
+        pl.Peer(
+            learner("conv"),
+            strategy=pl.Distillation(),
+            name="conv",
+            network=pl.Network(group_tag=group_tag),
+            pace="lockstep",
+        ) as conv,
+        pl.Peer(
+            learner("mlp"),
+            strategy=pl.Distillation(),
+            name="mlp",
+            network=pl.Network(group_tag=group_tag),
+            pace="lockstep",
+        ) as mlp,
     ):
         await conv.meet(others=1, timeout=60)
         await mlp.meet(others=1, timeout=60)

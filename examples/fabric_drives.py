@@ -16,7 +16,9 @@ async def main(name: str, rounds: str = "5", group_tag: str = "example") -> None
     mine = pl.partition.by_classes(train.y, list(HOLDS.values()))[list(HOLDS).index(name)]
     learner = pl.Learner(pl.models.Net(), train.subset(mine))
 
-    async with pl.Peer(learner, strategy=pl.Pairwise(layer="penult"), name=name, group_tag=group_tag) as peer:
+    async with pl.Peer(
+        learner, strategy=pl.Pairwise(layer="penult"), name=name, network=pl.Network(group_tag=group_tag)
+    ) as peer:
         await peer.meet(others=1, timeout=60)
         await peer.run(rounds=int(rounds))
         right = (await peer.predict(test.x)).argmax(dim=1) == test.y

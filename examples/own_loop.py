@@ -25,7 +25,7 @@ async def main(name: str, epochs: str = "5", group_tag: str = "example") -> None
             F.cross_entropy(model(x), y).backward()
             learner.optimizer.step()
 
-    async with pl.Peer(learner, strategy=pl.Distillation(), name=name, group_tag=group_tag) as peer:
+    async with pl.Peer(learner, strategy=pl.Distillation(), name=name, network=pl.Network(group_tag=group_tag)) as peer:
         for epoch in range(int(epochs)):
             await peer.train(train_one_epoch)
             report = await peer.transfer()  # learn from whoever is there; nothing happens when nobody is

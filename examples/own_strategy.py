@@ -91,8 +91,13 @@ async def main(rounds: int = 3) -> None:
     one, two = (pl.Learner(pl.models.Net(seed=i), its, batch_size=32, seed=i) for i, its in enumerate(own))
     tag = f"mutual-{secrets.token_hex(4)}"
     async with (
-        pl.Peer(one, strategy=Mutual(), name="amber", group_tag=tag) as amber,
-        pl.Peer(two, strategy=Mutual(), name="birch", group_tag=tag, peers=[amber.address]) as birch,
+        pl.Peer(one, strategy=Mutual(), name="amber", network=pl.Network(group_tag=tag)) as amber,
+        pl.Peer(
+            two,
+            strategy=Mutual(),
+            name="birch",
+            network=pl.Network(group_tag=tag, peers=[amber.address]),
+        ) as birch,
     ):
         await amber.meet(1, timeout=30)
         await birch.meet(1, timeout=30)

@@ -10,6 +10,9 @@ from peerlearn.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from peerlearn import strategies as strategies
+    from peerlearn.arguments import Internals as Internals
+    from peerlearn.arguments import Network as Network
+    from peerlearn.arguments import Sharing as Sharing
     from peerlearn.blocking import BlockingPeer as BlockingPeer
     from peerlearn.config import Limits as Limits
     from peerlearn.config import Timing as Timing
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
     from peerlearn.types import steps as steps
 
 _HOMES = {
+    "Sharing": "arguments",
+    "Network": "arguments",
+    "Internals": "arguments",
     "BlockingPeer": "blocking",
     "Distillation": "strategies.distillation",
     "Exchange": "schedule",
@@ -84,18 +90,21 @@ __all__ = [
     "Exposure",
     "Gate",
     "Group",
+    "Internals",
     "Isolated",
     "JsonlSink",
     "Learner",
     "Limits",
     "Local",
     "MemorySink",
+    "Network",
     "Pairwise",
     "Peer",
     "PeerlearnError",
     "Publish",
     "Report",
     "Schedule",
+    "Sharing",
     "Span",
     "Status",
     "Timing",

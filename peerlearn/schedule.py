@@ -62,17 +62,14 @@ class Schedule:
     cycle: tuple[Phase, ...]
     on: Mapping[str, tuple[Phase, ...]] = field(default_factory=dict)
     first: tuple[Phase, ...] = ()
+    phases: tuple[Phase, ...] = field(init=False, repr=False, compare=False)
+    """The cycle with its closing Publish made explicit."""
 
     def __post_init__(self) -> None:
         if not self.cycle and not self.on:
             raise ConfigError("a schedule needs a cycle or a trigger, else the peer would do nothing for ever")
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """The cycle with its closing Publish made explicit."""
-        if not self.cycle or any(isinstance(phase, Publish) for phase in self.cycle):
-            return self.cycle
-        return (*self.cycle, Publish())
+        closed = not self.cycle or any(isinstance(phase, Publish) for phase in self.cycle)
+        object.__setattr__(self, "phases", self.cycle if closed else (*self.cycle, Publish()))
 
     @property
     def exchanges(self) -> bool:

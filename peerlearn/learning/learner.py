@@ -33,6 +33,8 @@ Objective = Callable[[nn.Module, Batch], Tensor | None]
 """From the model in training and a batch to a scalar; None: nothing to add."""
 
 _PREDICT = 512
+_NUMBERED = "0123456789 "
+"""What tells purposes of one kind apart: "member 3" draws as "member 4" does."""
 _TRIAL_BYTES = 16 * 2**20
 """Of a network that is kept to be filled anew: to build its objects takes longer than to copy such tensors."""
 
@@ -142,7 +144,7 @@ class Learner:
             self.check_interrupt()
             with self._reading():
                 batch = self._samples.take(self._rows[self._sampler.next()])
-            yield batch.to(self.device)
+            yield batch if batch.x.device == self.device else batch.to(self.device)
 
     def one_pass(self) -> Iterator[Batch]:
         """Every private sample once, ids rising, a few hundred at a time, on the learner's device; the order of
@@ -184,10 +186,10 @@ class Learner:
         total, samples, steps = 0.0, 0, 0
         with state.in_mode(self.model, training=True):
             for batch in self.batches(span):
+                amount = len(batch.y)
                 with self.chance("step"):
-                    value = self._value(batch, loss, extra_loss)
-                    total += self.step(value) * len(batch)
-                samples, steps = samples + len(batch), steps + 1
+                    total += self.step(self._value(batch, loss, extra_loss)) * amount
+                samples, steps = samples + amount, steps + 1
         return Report(steps=steps, samples=samples, loss=total / samples if samples else float("nan"))
 
     def step(self, loss: Tensor) -> float:
@@ -221,8 +223,12 @@ class Learner:
         """Inside the block torch's global generators depend on this learner's seed and position alone, so that dropout
         is repeatable whoever else computes in this process; afterwards they are as they were. `foreign`: what runs
         inside may draw now and then, as a data set does; a step of a model draws always or never."""
-        where = self._sampler.state()
-        return self._rng_guard.block(purpose, where[0], lambda: derived(self.seed, purpose, *where), foreign=foreign)
+        epoch, position = self._sampler.epoch, self._sampler.position
+        kind = purpose.rstrip(_NUMBERED)
+        if self._rng_guard.needless(kind, epoch):
+            return nullcontext()
+        seed = derived(self.seed, purpose, epoch, position)
+        return self._rng_guard.block(kind, epoch, seed, foreign=foreign)
 
     def _value(self, batch: Batch, loss: Objective | None, extra_loss: Objective | None) -> Tensor:
         value = loss(self.model, batch) if loss else self.loss(self.model(batch.x), batch.y)

@@ -5,7 +5,7 @@ time holds them; those in which nothing is ever drawn, which are most, pass with
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -17,7 +17,6 @@ _ONE = threading.RLock()
 generator may need that one to go on, when the collector runs within `get_rng_state`, and then both wait for ever."""
 
 _DRAW = (_DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
-_NUMBERED = "0123456789 "
 
 
 @contextmanager
@@ -46,8 +45,12 @@ def _states(device: torch.device | None) -> list[Tensor]:
 
 
 class RngGuard:
-    """Of one learner. Whether its steps draw at all is seen from the first of every epoch: if not, the others do not
-    wait for those of other learners. A model with dropout, and a data set of the user's own, always may."""
+    """The use of torch's global generators by one learner.
+
+    The first block of each epoch shows whether its steps draw at all. If not, the other blocks of the epoch need no
+    guard, and do not wait for those of other learners. A model with dropout, and a data set of the user's own, may
+    always draw.
+    """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self._device = device
@@ -55,15 +58,15 @@ class RngGuard:
         self._still: dict[str, int] = {}
         """By purpose, the epoch in which the first block drew nothing."""
 
+    def needless(self, purpose: str, epoch: int) -> bool:
+        """Whether a block of this purpose is known to draw nothing in this epoch."""
+        return self._still.get(purpose) == epoch
+
     @contextmanager
-    def block(self, purpose: str, epoch: int, seed: Callable[[], int], *, foreign: bool) -> Iterator[None]:
+    def block(self, purpose: str, epoch: int, seed: int, *, foreign: bool) -> Iterator[None]:
         """Inside the block the global generators are those of this seed. `foreign`: code of the user's that may draw
         now and then."""
-        purpose = purpose.rstrip(_NUMBERED)
-        if self._still.get(purpose) == epoch:
-            yield
-            return
-        with seeded(seed(), self._device) as states:
+        with seeded(seed, self._device) as states:
             yield
             still = all(torch.equal(one, other) for one, other in zip(states, _states(self._device), strict=True))
         if still and not self._draws and not foreign:

@@ -2,12 +2,11 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from peerlearn.clock import now
-from peerlearn.errors import ConfigError, KnowledgeError, PeerStopped, StateError
-from peerlearn.events import Decided, Evaluated, Gated, PhaseStarted, Published, Record, Trained
+from peerlearn.errors import ConfigError, PeerStopped, StateError
+from peerlearn.events import Published, Record, discard
 from peerlearn.knowledge import Received
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
@@ -17,25 +16,40 @@ from peerlearn.orchestrator.checkpointing.progress import Progress
 from peerlearn.orchestrator.consumer.exchange import Exchanges
 from peerlearn.orchestrator.directory_view import DirectoryView
 from peerlearn.orchestrator.pace import Barrier
-from peerlearn.orchestrator.plan import Ask, Collect, MakeSnapshot, Receive, Rest, Skip, Step, Train, View, Wait, plan
+from peerlearn.orchestrator.plan import (
+    Ask,
+    Collect,
+    MakeSnapshot,
+    Receive,
+    Rest,
+    Skip,
+    Step,
+    Train,
+    View,
+    Wait,
+    plan,
+)
 from peerlearn.orchestrator.provider.snapshots import Snapshots
-from peerlearn.orchestrator.training import gated as training
-from peerlearn.orchestrator.training import spans
 from peerlearn.orchestrator.training.compute import Compute
 from peerlearn.orchestrator.training.gate import Gate
+from peerlearn.orchestrator.training.trainer import Left, Measure, Trainer
 from peerlearn.schedule import Exchange, Local, Phase, Schedule, Transfer
 from peerlearn.status import QuarantinedPeer
 from peerlearn.strategies.base import Strategy
 from peerlearn.types import Card, PeerId
 
-P = ParamSpec("P")
-T = TypeVar("T")
-Measure = Callable[[training.Predict], Mapping[str, float]]
-"""Metrics of a model that is given as a function from inputs to probabilities. Called on the learner's thread."""
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """What the orchestrator tells, and to whom."""
 
-class _Left(Exception):
-    """This peer leaves: the span under way has ended between two steps, or was taken back."""
+    record: Record = discard
+    measure: Measure | None = None
+    """Metrics to record after each span."""
+    published: Callable[[int, tuple[int, ...]], None] = lambda version, histogram: None
+    """Told of each snapshot, by version, with the class counts that go with it."""
+    round_ended: Callable[[tuple[PeerId, ...]], None] = lambda taught_by: None
+    """Told at the end of a round whose knowledge the strategy holds."""
 
 
 class Orchestrator:
@@ -47,32 +61,28 @@ class Orchestrator:
         strategy: Strategy,
         *,
         schedule: Schedule,
-        exchanges: Callable[[Callable[[], None]], Exchanges],
+        exchanges: Exchanges,
         snapshots: Snapshots,
         compute: Compute,
         directory: DirectoryView,
-        barrier: Barrier,
+        barrier: Barrier | None,
         gate: Gate,
-        record: Record,
-        saving: Saving,
-        measure: Measure | None = None,
-        published: Callable[[int, tuple[int, ...]], None] = lambda version, histogram: None,
-        round_ended: Callable[[tuple[PeerId, ...]], None] = lambda taught_by: None,
+        saving: Saving | None,
+        hooks: Hooks,
     ) -> None:
+        """`barrier` is None in free pace, `saving` where nothing is kept."""
         self._learner = learner
-        self._strategy = strategy
         self._schedule = schedule
-        self._exchanges = exchanges(self.wake)
+        self._exchanges = exchanges
+        exchanges.changed = self.wake
         self._snapshots = snapshots
-        self._compute = compute
         self._directory = directory
         self._barrier = barrier
-        self._gate = gate
-        self._record = record
-        self._measure = measure
         self._saving = saving
-        self._published = published
-        self._round_ended = round_ended
+        self._hooks = hooks
+        self._trainer = Trainer(
+            learner, strategy, compute, gate=gate, record=hooks.record, measure=hooks.measure, names=exchanges.names
+        )
 
         self.round = 0
         self.version = 0
@@ -87,7 +97,6 @@ class Orchestrator:
         self._changed = asyncio.Event()
         self._rested = asyncio.Event()
         self._ended = asyncio.Event()
-        self._span: asyncio.Timeout | None = None
         self._driven = self._over = self._leaving = False
 
     # ---------------------------------------------------------------- driven from outside
@@ -95,16 +104,17 @@ class Orchestrator:
     async def start(self) -> None:
         """Go on where a saved run stood, if there is one, and publish what is to be published: from here on questions
         can be answered. Raises StateError."""
-        kept = await self._saving.resume()
-        if kept is None:
-            await self._saving.at_snapshot(self._progress())
-            return self._show(await self._snapshot(self.version))
-        if self._barrier.lockstep and await self._saving.resume_before(kept) is not None:
-            snapshot, _ = await self._snapshot(kept.version - 1)  # somebody may not have got it yet
+        kept = await self._saving.resume() if self._saving is not None else None
+        if self._saving is None or kept is None:
+            if self._saving is not None:
+                await self._saving.at_snapshot(self._progress)
+            return self._show(await self._trainer.snapshot(self.version), self.round)
+        if self._barrier is not None and await self._saving.resume_before(kept) is not None:
+            snapshot, _ = await self._trainer.snapshot(kept.version - 1)  # a consumer may not have got it yet
             self._snapshots.publish(snapshot)
             kept = await self._saving.resume() or kept
         self._stand(kept)
-        self._show(await self._snapshot(self.version))
+        self._show(await self._trainer.snapshot(self.version), self.round)
         self._stand(await self._saving.resume_between(kept))
 
     def _stand(self, at: Progress) -> None:
@@ -172,10 +182,11 @@ class Orchestrator:
                 while not self._leaving:
                     self._changed.clear()
                     await self._perform(plan(self._view(), self._schedule), tasks)
-                self._saving.stale |= self._app_trains
-                await self._saving.at_the_end(self._progress())
-                raise _Left
-        except* _Left:
+                if self._saving is not None:
+                    self._saving.stale |= self._app_trains
+                    await self._saving.at_the_end(self._progress)
+                raise Left
+        except* Left:
             pass
         finally:
             self._over = True
@@ -186,8 +197,7 @@ class Orchestrator:
         """End the step under way, a span of training between two of its own, and save, in the task that runs."""
         self._leaving = True
         self.wake()
-        if self._span is not None and not self._span.expired():
-            self._span.reschedule(now())
+        self._trainer.stop()
 
     async def leave(self) -> None:
         """The same, and wait until it is done."""
@@ -211,18 +221,19 @@ class Orchestrator:
             asked=self._exchanges.asked,
             nobody=self._exchanges.nobody,
             in_flight=self._exchanges.in_flight,
-            behind=self._barrier.behind(self.version),
+            behind=self._barrier.behind(self.version) if self._barrier is not None else (),
             app_trains=self._app_trains,
         )
 
     async def _perform(self, step: Step, tasks: asyncio.TaskGroup) -> None:  # noqa: C901 (a table, not a tangle)
-        self._saving.stale |= isinstance(step, Receive | Collect | Train)
+        if self._saving is not None:
+            self._saving.stale |= isinstance(step, Receive | Collect | Train)
         match step:
             case Receive():
                 if await self._exchanges.receive(self._brought.popleft(), tasks, round_=self.round):
                     self._trigger(("received",))
             case Ask(exchange):
-                at = self.version if self._barrier.lockstep else None
+                at = self.version if self._barrier is not None else None
                 due_now = self._exchange_is_due()
                 await self._exchanges.ask(tasks, exchange, round_=self.round, at=at, due_now=due_now)
             case Collect():
@@ -238,7 +249,7 @@ class Orchestrator:
                 self._into = 0
                 self._advance()
             case Wait():
-                await self._barrier.wait(self._changed)
+                await (self._barrier.wait(self._changed) if self._barrier is not None else self._changed.wait())
             case Rest():
                 self._rested.set()
                 await self._changed.wait()
@@ -260,7 +271,7 @@ class Orchestrator:
         if self._cursor == len(self._schedule.phases):
             self._cursor = 0
             self.round += 1
-            self._round_ended(tuple(sorted(self._exchanges.taught_by)))
+            self._hooks.round_ended(tuple(sorted(self._exchanges.taught_by)))
 
     def _trigger(self, events: tuple[str, ...]) -> None:
         for event in events:
@@ -269,93 +280,48 @@ class Orchestrator:
     # ---------------------------------------------------------------- training
 
     async def _local(self, phase: Local) -> None:
-        began, before = self._begin("local", ()), self._learner.steps
-        between = self._saving.on_the_way(self._progress(), lambda: self._learner.steps)
+        before = self._learner.steps
+        between = self._saving.on_the_way(self._progress(), self._steps) if self._saving is not None else None
         try:
-            report = await self._train(
-                spans.local, self._strategy, self._learner, phase.span, into=self._into, between=between
-            )
-        except _Left:
+            report = await self._trainer.local(phase, self.round, into=self._into, between=between)
+        except Left:
             self._into += self._learner.steps - before
             return
-        self._end("local", report, began)
-        await self._evaluate("local")
         self._into = 0
-        self._advance()
-        self._trigger(report.events)
-        await self._saving.after_span(self._progress())
+        await self._after_span(report)
 
     async def _transfer(self, phase: Transfer, tasks: asyncio.TaskGroup) -> None:
-        teachers = self.teachers()
-        began = self._begin("transfer", teachers)
         try:
-            outcome = await self._train(training.gated_transfer, self._strategy, self._learner, phase.span, self._gate)
-        except _Left:
+            outcome = await self._trainer.transfer(phase, self.round, self.teachers())
+        except Left:
             return
-        except KnowledgeError as exc:
-            self._record(Decided(round=self.round, why=f"transfer abandoned, nothing changed: {exc}"))
-            outcome = training.TransferOutcome(Report(committed=False), None)
         self.last_transfer = outcome.report
-        self._end("transfer", outcome.report, began)
-        if (verdict := outcome.verdict) is not None:
-            self._record(
-                Gated(
-                    round=self.round, before=verdict.before, after=verdict.after, kept=verdict.kept,
-                    why=verdict.why, providers=teachers,
-                )
-            )  # fmt: skip
+        if outcome.verdict is not None:
             await self._exchanges.judge(outcome, tasks, round_=self.round)
-            await self._evaluate("transfer")
+            await self._trainer.evaluate("transfer", self.round)
+        await self._after_span(outcome.report)
+
+    async def _after_span(self, report: Report) -> None:
         self._advance()
-        self._trigger(outcome.report.events)
-        await self._saving.after_span(self._progress())
+        self._trigger(report.events)
+        if self._saving is not None:
+            await self._saving.after_span(self._progress)
 
-    async def _train(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """A span on the learner's thread. Raises _Left, once the call has ended, when this peer leaves meanwhile."""
-        done: list[T] = []
-        try:
-            async with asyncio.timeout(None) as self._span:
-                await self._compute.run(lambda: done.append(func(*args, **kwargs)))
-        except TimeoutError:
-            if self._span is None or not self._span.expired():
-                raise
-            if not done:
-                raise _Left from None
-        finally:
-            self._span = None
-        return done[0]
-
-    def _begin(self, phase: str, providers: tuple[str, ...]) -> float:
-        self._record(PhaseStarted(round=self.round, phase=phase, providers=providers))
-        return now()
-
-    def _end(self, phase: str, report: Report, began: float) -> None:
-        self._record(
-            Trained(
-                round=self.round, phase=phase, steps=report.steps, samples=report.samples, loss=report.loss,
-                seconds=now() - began, providers=self._exchanges.names(report.providers), notes=report.notes,
-            )
-        )  # fmt: skip
-
-    async def _evaluate(self, phase: str) -> None:
-        if self._measure is None or self._leaving:
-            return
-        metrics = await self._compute.run(training.measured, self._strategy, self._learner, self._measure)
-        self._record(Evaluated(round=self.round, phase=phase, metrics=metrics))
+    def _steps(self) -> int:
+        return self._learner.steps
 
     async def _publish(self) -> None:
-        """The snapshot is saved before anybody hears of it."""
-        made, round_ = await self._snapshot(self.version + 1), self.round
+        """The snapshot is saved before others hear of it."""
+        made, round_ = await self._trainer.snapshot(self.version + 1), self.round
         self.version += 1
         self._advance()
-        await self._saving.at_snapshot(self._progress())
-        self._show(made, round_=round_)
+        if self._saving is not None:
+            await self._saving.at_snapshot(self._progress)
+        self._show(made, round_)
 
-    async def _snapshot(self, version: int) -> tuple[Snapshot, tuple[int, ...]]:
-        return await self._compute.run(training.snapshot, self._strategy, self._learner, version)
-
-    def _show(self, made: tuple[Snapshot, tuple[int, ...]], *, round_: int | None = None) -> None:
+    def _show(self, made: tuple[Snapshot, tuple[int, ...]], round_: int) -> None:
         snapshot, histogram = made
         self._snapshots.publish(snapshot)
-        self._published(snapshot.version, histogram)
-        self._record(Published(round=self.round if round_ is None else round_, version=snapshot.version))
+        self._exchanges.histogram = histogram
+        self._hooks.published(snapshot.version, histogram)
+        self._hooks.record(Published(round=round_, version=snapshot.version))

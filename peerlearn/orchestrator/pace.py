@@ -43,7 +43,7 @@ _ABSENT = -1
 
 
 class Barrier:
-    """Who is behind, and how long that has been so."""
+    """Lockstep: which peers are behind, and how long that has been so."""
 
     def __init__(self, pace: Pace, directory: DirectoryView) -> None:
         self._pace = pace
@@ -51,14 +51,8 @@ class Barrier:
         self._since: dict[PeerId, tuple[int, float]] = {}
         self._met: set[PeerId] = set()
 
-    @property
-    def lockstep(self) -> bool:
-        return self._pace.mode == "lockstep"
-
     def behind(self, version: int) -> tuple[PeerId, ...]:
         """Live peers that have not published `version`, and absent ones, unless the patience with them has run out."""
-        if not self.lockstep:
-            return ()
         alive = {c.card.id: c.version for c in self._directory.alive()}
         slow = {peer: at for peer, at in alive.items() if at < version} | dict.fromkeys(self._absent(alive), _ABSENT)
         for peer in self._since.keys() - slow.keys():

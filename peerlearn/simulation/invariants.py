@@ -143,7 +143,7 @@ class Invariants:
         found = []
         for observer in lives:
             for other in lives:
-                contact = observer.peer._directory.get(other.identity.id) if other is not observer else None
+                contact = observer.peer._assembly.directory.get(other.identity.id) if other is not observer else None
                 if other is observer or (contact is not None and contact.session == other.session and contact.alive):
                     continue
                 known = f"{contact.status}, session {contact.session[:6]}" if contact is not None else "unknown"

@@ -64,17 +64,17 @@ class Place:
 
 def sizes(life: Life, limits: Limits) -> list[tuple[str, int, int]]:
     """What a peer holds of others: name, how many, how many at most. The one place that looks inside a peer."""
-    peer, membership = life.peer, life.peer._membership
-    exchanges = peer._orchestrator._exchanges
+    peer = life.peer._assembly
+    membership, exchanges = peer.membership, peer.orchestrator._exchanges
     found = [
-        ("contacts in the directory", len(peer._directory), limits.peers),
+        ("contacts in the directory", len(peer.directory), limits.peers),
         ("watchers", len(membership._watchers._boxes), limits.watches),
         ("providers put aside", len(exchanges._backoff._backoff), limits.peers),
         ("opinions on cards", len(exchanges._misfits), limits.peers),
         ("names remembered", len(exchanges._names), limits.peers),
         ("answers waiting", len(exchanges._answers), limits.peers),
-        ("pieces of knowledge brought", len(peer._orchestrator._brought), limits.peers),
-        ("spans triggered", len(peer._orchestrator._triggered), limits.peers),
+        ("pieces of knowledge brought", len(peer.orchestrator._brought), limits.peers),
+        ("spans triggered", len(peer.orchestrator._triggered), limits.peers),
     ]
     if membership._open is not None:
         tasks, company = membership._open

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from peerlearn.arguments import Internals, Network, Sharing
 from peerlearn.events import Event
 from peerlearn.orchestrator.training.compute import Compute
 from peerlearn.peer import Peer
@@ -278,17 +279,17 @@ class World:
             learner,
             strategy=strategy,
             name=place.name,
-            group_tag="simulation",
-            most_providers=_PROVIDERS,
             record=lambda event: life.record(event),
-            identity=identity,
-            transport=Witnessed(inner, timing, lambda what, bound: self.invariants.opened(life, what, bound)),
-            discovery=[self._lan.door(inner.address)],
-            compute=compute,
-            store=keep,
-            session=session,
-            timing=timing,
-            limits=scenario.limits,
+            network=Network(group_tag="simulation", timing=timing, limits=scenario.limits),
+            sharing=Sharing(most_providers=_PROVIDERS),
+            internals=Internals(
+                identity=identity,
+                transport=Witnessed(inner, timing, lambda what, bound: self.invariants.opened(life, what, bound)),
+                discovery=[self._lan.door(inner.address)],
+                compute=compute,
+                store=keep,
+                session=session,
+            ),
         )
         life = Life(
             name=place.name, peer=peer, identity=identity, session=session, machine=Machine(place.name),
@@ -303,7 +304,7 @@ class World:
         await asyncio.sleep(after)
         try:
             async with life.peer:
-                life.peer._directory.listen(lambda change: self.invariants.change(life, change))
+                life.peer._assembly.directory.listen(lambda change: self.invariants.change(life, change))
                 async with asyncio.TaskGroup() as tasks:
                     rounds = tasks.create_task(self._rounds(life), name=f"{life.name}:rounds")
                     await life.leaving.wait()

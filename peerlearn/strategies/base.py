@@ -170,7 +170,8 @@ class Base:
         return type(self).local is Base.local
 
     def local(self, learner: Learner, span: Span) -> Report:
-        return learner.fit(span, extra_loss=self.extra_loss)
+        adds = type(self).extra_loss is not Base.extra_loss
+        return learner.fit(span, extra_loss=self.extra_loss if adds else None)
 
     def predict(self, learner: Learner, x: Tensor) -> Tensor:
         return learner.predict(x)

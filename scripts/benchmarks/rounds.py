@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.minimal_peer import SmallestMember
-from peerlearn.config import Timing
+from peerlearn.arguments import Internals, Network
 from peerlearn.learning.learner import Learner
 from peerlearn.orchestrator.pace import Pace
 from peerlearn.orchestrator.training.gate import Gate
@@ -25,9 +25,10 @@ class RoundPeer:
         self._peers = peers
         self._stack = AsyncExitStack()
         self._peer = Peer(
-            _learner(number, peers), strategy=FedAvg(aggregate="mean"), name=f"peer{number}", peers=addresses,
-            discovery=(), pace=Pace(mode="lockstep"), gate=Gate(metric="off"), timing=Timing(),
-            group_tag="bench-averaging",
+            _learner(number, peers), strategy=FedAvg(aggregate="mean"), name=f"peer{number}",
+            pace=Pace(mode="lockstep"), gate=Gate(metric="off"),
+            network=Network(peers=addresses, group_tag="bench-averaging"),
+            internals=Internals(discovery=()),
         )  # fmt: skip
 
     async def open(self) -> str:

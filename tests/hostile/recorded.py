@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any
 from unittest import mock
 
+from peerlearn.arguments import Internals, Network
 from peerlearn.config import brisk
 from peerlearn.discovery.static import Static
 from peerlearn.errors import PeerUnreachable
@@ -23,7 +24,7 @@ from tests.support.village import learner
 
 async def calls(tag: str) -> list[Input]:
     """Introductions, watches, and questions that bring a body and that bring none, of a peer in this group; these last
-    also as they are asked briefly."""
+    also as unary calls."""
     kept: list[Input] = []
 
     class Recording(Dispatcher):
@@ -56,7 +57,8 @@ async def calls(tag: str) -> list[Input]:
 def _peer(name: str, tag: str, seed: int, *discovery: Static) -> Peer:
     its = learner([0, 1], seed, hidden=32)
     return Peer(
-        its, name=name, group_tag=tag, strategy=Gossip(), gate=Gate(metric="off"), discovery=discovery, timing=brisk()
+        its, name=name, strategy=Gossip(), gate=Gate(metric="off"),
+        network=Network(group_tag=tag, timing=brisk()), internals=Internals(discovery=discovery),
     )
 
 
@@ -92,8 +94,8 @@ def _useful(kept: list[Input], sender: str) -> list[Input]:
     bringing.header.tensors.add(name="w", dtype="float32", shape=[100], stored=100)
     bringing.header.body_bytes = 400
     bringing.whole = bytes(400)
-    briefly = [Input("Brief", (serialize(each),)) for each in (plain, bringing)]
-    return [*chosen.values(), Input("Exchange", (serialize(plain),)), *briefly]
+    unary = [Input("UnaryExchange", (serialize(each),)) for each in (plain, bringing)]
+    return [*chosen.values(), Input("Exchange", (serialize(plain),)), *unary]
 
 
 class Heard:

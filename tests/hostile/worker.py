@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from peerlearn.arguments import Internals, Network
 from peerlearn.clock import now
 from peerlearn.config import Limits, brisk
 from peerlearn.discovery.mdns import Mdns
@@ -64,14 +65,12 @@ async def main(settings: dict[str, Any]) -> None:
     peer = Peer(
         learner(settings["classes"], settings["seed"], hidden=32),
         name=settings["name"],
-        group_tag=settings["tag"],
         strategy=settings["strategy"],
         state=settings.get("state"),
         schedule=KEEPS if settings.get("keeps") else None,
         gate=Gate(),
-        discovery=() if settings.get("unseen") else (Mdns("127.0.0.1"),),
-        timing=brisk(),
-        limits=Limits(calls=1_000_000),
+        network=Network(group_tag=settings["tag"], timing=brisk(), limits=Limits(calls=1_000_000)),
+        internals=Internals(discovery=() if settings.get("unseen") else (Mdns("127.0.0.1"),)),
     )
     async with peer:
         say(what="listening", address=str(peer.address), round=peer.rounds_done)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from torch import Tensor
 
-from peerlearn.arguments import first_card
+from peerlearn.assembly import first_card
 from peerlearn.knowledge import Question, Received
 from peerlearn.learning.learner import Learner
 from peerlearn.orchestrator.training.gate import Gate

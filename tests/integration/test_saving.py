@@ -66,7 +66,7 @@ async def test_leaving_in_the_middle_of_a_span_loses_no_bit(tmp_path: Path, stra
     async with whole:
         await whole.run(2)
     async with isolated(village, tmp_path, strategy=strategy(), schedule=long) as first:
-        running = first._orchestrator  # its own run() would be cancelled with the block
+        running = first._assembly.orchestrator  # its own run() would be cancelled with the block
         running._goal = 2
         running.wake()
         await until(lambda: running.round == 1 and first.learner.steps > 7 * 30 + 5)
@@ -374,9 +374,9 @@ async def test_in_lockstep_others_wait_for_who_fell_silent_for_as_long_as_was_ag
             async with asyncio.TaskGroup() as both:
                 both.create_task(amber.run(1))
                 both.create_task(birch.run(1))
-            running = amber._orchestrator
+            running = amber._assembly.orchestrator
             village.network.cut(birch.address)
-            await until(lambda: not amber._directory.alive())
+            await until(lambda: not amber._assembly.directory.alive())
             running._goal = 4
             running.wake()
             if absence:

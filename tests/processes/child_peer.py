@@ -11,6 +11,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from peerlearn.arguments import Network
 from peerlearn.config import Timing
 from peerlearn.data.datasets import load
 from peerlearn.learning import models
@@ -22,7 +23,7 @@ from tests.support.village import learner
 async def main(settings: dict[str, Any]) -> None:
     timing = Timing(**settings["timing"]) if "timing" in settings else Timing()
     mine = hard_work() if settings.get("train") else learner([2, 3], 2)
-    peer = Peer(mine, name=settings["name"], group_tag=settings["tag"], state=settings.get("state"), timing=timing)
+    peer = Peer(mine, name=settings["name"], network=Network(group_tag=settings["tag"], timing=timing), state=settings.get("state"))
     async with peer:
         print(peer.address, flush=True)
         await (peer.run() if settings.get("train") else asyncio.Event().wait())

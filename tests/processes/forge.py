@@ -16,6 +16,7 @@ from typing import Any
 os.environ.update(GRPC_ENABLE_FORK_SUPPORT="0", OMP_NUM_THREADS="1", GRPC_VERBOSITY="NONE")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from peerlearn.arguments import Internals, Network
 from peerlearn.cli.main import main
 from peerlearn.config import Timing
 from peerlearn.events import JsonlSink
@@ -60,9 +61,11 @@ async def one_of_a_pair(given: dict[str, Any]) -> None:
     timing = Timing(beat=0.1, suspect_after=30.0, gone_after=60.0, base=10.0, stall=10.0, retry_first=0.05)
     mine = learner(given["classes"], given["seed"], amount=given.get("amount", 1600))
     peer = Peer(
-        mine, strategy="distillation", name=given["name"], group_tag=given["tag"], state=given["state"], timing=timing,
-        pace=Pace(mode="lockstep", absence=60.0), gate=Gate(metric="off"), save_every=given["save_every"],
-        record=JsonlSink.open(Path(given["events"])), listen=given.get("listen"),
+        mine, strategy="distillation", name=given["name"], state=given["state"],
+        pace=Pace(mode="lockstep", absence=60.0), gate=Gate(metric="off"),
+        record=JsonlSink.open(Path(given["events"])),
+        network=Network(group_tag=given["tag"], timing=timing, listen=given.get("listen")),
+        internals=Internals(save_every=given["save_every"]),
     )  # fmt: skip
     async with peer:
         await peer.meet(1, timeout=60)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from peerlearn.arguments import Network
 from peerlearn.config import Timing
 from peerlearn.events import Fetched, FetchFailed, MemorySink, Trained
 from peerlearn.peer import Peer
@@ -46,7 +47,7 @@ async def test_a_provider_killed_in_the_middle_of_an_exchange_costs_one_stall_wi
     """The child is stopped (SIGSTOP) with an answer asked of it, then killed with -9; its state directory survives."""
     tag, said = secrets.token_hex(4), MemorySink()
     settings = {"name": "birch", "tag": tag, "state": str(tmp_path / "birch")}
-    peer = Peer(learner([0, 1], 1), name="amber", group_tag=tag, timing=TIMING, record=said)
+    peer = Peer(learner([0, 1], 1), name="amber", network=Network(group_tag=tag, timing=TIMING), record=said)
     async with peer:
         async with child(**settings) as first:
             await peer.meet(1, timeout=60)

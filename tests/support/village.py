@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from peerlearn.arguments import Internals, Network, Sharing
 from peerlearn.config import Timing, brisk
 from peerlearn.discovery.base import Discovery
 from peerlearn.discovery.lobby import Lobby
@@ -74,6 +75,7 @@ class Village:
         self.events: dict[str, MemorySink] = {}
 
     def peer(self, name: str, its: Learner, **more: Any) -> Peer:
+        """`more`: arguments of Peer, and those of Network, Sharing and Internals by their own names."""
         self.events[name] = MemorySink()
         settings: dict[str, Any] = {
             "name": name, "group_tag": self.tag, "timing": self.timing, "record": self.events[name],
@@ -82,7 +84,17 @@ class Village:
             transport = self.network.transport(timing=self.timing)
             doors: list[Discovery] = [self.lobby.door(transport.address)]
             settings |= {"transport": transport, "discovery": doors}
-        return Peer(its, **settings)
+        return flat_peer(its, **settings)
+
+
+def flat_peer(its: Learner, **settings: Any) -> Peer:
+    """A Peer from flat arguments: those of Network, Sharing and Internals by their own names."""
+    groups: dict[str, Any] = {"network": Network, "sharing": Sharing, "internals": Internals}
+    for group, kind in groups.items():
+        own = {f.name: settings.pop(f.name) for f in fields(kind) if f.name in settings}
+        if own:
+            settings[group] = kind(**own)
+    return Peer(its, **settings)
 
 
 @contextlib.asynccontextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from peerlearn.arguments import Internals, Network, Sharing
 from peerlearn.config import Timing
 from peerlearn.discovery.base import Discovery
 from peerlearn.discovery.lobby import Lobby
@@ -29,7 +30,6 @@ from peerlearn.strategies import registry
 from peerlearn.strategies.base import Strategy
 from peerlearn.transport.faults.model import NONE
 from peerlearn.transport.memory.transport import MemoryNetwork
-from peerlearn.types import Address
 
 TIMING = Timing(
     suspect_after=60.0, gone_after=300.0, base=60.0, stall=60.0, floor_rate=1024, retry_first=0.05, retry_most=1.0
@@ -121,16 +121,25 @@ async def _gathered(given: Run, kind: Kind, seats: list[PeerRun]) -> AsyncIterat
         for seat in seats:
             where = _settings(given, kind, seat)
             if kind == "memory":
-                where |= _over_memory(network, lobby, where["timing"])
+                where.internals.update(_over_memory(network, lobby, where.network["timing"]))
             else:
-                where |= _over_grpc([p.address for p in peers])
+                where.network.update(listen="127.0.0.1:0", peers=[p.address for p in peers])
+                where.internals.update(discovery=())
             peers.append(await stack.enter_async_context(_peer(given, seat, where)))
         for peer in peers:
             await peer.meet(len(peers) - 1, timeout=_MEETING)
         yield peers
 
 
-def _peer(given: Run, seat: PeerRun, where: Mapping[str, Any]) -> Peer:
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """Arguments of Network and of Internals that depend on what carries the run."""
+
+    network: dict[str, Any]
+    internals: dict[str, Any]
+
+
+def _peer(given: Run, seat: PeerRun, where: _Where) -> Peer:
     setup = given.setup
     recorder = seat.recorder
     every, goal = setup.measure.every, setup.rounds_of(seat.name)
@@ -146,36 +155,32 @@ def _peer(given: Run, seat: PeerRun, where: Mapping[str, Any]) -> Peer:
         seat.learner,
         strategy=seat.strategy,
         name=seat.name,
-        group_tag=given.identity,
-        learn_from=setup.topology.providers(setup.peers.all)[seat.name],
+        sharing=Sharing(learn_from=setup.topology.providers(setup.peers.all)[seat.name]),
         pace=Pace(mode=setup.pace.mode, patience=setup.pace.patience),
         gate=Gate(metric=setup.training.gate, tolerance=setup.training.tolerance),
         measure=measure if seat.exam is not None and transfers else None,
         record=recorder,
-        identity=Identity.of_seed(f"{given.identity}/{seat.name}"),
-        **where,
+        network=Network(group_tag=given.identity, **where.network),
+        internals=Internals(identity=Identity.of_seed(f"{given.identity}/{seat.name}"), **where.internals),
     )
 
 
-def _settings(given: Run, kind: Kind, seat: PeerRun) -> dict[str, Any]:
+def _settings(given: Run, kind: Kind, seat: PeerRun) -> _Where:
     faults = given.setup.faults
     learning = network_faults.DelayedCompute if network_faults.virtual(faults, kind) else Metered
 
     def compute(room: str) -> Compute:
         return learning(seat.learner, seat.cpu) if room == "learner" else OwnThread(f"{seat.name}:{room}")
 
-    bad = network_faults.settings(faults, kind, seed=given.seed, peer=seat.name)
-    return {"timing": TIMING, "compute": compute, **bad}
+    timing = TIMING if faults is None else network_faults.TIMING
+    bad = network_faults.internals(faults, kind, seed=given.seed, peer=seat.name)
+    return _Where({"timing": timing}, {"compute": compute, **bad})
 
 
 def _over_memory(network: MemoryNetwork, lobby: Lobby, timing: Timing) -> dict[str, Any]:
     transport = network.transport(timing=timing)
     doors: list[Discovery] = [lobby.door(transport.address)]
     return {"transport": transport, "discovery": doors}
-
-
-def _over_grpc(already_open: list[Address]) -> dict[str, Any]:
-    return {"listen": "127.0.0.1:0", "discovery": (), "peers": already_open}
 
 
 # ---------------------------------------------------------------- learning

@@ -44,14 +44,14 @@ def runner(faults: Faults | None, kind: Kind) -> Iterator[asyncio.Runner]:
                 log.error("%s", failure)
 
 
-def settings(faults: Faults | None, kind: Kind, *, seed: int, peer: str) -> Mapping[str, Any]:
-    """Of one peer, beside those of an undisturbed run."""
+def internals(faults: Faults | None, kind: Kind, *, seed: int, peer: str) -> Mapping[str, Any]:
+    """Arguments of Internals for one peer, beside those of an undisturbed run."""
     if faults is None:
         return {}
     if not virtual(faults, kind):
         own = int.from_bytes(hashlib.sha256(f"{seed}/{peer}".encode()).digest()[:8], "big")
-        return {"timing": TIMING, "transport": FaultyRelays(GrpcTransport(timing=TIMING), faults, own)}
-    return {"timing": TIMING, "session": hashlib.sha256(f"session/{seed}/{peer}".encode()).hexdigest()[:16]}
+        return {"transport": FaultyRelays(GrpcTransport(timing=TIMING), faults, own)}
+    return {"session": hashlib.sha256(f"session/{seed}/{peer}".encode()).hexdigest()[:16]}
 
 
 class DelayedCompute(Metered):

@@ -18,12 +18,12 @@ _SHARE = 20
 
 
 class Saving:
-    """Lives on the event loop and writes on the learner's thread. Without a store nothing happens.
+    """Lives on the event loop and writes on the learner's thread.
 
     A snapshot is on disk before anybody hears of it: a peer that is killed never comes back with an older version.
     """
 
-    def __init__(self, store: Store | None, *, compute: Compute, record: Record, every: float) -> None:
+    def __init__(self, store: Store, *, compute: Compute, record: Record, every: float) -> None:
         self._store = store
         self._compute = compute
         self._record = record
@@ -40,8 +40,6 @@ class Saving:
         """Where the latest snapshot was made, with learner and strategy as they were. Raises StateError."""
         self._clock = asyncio.get_running_loop().time  # may be read from the learner's thread
         self._at = self._clock()
-        if self._store is None:
-            return None
         await self._compute.run(self._store.open)
         kept = await self._compute.run(self._store.resume)
         self._anchored = kept is not None
@@ -49,52 +47,46 @@ class Saving:
 
     async def resume_before(self, at: Progress) -> Progress | None:
         """The same of the version before that one; None when it is not kept."""
-        if self._store is None:
-            return None
         before = await self._compute.run(self._store.resume_before)
         return before if before is not None and before.version == at.version - 1 else None
 
     async def resume_between(self, at: Progress) -> Progress:
         """How far the run had come since; says that it goes on from there."""
-        if self._store is None:
-            return at
         since = await self._compute.run(self._store.resume_between, at) or at
         self._record(Resumed(round=since.round, version=since.version, why=self._store.trouble))
         return since
 
-    async def at_snapshot(self, progress: Progress) -> None:
-        if self._store is not None:
-            await self._compute.run(self._write, self._store, progress, snapshot=True)
+    async def at_snapshot(self, progress: Callable[[], Progress]) -> None:
+        """Save before others hear of the snapshot. `progress` gives where the run stands."""
+        await self._compute.run(self._write, progress(), snapshot=True)
 
-    async def after_span(self, progress: Progress) -> None:
-        """Between two snapshots, where it is worth it."""
+    async def after_span(self, progress: Callable[[], Progress]) -> None:
+        """Save between two snapshots, where it is worth it."""
         pause = min(self._every, max(_LEAST, _SHARE * self._cost))
-        if self._store is not None and self.stale and self._clock() - self._at >= pause:
-            await self._compute.run(self._write, self._store, progress)
+        if self.stale and self._clock() - self._at >= pause:
+            await self._compute.run(self._write, progress())
 
-    async def at_the_end(self, progress: Progress) -> None:
-        if self._store is not None and self.stale:
-            await self._compute.run(self._write, self._store, progress)
+    async def at_the_end(self, progress: Callable[[], Progress]) -> None:
+        """Save what has changed since the last save."""
+        if self.stale:
+            await self._compute.run(self._write, progress())
 
-    def on_the_way(self, progress: Progress, steps: Callable[[], int]) -> Callable[[], None] | None:
-        """What to call between two steps of a local span that begins at `progress`; `steps` counts them. None: nothing
-        is kept."""
-        store, began = self._store, steps()
-        if store is None:
-            return None
+    def on_the_way(self, progress: Progress, steps: Callable[[], int]) -> Callable[[], None]:
+        """What to call between two steps of a local span that begins at `progress`; `steps` counts them."""
+        began = steps()
 
         def look() -> None:
             if self._clock() - self._at >= self._every:
-                self._write(store, replace(progress, into=progress.into + steps() - began))
+                self._write(replace(progress, into=progress.into + steps() - began))
 
         return look
 
-    def _write(self, store: Store, progress: Progress, *, snapshot: bool = False) -> None:
+    def _write(self, progress: Progress, *, snapshot: bool = False) -> None:
         """When the last snapshot could not be saved, what comes between has nothing to stand on: it takes its place."""
         whole = snapshot or not self._anchored
         began = self._clock()
         try:
-            path = store.save(progress) if whole else store.save_between(progress)
+            path = self._store.save(progress) if whole else self._store.save_between(progress)
         except StateError as exc:
             self._anchored = self._anchored and not snapshot
             self._say(progress.round, str(exc))

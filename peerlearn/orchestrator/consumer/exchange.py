@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
+from peerlearn.bounded import Bounded
 from peerlearn.clock import now
 from peerlearn.config import Timing
 from peerlearn.errors import KnowledgeError, TransferError, WireError
@@ -22,10 +23,7 @@ from peerlearn.schedule import Exchange
 from peerlearn.strategies.base import Strategy, prefers
 from peerlearn.types import Card, PeerId
 
-K = TypeVar("K")
-V = TypeVar("V")
-
-_NOBODY: Final = ("", -1, None)
+_UNKNOWN: Final[tuple[str, int, str | None]] = ("", -1, None)
 _REMEMBERED: Final = 1024
 """Peers of whom anything is kept; a fabric that lives for years meets ever new ones."""
 
@@ -45,10 +43,12 @@ class Exchanges:
         timing: Timing,
         patience: float,
         record: Record,
-        changed: Callable[[], None],
+        wants: Callable[[Card], bool],
         most_providers: int | None,
-        links: Callable[[Card], bool],
+        keeps: bool,
     ) -> None:
+        """`wants`: whether the app wants this provider. `most_providers`: how many to ask at most in one exchange.
+        `keeps`: whether the run is saved, so that where it stood before an exchange has to be remembered."""
         self._me = me
         self._learner = learner
         self._strategy = strategy
@@ -58,15 +58,19 @@ class Exchanges:
         self._fetcher = fetcher
         self._patience = patience
         self._record = record
-        self._changed = changed
+        self._wants = wants
         self._most = most_providers
-        self._links = links
+        self._keeps = keeps
         self._backoff = Backoff(now, first=timing.stall, most=12 * timing.stall)
         self.reputation = Reputation(fetcher, patience=patience, record=record)
         self._reputation_before: Mapping[str, Any] = {}
         self._answers: dict[PeerId, list[Fetch]] = {}
-        self._names: dict[str, str] = {}
-        self._misfits: dict[PeerId, tuple[str, int, str | None]] = {}
+        self._names: Bounded[str, str] = Bounded(_REMEMBERED)
+        self._misfits: Bounded[PeerId, tuple[str, int, str | None]] = Bounded(_REMEMBERED)
+        self.changed: Callable[[], None] = lambda: None
+        """Called when the last answer under way has come, or has failed to."""
+        self.histogram = me.histogram
+        """Labelled samples that this peer has seen per class, as of its latest snapshot: shown to others or not."""
         self.asked = False
         self.nobody = False
         self.in_flight = 0
@@ -77,9 +81,9 @@ class Exchanges:
         self, fetching: asyncio.TaskGroup, exchange: Exchange, *, round_: int, at: int | None, due_now: bool
     ) -> None:
         """Send questions to the chosen providers; `at`: the version wanted of each (lockstep)."""
-        if not (self.asked or self.nobody):
+        if self._keeps and not (self.asked or self.nobody):
             self._reputation_before = self.reputation.as_tree()
-        contacts = [contact for contact in self._directory.alive() if self._links(contact.card)]
+        contacts = [contact for contact in self._directory.alive() if self._wants(contact.card)]
         cards, versions = [contact.card for contact in contacts], {c.card.id: c.version for c in contacts}
         misfits = await self._weigh(cards)
         reasons = {c.id: misfits[c.id] or self._backoff.why(c) or self.reputation.why(c, versions[c.id]) for c in cards}
@@ -93,7 +97,7 @@ class Exchanges:
             aside |= self.reputation.waiting([card.id for card in fit if card.id in eligible])
             fit = [card for card in fit if card.id not in aside]
         choice = choose(
-            self._me,
+            replace(self._me, histogram=self.histogram),
             cards,
             aside=aside,
             preferred=preferred,
@@ -107,7 +111,8 @@ class Exchanges:
             self.asked, self.nobody = due_now, not due_now
             return
         self.asked = True
-        self._names = _bounded(self._names | {card.id: card.name for card in fit})
+        for card in fit:
+            self._names[card.id] = card.name
         chosen = [card for card in fit if card.id in choice.providers]
         questions = await self._compute.run(lambda: [self._questions(card) for card in chosen])
         for card, asked in zip(chosen, questions, strict=True):
@@ -172,16 +177,15 @@ class Exchanges:
 
     async def _weigh(self, cards: list[Card]) -> dict[PeerId, str | None]:
         """Why each of these cannot teach me; asked of the strategy, and said, once per card."""
-        new = [card for card in cards if self._misfits.get(card.id, _NOBODY)[:2] != (card.session, card.serial)]
+        found = {card.id: self._misfits.get(card.id, _UNKNOWN) for card in cards}
+        new = [card for card in cards if found[card.id][:2] != (card.session, card.serial)]
         if new:
             whys = await self._compute.run(lambda: [training.misfit(self._strategy, self._learner, c) for c in new])
             for card, why in zip(new, whys, strict=True):
-                if why is not None and why != self._misfits.get(card.id, _NOBODY)[2]:
+                if why is not None and why != found[card.id][2]:
                     self._record(Unfit(provider=card.name, why=why))
-                self._misfits[card.id] = (card.session, card.serial, why)
-        found = {card.id: self._misfits[card.id][2] for card in cards}
-        self._misfits = _bounded(self._misfits)
-        return found
+                self._misfits[card.id] = found[card.id] = (card.session, card.serial, why)
+        return {peer: why for peer, (_, _, why) in found.items()}
 
     def _questions(self, card: Card) -> Sequence[Question]:
         asked = self._strategy.ask(self._learner, card)
@@ -204,7 +208,7 @@ class Exchanges:
         finally:
             self.in_flight -= 1
             if not self.in_flight:  # before that, nothing is to be done
-                self._changed()
+                self.changed()
 
     def _came(self, fetch: Fetch, round_: int, seconds: float) -> None:
         t = fetch.traffic
@@ -242,8 +246,3 @@ def _at(question: Question, version: int | None) -> Question:
     if version is None or question.query.at is not None or question.after is not None:
         return question
     return replace(question, query=replace(question.query, at=version))
-
-
-def _bounded(kept: dict[K, V]) -> dict[K, V]:
-    """Without the longest known, when there are too many."""
-    return kept if len(kept) <= _REMEMBERED else dict(list(kept.items())[-_REMEMBERED:])

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from peerlearn.arguments import Internals
 from peerlearn.blocking import BlockingPeer
 from peerlearn.errors import ConfigError
 from peerlearn.experiments.run.evaluation import Curve
@@ -43,7 +44,7 @@ def recalls(probabilities: Tensor, y: Tensor) -> tuple[float, float]:
 
 
 def offline(learner: Learner, strategy: Distillation | Pairwise | Isolated | None = None) -> Peer:
-    return Peer(learner, strategy=strategy or Isolated(), discovery=(), name="amber")
+    return Peer(learner, strategy=strategy or Isolated(), internals=Internals(discovery=()), name="amber")
 
 
 async def test_local_is_the_identity_to_the_bit() -> None:
@@ -141,7 +142,7 @@ def test_a_prior_that_is_none_is_one_sentence(prior: object, says: str) -> None:
 
 def test_the_blocking_twin_has_it_too() -> None:
     x, y = blurred_test()
-    with BlockingPeer(skewed_learner(), strategy="isolated", discovery=()) as peer:
+    with BlockingPeer(skewed_learner(), strategy="isolated", internals=Internals(discovery=())) as peer:
         assert 0 <= peer.calibrate().strength <= 4
         assert recalls(peer.predict(x, prior="uniform"), y)[1] > recalls(peer.predict(x), y)[1]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from peerlearn.arguments import first_card
+from peerlearn.assembly import first_card
 from peerlearn.data.partition_shared import shared_subset, with_shared
 from peerlearn.errors import ConfigError, KnowledgeError
 from peerlearn.events import Fetched, FetchFailed, Published
