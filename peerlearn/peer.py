@@ -77,6 +77,8 @@ class Peer:
         self.learner = learner
         self.strategy = registry.make(strategy)
         self.name = arguments.name_of(name)
+        pace = pace if isinstance(pace, Pace) else Pace(mode=pace)
+        self.strategy.paced(lockstep=pace.mode == "lockstep")
         network, sharing, internals = network or Network(), sharing or Sharing(), internals or Internals()
         if network.membership is not None and internals.transport is not None:
             raise ConfigError("a group speaks TLS over its own transport: leave out one of group and transport")
@@ -86,7 +88,7 @@ class Peer:
             name=self.name,
             state=Path(state) if state is not None else None,
             schedule=schedule or self.strategy.schedule,
-            pace=pace if isinstance(pace, Pace) else Pace(mode=pace),
+            pace=pace,
             gate=gate or Gate(),
             measure=measure,
             record=record,

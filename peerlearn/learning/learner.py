@@ -244,10 +244,7 @@ class Learner:
 
         `model`: another model than the learner's own, on the learner's device.
         """
-        net = model or self.model
-        with torch.no_grad(), state.in_mode(net, training=False):
-            some = x.split(_PREDICT) if len(x) > _PREDICT else (x,)
-            parts: list[Tensor] = [net(part.to(self.device)).cpu() for part in some if len(part)]
+        parts = state.outputs(model or self.model, x, self.device, chunk=_PREDICT)
         if len(parts) == 1:
             return parts[0]
         return torch.cat(parts) if parts else torch.empty(0, self.classes)

@@ -140,6 +140,13 @@ def refill(network: nn.Module, template: nn.Module, tensors: Mapping[str, Tensor
         tensor.copy_(tensors[name])
 
 
+def outputs(net: nn.Module, x: Tensor, device: torch.device, *, chunk: int) -> list[Tensor]:
+    """What the network makes of inputs (B, ...): its outputs on the CPU, in eval mode and without gradients, in pieces
+    of at most `chunk` inputs."""
+    with torch.no_grad(), in_mode(net, training=False):
+        return [net(part.to(device)).cpu() for part in (x.split(chunk) if len(x) > chunk else (x,)) if len(part)]
+
+
 @contextmanager
 def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Train or eval mode inside the block; afterwards every module is in the mode it was in."""

@@ -48,6 +48,11 @@ class Strategy(Protocol):
         """What this peer shows by answering and asking. Never more than this crosses the wire."""
         ...
 
+    def paced(self, *, lockstep: bool) -> None:
+        """Told once, before anything else is asked of it, whether the peer runs in lockstep: a method whose default is
+        not repeatable may choose one that is."""
+        ...
+
     @property
     def schedule(self) -> Schedule:
         """The method's own default; the configuration may override it."""
@@ -142,6 +147,9 @@ class Base:
     """The usual answers. A strategy overrides what differs; inherit for these, not for identity."""
 
     shares_answers: ClassVar[bool] = False
+
+    def paced(self, *, lockstep: bool) -> None:
+        return None
 
     def check(self, learner: Learner) -> None:
         return None

@@ -144,7 +144,7 @@ class FedAvg(Base):
         if self.role == "peer":
             return self._go_on_from(learner, pieces)
         mine = Piece("", "", 0, sum(learner.describe().histogram), averaging.own(learner))
-        everybody = sorted([mine, *pieces], key=lambda piece: averaging.content_key(piece.tensors))
+        everybody = averaging.in_common_order([mine, *pieces])
         learner.overwrite(self._aggregated(everybody))
         return Report(providers=senders)
 
@@ -169,9 +169,7 @@ class FedAvg(Base):
         return averaging.unfit(learner, card)
 
     def _check(self, learner: Learner, received: Received) -> None:
-        if (why := self._unfit(learner, received.sender)) is not None:
-            raise KnowledgeError(why)
-        knowledge: Params = averaging.admitted(learner, received)
+        knowledge: Params = averaging.admitted(learner, received, self._unfit)
         if Exposure.HISTOGRAM in self.needs and not received.sender.histogram:
             raise KnowledgeError(f"{received.sender.name} does not show how many samples it has; its weight is unknown")
         teacher_checks.check_teacher(learner, knowledge, seen=received.sender.histogram)

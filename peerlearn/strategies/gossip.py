@@ -15,7 +15,7 @@ from peerlearn.schedule import Schedule
 from peerlearn.strategies.base import Asked, Base
 from peerlearn.strategies.shared import answers, averaging, robust, teacher_checks
 from peerlearn.strategies.shared.averaging import Inbox
-from peerlearn.strategies.shared.meetings import Pairing, check_pairing, meetings
+from peerlearn.strategies.shared.meetings import Meetings, Pairing
 from peerlearn.types import Card, Exposure, Span
 
 
@@ -33,12 +33,12 @@ class Gossip(Base):
     name: ClassVar[str] = "gossip"
     shares_answers: ClassVar[bool] = True
 
-    pairing: Pairing = "lot"
+    pairing: Pairing = "auto"
 
     _inbox: Inbox = field(default_factory=Inbox, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_pairing(self.name, self.pairing)
+        self._meetings = Meetings(self.name, self.pairing)
 
     @property
     def needs(self) -> frozenset[Exposure]:
@@ -50,14 +50,17 @@ class Gossip(Base):
 
     @property
     def schedule(self) -> Schedule:
-        return meetings(self.pairing)
+        return self._meetings.schedule
+
+    def paced(self, *, lockstep: bool) -> None:
+        self._meetings.paced(lockstep=lockstep)
 
     def misfit(self, learner: Learner, provider: Card) -> str | None:
         return averaging.unfit(learner, provider)
 
     def ask(self, learner: Learner, provider: Card) -> Question:
         query = Query(want="params")
-        if self.pairing == "pairs":
+        if self._meetings.in_pairs:
             return Question(query)
         return Question(query, brings=averaging.brought(averaging.shown(learner, self.publish)))
 

@@ -180,10 +180,14 @@ class Fetcher:
         return contact
 
     async def _reached(self, provider: PeerId, version: int, patience: float) -> None:
-        deadline = now() + patience
+        """Wait until the provider has published this version. Each version on the way renews the patience: a provider
+        that is slow but advances is no dead one."""
+        at, deadline = -1, 0.0
         while (contact := self._here(provider)).version < version:
             if not contact.alive:
                 raise PeerUnreachable(contact.card.name, f"fell silent before it reached version {version}")
+            if contact.version > at:
+                at, deadline = contact.version, now() + patience
             try:
                 async with asyncio.timeout_at(deadline):
                     await self._directory.news()

@@ -61,7 +61,7 @@ class Reputation:
         if verdict is None or not isfinite(verdict.before) or not known:
             return []
         if verdict.kept and outcome.report.committed:
-            self._group_testing.kept(card.id for card in known)
+            self._group_testing.kept([card.id for card in known])
             left_out = [self._givers[PeerId(peer)] for peer in outcome.harmful if peer in self._givers]
             sentences = [self._group_testing.failed([card], outcome.harm) for card in left_out]
         else:

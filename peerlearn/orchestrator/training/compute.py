@@ -1,6 +1,7 @@
 """Where training runs: one dedicated thread per learner, or inline under a virtual clock."""
 
 import asyncio
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, Protocol, TypeVar
@@ -32,7 +33,8 @@ class OwnThread:
         self._go_on = go_on
 
     async def run(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        future = asyncio.get_running_loop().run_in_executor(self._executor, lambda: func(*args, **kwargs))
+        call = functools.partial(func, *args, **kwargs)
+        future = asyncio.get_running_loop().run_in_executor(self._executor, call)
         try:
             return await asyncio.shield(future)
         finally:

@@ -25,7 +25,7 @@ from peerlearn.strategies.admm.edge_terms import Duals, EdgeState, Pull, couplin
 from peerlearn.strategies.base import Asked, Base
 from peerlearn.strategies.shared import answers, averaging, teacher_checks
 from peerlearn.strategies.shared.averaging import Inbox
-from peerlearn.strategies.shared.meetings import Pairing, check_pairing, meetings
+from peerlearn.strategies.shared.meetings import Meetings, Pairing
 from peerlearn.types import Card, Exposure, Span
 
 
@@ -45,7 +45,7 @@ class AdmmGossip(Base):
 
     rho: float = 1e-2
     weight: float = 1.0
-    pairing: Pairing = "lot"
+    pairing: Pairing = "auto"
 
     _inbox: Inbox = field(default_factory=Inbox, init=False, repr=False)
     _edges: dict[str, EdgeState] = field(default_factory=dict, init=False, repr=False)
@@ -53,7 +53,7 @@ class AdmmGossip(Base):
     _pull: Pull | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_pairing(self.name, self.pairing)
+        self._meetings = Meetings(self.name, self.pairing)
         if not 0 < self.rho < math.inf:
             raise ConfigError(f"{self.name}: rho must be positive, not {self.rho}")
         if not self.weight >= 0:
@@ -69,7 +69,10 @@ class AdmmGossip(Base):
 
     @property
     def schedule(self) -> Schedule:
-        return meetings(self.pairing)
+        return self._meetings.schedule
+
+    def paced(self, *, lockstep: bool) -> None:
+        self._meetings.paced(lockstep=lockstep)
 
     def misfit(self, learner: Learner, provider: Card) -> str | None:
         return averaging.unfit(learner, provider)
@@ -85,7 +88,7 @@ class AdmmGossip(Base):
 
     def ask(self, learner: Learner, provider: Card) -> Question:
         query = Query(want="params", select={"edge": "q"})
-        if self.pairing == "pairs":
+        if self._meetings.in_pairs:
             return Question(query)
         return Question(query, brings=_proposed(averaging.shown(learner, self.publish), provider))
 

@@ -196,7 +196,7 @@ class Auto(Base):
     def _average(self, learner: Learner, pieces: Sequence[Piece]) -> tuple[dict[str, float], dict[str, float]]:
         """The learner's weights become the mean, without models that harm it. Gains, and what to note."""
         mine = Piece("", "", 0, sum(learner.describe().histogram), averaging.own(learner))
-        everybody = sorted([mine, *pieces], key=lambda piece: averaging.content_key(piece.tensors))
+        everybody = averaging.in_common_order([mine, *pieces])
         counted = all(piece.samples for piece in everybody)
 
         def mean(places: Sequence[int]) -> dict[str, Tensor]:

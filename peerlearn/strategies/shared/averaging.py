@@ -110,14 +110,15 @@ def unfit(learner: Learner, provider: Card) -> str | None:
     return None
 
 
-def admitted(learner: Learner, received: Received) -> Params:
-    """The knowledge as parameters of a peer that this learner can be averaged with. Raises KnowledgeError."""
+def admitted(learner: Learner, received: Received, misfit: Callable[[Learner, Card], str | None] = unfit) -> Params:
+    """The knowledge as parameters of a peer that this learner can be averaged with, by the rule `misfit`. Raises
+    KnowledgeError."""
     knowledge = received.knowledge
     if not isinstance(knowledge, Params):
         raise KnowledgeError("outputs came where parameters were asked for")
     if knowledge.member != 0:
         raise KnowledgeError(f"member {knowledge.member} of an ensemble came where one model was asked for")
-    if (why := unfit(learner, received.sender)) is not None:
+    if (why := misfit(learner, received.sender)) is not None:
         raise KnowledgeError(why)
     if knowledge.architecture != learner.architecture:
         raise KnowledgeError(f"{received.sender.name} sent parameters of another architecture than its card names")
@@ -143,5 +144,14 @@ def own(learner: Learner) -> dict[str, Tensor]:
 def content_key(state: Mapping[str, Tensor]) -> bytes:
     """Puts models in an order that all peers share though none knows where its own id stands: the first values of
     each floating tensor. So all who average the same models come to the same bits."""
-    heads = [state[name].contiguous().reshape(-1)[:16] for name in robust.floating(state)]
-    return b"".join(head.view(torch.uint8).numpy().tobytes() for head in heads)
+    heads = [state[name].contiguous().reshape(-1)[:16] for name in sorted(state) if state[name].is_floating_point()]
+    return b"".join([head.view(torch.uint8).numpy().tobytes() for head in heads])
+
+
+def in_common_order(pieces: Sequence[Piece]) -> list[Piece]:
+    """The pieces by the content of their tensors, see `content_key`."""
+    return sorted(pieces, key=_content)
+
+
+def _content(piece: Piece) -> bytes:
+    return content_key(piece.tensors)

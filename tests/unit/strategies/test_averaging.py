@@ -23,6 +23,7 @@ from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.orchestrator.training.gated import gated_transfer
 from peerlearn.peer import Peer
 from peerlearn.schedule import Local
+from peerlearn.strategies.admm.strategy import AdmmGossip
 from peerlearn.strategies.base import Asked, Strategy
 from peerlearn.strategies.fedavg import FedAvg, FedAvgShared
 from peerlearn.strategies.gossip import Gossip
@@ -684,6 +685,29 @@ async def test_9_1_1_decentralised_fedavg_over_the_network_is_that_of_direct_cal
 async def test_9_1_10_gossip_in_pairs_comes_to_the_same_bits_twice_whatever_the_ids() -> None:
     one, two = [await by_fabric(lambda: Gossip(pairing="pairs"), list(SEEDS), 4) for _ in range(2)]
     assert all(same(one[name], two[name]) for name in SEEDS)
+
+
+@pytest.mark.parametrize("make", [Gossip, AdmmGossip], ids=["gossip", "admm-gossip"])
+async def test_in_lockstep_the_default_draws_pairs_so_that_runs_can_be_repeated(make: Any) -> None:
+    one, two = [await by_fabric(make, list(SEEDS), 4) for _ in range(2)]
+    assert all(same(one[name], two[name]) for name in SEEDS)
+    chosen = make()
+    chosen.paced(lockstep=False)
+    assert "received" in chosen.schedule.on, "at their own pace peers draw lots"
+    chosen.paced(lockstep=True)
+    assert "received" not in chosen.schedule.on
+
+
+def test_lots_in_lockstep_are_allowed_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    for quiet in (Gossip(), Gossip(pairing="pairs")):
+        quiet.paced(lockstep=True)
+    Gossip(pairing="lot").paced(lockstep=False)
+    assert not caplog.messages
+    chosen = Gossip(pairing="lot")
+    chosen.paced(lockstep=True)
+    assert "received" in chosen.schedule.on
+    assert len(caplog.messages) == 1
+    assert "set pairing='pairs'" in caplog.messages[0]
 
 
 async def test_gossip_with_a_quiet_neighbour_leaves_both_with_the_mean() -> None:

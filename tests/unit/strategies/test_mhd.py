@@ -31,6 +31,7 @@ from peerlearn.strategies.mhd.loss import (
     embedding_distance,
     embedding_term,
     head_term,
+    less_sure,
     soft_cross_entropy,
     target,
 )
@@ -190,6 +191,13 @@ def test_8_11_3_the_surest_teaches_each_sample_and_ties_go_to_the_first() -> Non
     many[5] = torch.roll(F.one_hot(torch.zeros(64).long(), CLASSES).float() * 4, 1, dims=1)
     many[9] = F.one_hot(torch.zeros(64).long(), CLASSES).float() * 4
     assert bool((target(many, "confident", source()).argmax(dim=1) == 1).all())
+
+
+def test_a_student_as_sure_as_its_surest_teacher_has_nothing_to_learn_of_that_sample() -> None:
+    sure, unsure = torch.tensor([[3.0, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]])
+    assert less_sure(sure, [sure.clone(), unsure]).tolist() == [False], "a tie"
+    assert less_sure(sure, [unsure]).tolist() == [False]
+    assert less_sure(unsure, [unsure, sure]).tolist() == [True]
 
 
 def test_8_11_3_ties_between_providers_go_to_the_lowest_peer_id() -> None:
