@@ -1,4 +1,4 @@
-"""Without asyncio: the same peer for an ordinary program. Start this twice, as `amber` and as `birch`.
+"""A peer in a program without asyncio. Start this twice, as `amber` and as `birch`.
 
 python examples/blocking.py NAME [ROUNDS] [GROUP_TAG]
 """
@@ -7,7 +7,7 @@ import sys
 
 import peerlearn as pl
 
-HOLDS = {"amber": range(0, 5), "birch": range(5, 10)}
+HOLDS = {"amber": range(0, 5), "birch": range(5, 10)}  # name of each peer: the classes it has samples of
 
 
 def main(name: str, rounds: str = "5", group_tag: str = "example") -> None:
@@ -18,7 +18,7 @@ def main(name: str, rounds: str = "5", group_tag: str = "example") -> None:
     with pl.BlockingPeer(learner, strategy="distillation", name=name, network=pl.Network(group_tag=group_tag)) as peer:
         peer.meet(others=1, timeout=60)
         for _ in range(int(rounds)):
-            learner.fit(pl.epochs(1))  # on this thread, for as long as it likes: the peer answers meanwhile
+            learner.fit(pl.epochs(1))  # on this thread, for any length of time: the peer answers others meanwhile
             report = peer.transfer()
             print(f"{name}: {report.samples} samples with {len(report.providers)} teachers", flush=True)
         right = peer.predict(test.x).argmax(dim=1) == test.y

@@ -1,6 +1,6 @@
 """A small convnet and an MLP teach each other: their networks differ, so they exchange outputs on a public set.
 
-Each knows five classes of Fashion-MNIST. Both hold the same unlabelled images; nobody's parameters ever travel.
+Each peer has samples of five classes of Fashion-MNIST. Both have the same unlabelled images. No parameters are sent.
 
 python examples/different_architectures.py [ROUNDS] [GROUP_TAG]
 """
@@ -12,8 +12,8 @@ import torch
 
 import peerlearn as pl
 
-HOLDS = {"conv": range(0, 5), "mlp": range(5, 10)}
-PUBLIC = 800
+HOLDS = {"conv": range(0, 5), "mlp": range(5, 10)}  # name of each peer: the classes it has samples of
+PUBLIC = 800  # images in the public set: more of them teach more, and leave fewer for private training
 
 train, test = pl.datasets.load("fashion-mnist-slice")
 everything = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
@@ -25,7 +25,7 @@ private = dict(zip(HOLDS, pl.partition.by_classes(labelled.y, list(HOLDS.values(
 def learner(name: str) -> pl.Learner:
     model = pl.models.SmallCNN(w=8) if name == "conv" else pl.models.MLP()
     mine = labelled.subset(labelled.ids[private[name]])
-    return pl.Learner(model, mine, public_sets=[images], batch_size=32, name=name)
+    return pl.Learner(model, mine, public_sets=[images], batch_size=32)
 
 
 def remote(confusion: torch.Tensor, name: str) -> float:
@@ -35,7 +35,8 @@ def remote(confusion: torch.Tensor, name: str) -> float:
 async def main(rounds: str = "5", group_tag: str = "architectures") -> None:
     alone = {name: learner(name) for name in HOLDS}
     for twin in alone.values():
-        twin.fit(pl.epochs(2 * int(rounds)))  # as many passes as a local and a transfer epoch per round
+        # A fair comparison: a round of a peer is one epoch of local training and one of transfer.
+        twin.fit(pl.epochs(2 * int(rounds)))
 
     async with (
         pl.Peer(

@@ -1,4 +1,4 @@
-"""The fabric drives: start this twice, in two terminals or on two machines, as `amber` and as `birch`.
+"""A peer that trains and exchanges by its schedule. Start this twice, on one machine or two, as `amber` and as `birch`.
 
 python examples/fabric_drives.py NAME [ROUNDS] [GROUP_TAG]
 """
@@ -8,7 +8,7 @@ import sys
 
 import peerlearn as pl
 
-HOLDS = {"amber": range(0, 5), "birch": range(5, 10)}
+HOLDS = {"amber": range(0, 5), "birch": range(5, 10)}  # name of each peer: the classes it has samples of
 
 
 async def main(name: str, rounds: str = "5", group_tag: str = "example") -> None:

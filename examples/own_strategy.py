@@ -1,12 +1,14 @@
-"""A method of your own in one file: deep mutual learning (Zhang et al., CVPR 2018), and two peers that use it.
+"""A strategy of your own in one file: deep mutual learning (Zhang et al., CVPR 2018), and two peers that use it.
 
 python examples/own_strategy.py
 
-The fabric knows nothing of it. To use it by name too (`peerlearn up ... --strategy mutual`), put the class into a
+peerlearn itself does not contain it. To use it by name too (`peerlearn up ... --strategy mutual`), put the class into a
 package of yours, name it in that package's pyproject.toml, and install the package beside peerlearn:
 
     [project.entry-points."peerlearn.strategies"]
     mutual = "my_package.mutual:Mutual"
+
+Whether it keeps to the contract of a strategy is shown by `peerlearn.testing.conformance.strategy(Mutual)`.
 """
 
 import asyncio
@@ -19,47 +21,41 @@ import torch
 from torch import Tensor, nn
 
 import peerlearn as pl
-from peerlearn.errors import KnowledgeError
-from peerlearn.knowledge import Answer, Params, Query, Question, Received
-from peerlearn.learning import losses
-from peerlearn.learning.learner import Batch
-from peerlearn.learning.snapshot import Snapshot
-from peerlearn.strategies.base import Asked, Base
-from peerlearn.strategies.shared import answers, teacher_checks
-from peerlearn.strategies.shared.teacher_memory import TeacherMemory
-from peerlearn.types import Card
+import peerlearn.extending as ext
 
 
 @dataclass
-class Mutual(Base):
-    """L = CE(p, y) + weight * mean over the others of KL(p_other || p): the paper's loss, with the others' networks as
-    they were when they were last asked."""
+class Mutual(ext.Base):
+    """Deep mutual learning with the loss of the paper: CE(p, y) + weight * mean over the others of KL(p_other || p).
+    The networks of the others are those of their last answers."""
 
     name: ClassVar[str] = "mutual"
-    shares_answers: ClassVar[bool] = True  # it does not matter to `answer` who asks: one is made for all
+    shares_answers: ClassVar[bool] = True  # `answer` gives every consumer the same: it is made once and shared
     needs = exposes = frozenset({pl.Exposure.PARAMS_FULL})
     schedule = pl.Schedule(cycle=(pl.Local(pl.epochs(1)), pl.Exchange(), pl.Transfer(pl.epochs(1))))
 
     weight: float = 1.0
-    _others: TeacherMemory = field(default_factory=TeacherMemory, init=False, repr=False)
+    _others: ext.TeacherMemory = field(default_factory=ext.TeacherMemory, init=False, repr=False)
 
-    def misfit(self, learner: pl.Learner, provider: Card) -> str | None:
+    def misfit(self, learner: pl.Learner, provider: ext.Card) -> str | None:
         same = provider.architecture == learner.architecture
         return None if same else f"{provider.name} has another architecture"
 
-    def ask(self, learner: pl.Learner, provider: Card) -> Question:
-        return Question(Query(want="params"))
+    def ask(self, learner: pl.Learner, provider: ext.Card) -> ext.Question:
+        return ext.Question(ext.Query(want="params"))
 
-    def answer(self, snapshot: Snapshot, asked: Asked) -> Answer:  # beside training: change nothing
+    def answer(self, snapshot: ext.Snapshot, asked: ext.Asked) -> ext.Answer:
+        # in a thread beside training: change nothing
         query = asked.question.query
-        return answers.whole_model(snapshot) if query.want == "params" else answers.not_mine(self.name, query)
+        mine = query.want == "params" and not query.select
+        return ext.whole_model(snapshot) if mine else ext.not_mine(self.name, query)
 
-    def absorb(self, learner: pl.Learner, received: Sequence[Received]) -> None:  # check all, then keep
+    def absorb(self, learner: pl.Learner, received: Sequence[ext.Received]) -> None:  # check all before keeping any
         new = [each for each in received if self._others.is_new(each)]
         for each in new:
-            if not isinstance(each.knowledge, Params):
-                raise KnowledgeError("outputs came where parameters were asked for")
-            teacher_checks.check_teacher(learner, each.knowledge)
+            if not isinstance(each.knowledge, ext.Params):
+                raise pl.KnowledgeError("outputs came where parameters were asked for")
+            ext.check_teacher(learner, each.knowledge)
         for each in new:
             self._others.keep(each)
 
@@ -67,13 +63,13 @@ class Mutual(Base):
         self._others.forget(provider)
 
     def transfer(self, learner: pl.Learner, span: pl.Span) -> pl.Report:
-        others = [learner.build(teacher_checks.dense(kept.knowledge)) for kept in self._others]
+        others = [learner.build(ext.dense(kept.knowledge)) for kept in self._others]
         if not others:
             return pl.Report()
 
-        def loss(model: nn.Module, batch: Batch) -> Tensor:
+        def loss(model: nn.Module, batch: ext.Batch) -> Tensor:
             logits = model(batch.x)
-            mimicry = [losses.distill_kl(other(batch.x), logits).double() for other in others]
+            mimicry = [ext.distill_kl(other(batch.x), logits).double() for other in others]
             return learner.loss(logits, batch.y) + self.weight * torch.stack(mimicry).mean().to(logits.dtype)
 
         return replace(learner.fit(span, loss=loss), providers=tuple(kept.sender for kept in self._others))

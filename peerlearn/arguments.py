@@ -1,4 +1,4 @@
-"""What a Peer is given: three groups of arguments, checked and completed before anything is opened."""
+"""Arguments of a Peer in three groups: Network, Sharing and Internals. Checked before anything is opened."""
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,17 +23,19 @@ from peerlearn.transport.base import Transport
 from peerlearn.types import Address, Card, Exposure
 
 NAME_CHARS = 64
+"""Longest name of a peer, in characters: a table of peers then fits on a terminal."""
 
 ID_START = 6
-"""Digits of an id that name a peer: with 6 of them, two of a thousand peers agree by chance in 3 networks of 100."""
+"""Hex digits of an id that are enough to name a peer. Among a thousand peers, two share their first 6 digits in about 3
+networks of 100."""
 
 Expose = Iterable[Exposure | str] | Mapping[str, Iterable[Exposure | str]]
-"""What may be shown: to every peer; or by peer, by its id (in full) or name, and "*" for all others."""
+"""Allowed exposures: one set for all peers, or a mapping from a peer's full id or name to its set ("*": all others)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """Where a peer listens, how it finds others, and how it waits for them.
+    """Address, group, discovery, timing and limits of a peer.
 
     Raises ConfigError for arguments that cannot work together, GroupError when the group file cannot be used.
     """
@@ -41,17 +43,17 @@ class Network:
     listen: Address | str | None = None
     """HOST:PORT. None: a free port on loopback, or on all interfaces with `group` or `insecure`."""
     peers: Iterable[Address | str] = ()
-    """Addresses of other peers, HOST:PORT, beside those that mDNS finds."""
+    """Addresses of other peers, HOST:PORT, in addition to those that mDNS finds."""
     group: Group | Path | str | None = None
-    """The group, or its file: only its members are let in, by mutual TLS, and the peer listens on the LAN."""
+    """A group, or the path of its file. Only members are let in, by mutual TLS, and the peer listens on the LAN."""
     insecure: bool = False
     """Listen on the LAN without encryption and without the authentication of a group."""
     group_tag: str = ""
-    """Only peers with the same tag take notice of each other."""
+    """Peers ignore peers with another tag. No secret: use `group` for authentication."""
     timing: Timing = field(default_factory=Timing)
-    """Beats, deadlines and pauses."""
+    """Heartbeats, deadlines and pauses, in seconds."""
     limits: Limits = field(default_factory=Limits)
-    """Bounds on what others may send and hold."""
+    """Bounds on the bytes, peers and calls that others may cost this peer."""
 
     def __post_init__(self) -> None:
         group = group_of(self.group)
@@ -62,13 +64,13 @@ class Network:
 
     @property
     def address(self) -> Address:
-        """`listen`, parsed and completed."""
+        """`listen`, parsed, with the default filled in. Port 0: a free port."""
         assert isinstance(self.listen, Address)
         return self.listen
 
     @property
     def membership(self) -> Group | None:
-        """`group`, read from its file."""
+        """`group`, read from its file; None without a group."""
         assert self.group is None or isinstance(self.group, Group)
         return self.group
 
@@ -80,19 +82,20 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True)
 class Sharing:
-    """What a peer shows to others, and from which of them it learns."""
+    """Exposures of a peer to others, and the providers it learns from. Raises ConfigError for values that make no
+    sense."""
 
     expose: Expose | None = None
-    """What may be shown; must cover what the strategy shows. None: just that. A mapping says it by peer: its id or
-    name, "*" for all others."""
+    """Exposures that are allowed; they must include all that the strategy shows. None: just those. A mapping has one
+    set per peer, by id or name, and "*" for all others."""
     learn_from: Iterable[str] | None = None
-    """Names or ids of the providers wanted. None: every provider that fits."""
+    """Names or ids (at least the first 6 digits) of the wanted providers. None: every provider that fits."""
     most_providers: int | None = None
-    """How many of them to ask at most in one exchange, the most promising first. None: all."""
+    """Upper bound on the providers asked in one exchange; the most promising are asked. None: all are asked."""
     cast: str = ""
-    """What may be lost on the way to this peer, for a slow network: "" nothing, "bfloat16", "float16", "int8", or
-    "topk:0.01": of what is held of a provider, the share of values that have changed most is brought up to date at each
-    exchange. A strategy that asks for a cast itself gets its own."""
+    """Lossy conversion of answers to this peer, for a slow network: "" (lossless), "bfloat16", "float16", "int8", or
+    "topk:0.01". With topk, this peer keeps each provider's last values, and an exchange updates only the given share of
+    them: the values that changed most. A strategy that names a cast in its own query gets that one."""
 
     def __post_init__(self) -> None:
         check_cast(self.cast)
@@ -102,7 +105,7 @@ class Sharing:
             object.__setattr__(self, "learn_from", _wanted(self.learn_from))
 
     def wants(self, provider: Card) -> bool:
-        """Whether this provider is one that `learn_from` names, by name or by the start of its id."""
+        """True if `learn_from` names this provider, by its name or the start of its id, or names no provider."""
         if self.learn_from is None:
             return True
         return any(
@@ -113,23 +116,23 @@ class Sharing:
 
 @dataclass(frozen=True, kw_only=True)
 class Internals:
-    """Parts of a peer to replace: for tests, simulation and special networks."""
+    """Replacements for parts of a peer: for tests, simulation and special networks. Raises ConfigError."""
 
     identity: Identity | None = None
-    """None: the key of the state directory, or one for this run only."""
+    """Signing key. None: the key in the state directory; without a state directory, a new key for this run."""
     transport: Transport | None = None
-    """None: gRPC."""
+    """Carrier of calls between peers. None: gRPC."""
     discovery: Sequence[Discovery] | None = None
-    """None: mDNS."""
+    """Ways to find other peers, in addition to `Network.peers`. None: mDNS."""
     compute: Callable[[str], Compute] | None = None
-    """Makes where the "learner" and the "answers" compute. None: a thread for each."""
+    """Makes the worker that runs torch code; called with "learner" and with "answers". None: one thread each."""
     store: Callable[[Learner, Strategy], Store] | None = None
-    """Makes where checkpoints are kept. None: the state directory."""
+    """Makes the store of checkpoints. None: the state directory."""
     session: str = ""
-    """16 hex digits that tell one run of a peer from the next. Empty: random."""
+    """16 hex digits that distinguish one run of a peer from the next. Empty: random."""
     save_every: float = SAVE_EVERY
-    """Seconds of a long local span that a crash may cost; snapshots, and spans of more than a second, are saved when
-    they end."""
+    """Seconds of a long local span that a crash may cost. Snapshots, and spans of more than a second, are also saved at
+    their end."""
 
     def __post_init__(self) -> None:
         if not self.save_every > 0:
@@ -137,15 +140,17 @@ class Internals:
 
 
 def name_of(name: str) -> str:
-    """The name given, or one made up. Raises ConfigError for one that would spoil a table."""
+    """`name`, or a random name if it is empty. Raises ConfigError for a name too long or not printable."""
     if len(name) > NAME_CHARS or not name.isprintable():
         raise ConfigError(f"a peer's name is at most {NAME_CHARS} printable characters, not {name[:80]!r}")
-    return name or f"peer-{secrets.token_hex(3)}"
+    return name or f"peer-{secrets.token_hex(3)}"  # 6 digits: short enough to type, see ID_START
 
 
 def listen_address(listen: Address | str | None, *, insecure: bool, group: bool = False) -> Address:
-    """Loopback unless told otherwise; beyond loopback only with a group, or with `insecure`. Fails closed with
-    ConfigError."""
+    """The address to listen on: loopback by default, all interfaces by default with a group or with `insecure`.
+
+    Raises ConfigError for an address beyond loopback that has neither, so that no peer is open to the LAN by accident.
+    """
     if insecure and group:
         raise ConfigError("a group and --insecure (insecure=True) exclude one another: leave one of them out")
     if listen is None:
@@ -161,7 +166,8 @@ def listen_address(listen: Address | str | None, *, insecure: bool, group: bool 
 
 
 def group_of(group: Group | Path | str | None) -> Group | None:
-    """The group, read when it is a path. Raises GroupError; an empty path is none (ConfigError), not no group."""
+    """The group, read from its file if `group` is a path. Raises GroupError, and ConfigError for an empty path: an
+    empty variable in a script must not switch encryption off."""
     if group is None or isinstance(group, Group):
         return group
     if not str(group).strip():
@@ -170,10 +176,10 @@ def group_of(group: Group | Path | str | None) -> Group | None:
 
 
 def allowance(strategy: Strategy, expose: Expose | None) -> Allowance:
-    """What this peer may show to whom: just what its strategy shows, or the allow-list given, which must cover that.
+    """The allow-list of this peer: `expose`, or just what the strategy shows if `expose` is None.
 
-    Class counts stand in the card, which is the same for all peers: they are shown to all or to none. Raises
-    ConfigError.
+    Raises ConfigError if `expose` lacks an exposure that the strategy shows, or shows class counts to some peers only:
+    class counts stand in the card, and all peers see the same card.
     """
     if expose is None:
         return Allowance(strategy.exposes)

@@ -1,22 +1,24 @@
-"""What one peer is made of, opened and closed together: from the identity's lock up to the announcement on the LAN."""
+"""Opens and closes the parts of one peer, in order: from the lock on its identity to its announcement on the LAN."""
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from peerlearn.arguments import Internals, Network, Sharing
 from peerlearn.clock import now
-from peerlearn.directory import Change, Directory
+from peerlearn.directory import Directory
 from peerlearn.discovery.base import Discovery
 from peerlearn.discovery.mdns import Mdns
-from peerlearn.events import Record
+from peerlearn.events import Opening, Record
 from peerlearn.learning.learner import Learner
 from peerlearn.membership import Membership
+from peerlearn.membership.shown_card import ShownCard
 from peerlearn.membership.transports import connections
 from peerlearn.membership.trust import Trust
+from peerlearn.membership.view import View
 from peerlearn.orchestrator.checkpointing.policy import Saving
 from peerlearn.orchestrator.checkpointing.store import Store
 from peerlearn.orchestrator.consumer.exchange import Exchanges
@@ -42,7 +44,7 @@ from peerlearn.wire.v1 import fabric_pb2 as pb
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What a peer is made from: its arguments, checked and completed."""
+    """Arguments of a peer, checked, with defaults filled in."""
 
     learner: Learner
     strategy: Strategy
@@ -60,19 +62,23 @@ class Parts:
 
 
 class Assembly:
-    """One peer, opened. `open` goes from top to bottom; leaving the stack closes from bottom to top: goodbye first,
-    the identity's lock last.
+    """Parts of one open peer. The stack given to `open` closes them in reverse order: the step under way ends, other
+    peers get a goodbye, and the lock on the identity is released last. Lives on the event loop.
     """
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.changed = Notifier()
-        """Notified when the directory has changed."""
+        """Notified after each change of the directory."""
 
     async def open(self, stack: AsyncExitStack) -> None:
-        """Raises LearnerError, NetworkError, IdentityError, GroupError or StateError, each with what to do."""
+        """Open every part, and push its closing onto `stack`.
+
+        Raises LearnerError, NetworkError, IdentityError, GroupError or StateError; each message says what to do.
+        """
         parts, network = self._parts, self._parts.network
         identity = stack.enter_context(self._identity())
+        parts.record(Opening(id=identity.id, name=parts.name))
         self.compute = self._computing(stack, "learner")
         answers = self._computing(stack, "answers")
         card = first_card(
@@ -82,22 +88,24 @@ class Assembly:
         self.directory = Directory(
             identity.id, group_tag=network.group_tag, timing=network.timing, limits=network.limits
         )
-        stack.callback(self.directory.listen(lambda change: self.changed.notify()))
         transport, trust = self._transport()
+        self.complaints = Complaints(parts.record, now)
         self.membership = Membership(
             identity, self.directory, transport, self._discoveries(), timing=network.timing, limits=network.limits,
             group_tag=network.group_tag, record=parts.record, peers=network.addresses, trust=trust,
+            complained=self.complaints.heard,
         )  # fmt: skip
-        self.shown = OwnCard(card, self.membership, counts=Exposure.HISTOGRAM in parts.allowance.everybody)
+        self.view = View(self.directory, self.changed, self.membership.doubt, self.membership.complain)
+        stack.callback(self.directory.listen(self.view.heed))
+        self.shown = ShownCard(card, self.membership, counts=Exposure.HISTOGRAM in parts.allowance.everybody)
         snapshots = Snapshots(keep=parts.pace.kept_versions)
         showing = self._showing(card)
         self.orchestrator = self._orchestrator(card, transport, snapshots, showing)
-        await self.orchestrator.start()
-        self.complaints = Complaints(parts.record, now)
+        await self.orchestrator.start()  # before serving: the first question finds a snapshot to answer from
         answerer = Answerer(
-            card, parts.strategy, snapshots, compute=answers, acquainted=self._acquainted,
+            card, parts.strategy, snapshots, compute=answers, acquainted=self.view.card,
             arrived=self.orchestrator.arrived if "received" in parts.schedule.on else None,
-            quarantine_reason=self.orchestrator.quarantine_reason, complaints=self.complaints, record=parts.record,
+            quarantine_reason=self.orchestrator.quarantine_reason, record=parts.record,
             vouch=self.membership.vouch, showing=showing, limits=network.limits,
         )  # fmt: skip
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
@@ -107,7 +115,7 @@ class Assembly:
         await stack.enter_async_context(self.membership.running(self.address, self.shown.at(self.orchestrator.version)))
         self.shown.joined = True
         stack.callback(answerer.leave)
-        stack.callback(self.orchestrator.stop)  # it saves while goodbyes are said
+        stack.callback(self.orchestrator.stop)  # first when closing: the run is saved while goodbyes are sent
 
     def _identity(self) -> Identity:
         parts = self._parts
@@ -138,16 +146,18 @@ class Assembly:
         return tuple(given) if given is not None else (Mdns(self._parts.network.address.host),)
 
     def _showing(self, card: Card) -> Showing:
+        # Not self: a reference cycle would keep the model in memory until Python's cycle collector runs.
+        directory = self.directory
         return Showing(
             self._parts.allowance,
             state=frozenset(self._parts.learner.state),
             public=frozenset(public.fingerprint for public in card.public_sets),
-            namesakes=lambda name: sum(contact.name == name for contact in self.directory.here()),
+            namesakes=lambda name: sum(contact.name == name for contact in directory.here()),
         )
 
     def _orchestrator(self, card: Card, transport: Transport, snapshots: Snapshots, showing: Showing) -> Orchestrator:
         parts, network = self._parts, self._parts.network
-        directory = _DirectoryView(self.directory, self.changed, self.membership.doubt)
+        directory = self.view
         store = self._store()
         fetcher = Fetcher(
             card, parts.strategy.name, transport=transport, directory=directory,
@@ -189,10 +199,6 @@ class Assembly:
             return parts.internals.store(parts.learner, parts.strategy)
         return Store(parts.state, parts.learner, parts.strategy) if parts.state is not None else None
 
-    def _acquainted(self, peer: PeerId) -> Card | None:
-        contact = self.directory.get(peer)
-        return contact.card if contact is not None else None
-
 
 def first_card(
     learner: Learner,
@@ -204,8 +210,10 @@ def first_card(
     exposes: frozenset[Exposure],
     session: str = "",
 ) -> Card:
-    """The card of a peer that has just started; class counts only when they are exposed. `session`: random unless
-    given."""
+    """The card of a peer that has just started. It has class counts only if they are exposed.
+
+    `exposes`: everything that at least one peer may see. `session`: 16 hex digits; empty: random.
+    """
     facts = learner.describe()
     return Card(
         id=id,
@@ -225,38 +233,9 @@ def first_card(
     )
 
 
-class OwnCard:
-    """The card that others see, kept in step with what this peer has learned and from whom."""
-
-    def __init__(self, card: Card, membership: Membership, *, counts: bool) -> None:
-        """`counts`: whether class counts are shown to all."""
-        self._first = card
-        self._membership = membership
-        self._counts = counts
-        self.joined = False
-        """Whether others have been told of this peer."""
-
-    def at(self, version: int) -> Card:
-        """The card to join with."""
-        return replace(self._first, version=version)
-
-    def show_version(self, version: int, histogram: tuple[int, ...]) -> None:
-        """Others hear of each snapshot; the card travels only when class counts that are shown have changed."""
-        shown = histogram if self._counts else ()
-        if self.joined and shown != self._membership.card.histogram:
-            self._membership.update(replace(self._membership.card, histogram=shown, version=version))
-        else:
-            self._first = replace(self._first, histogram=shown)
-            self._membership.announce_version(version)
-
-    def show_teachers(self, taught_by: tuple[PeerId, ...]) -> None:
-        """The card says who learns from whom; it travels only when that changes."""
-        if taught_by != self._membership.card.learns_from:
-            self._membership.update(replace(self._membership.card, learns_from=taught_by))
-
-
 class _Service:
-    """The two halves of what a peer answers: introductions and watches, and questions."""
+    """Implements `transport.base.Service`: membership answers introductions and watches, the answerer answers
+    questions."""
 
     def __init__(self, membership: Membership, answerer: Answerer) -> None:
         self.introduce = membership.introduce
@@ -267,25 +246,3 @@ class _Service:
 
     def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Notice]:
         return self._membership.watch(request, caller)
-
-
-class _DirectoryView:
-    """The directory as the orchestrator sees it."""
-
-    def __init__(self, directory: Directory, changed: Notifier, doubt: Callable[[PeerId], None]) -> None:
-        self.alive = directory.alive
-        self.doubt = doubt
-        self.get = directory.get
-        self.news = changed.wait
-        self._directory = directory
-        self._left: set[PeerId] = set()
-        directory.listen(self._hear)
-
-    def left(self, peer: PeerId) -> bool:
-        return peer in self._left
-
-    def _hear(self, change: Change) -> None:
-        if change.what == "left":
-            self._left = {contact.id for contact in self._directory if contact.id in self._left} | {change.contact.id}
-        elif change.of_life:
-            self._left.discard(change.contact.id)

@@ -1,4 +1,4 @@
-"""The blocking twin, for apps without asyncio: the same peer, its network in a thread of its own."""
+"""BlockingPeer: a Peer for apps without asyncio. Its event loop runs in a thread of its own."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 class BlockingPeer:
-    """`with BlockingPeer(learner, ...) as peer`: takes what Peer takes, and each method blocks until it is done.
+    """A Peer with blocking methods: `with BlockingPeer(learner, ...) as peer`. Takes the arguments of Peer.
 
-    The app's training may run on the app's own thread for as long as it likes: others are answered, and beats are
-    sent, from the peer's thread meanwhile. Only one method may be called at a time.
+    The app may train on its own thread for as long as it likes: the peer's thread answers other peers and sends
+    heartbeats meanwhile. Call one method at a time, from one thread. Methods raise what those of Peer raise.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -45,38 +45,42 @@ class BlockingPeer:
 
     @property
     def id(self) -> PeerId:
+        """Fingerprint of the signing key, 32 hex digits. Known once the block is entered."""
         return self._peer.id
 
     @property
     def name(self) -> str:
+        """The name that other peers see."""
         return self._peer.name
 
     @property
     def address(self) -> Address:
+        """The address that this peer listens on."""
         return self._peer.address
 
     @property
     def card(self) -> Card:
+        """The card that other peers see."""
         return self._peer.card
 
     def others(self) -> tuple[Contact, ...]:
-        """Confirmed peers, alive or suspect, in id order."""
+        """Confirmed peers that are alive or suspect, in id order."""
         return self._portal.call(self._peer.others)
 
     def status(self) -> Status:
-        """How this peer stands, for its owner."""
+        """State of this peer, for its owner; other peers cannot read it."""
         return self._portal.call(self._peer.status)
 
     def meet(self, others: int, timeout: float | None = None) -> None:
-        """Wait until at least `others` other peers are alive here; PeerUnreachable after `timeout` seconds."""
+        """Wait until at least `others` other peers are alive. Raises PeerUnreachable after `timeout` seconds."""
         self._portal.call(lambda: self._peer.meet(others, timeout=timeout))
 
     def run(self, rounds: int | None = None) -> None:
-        """Do `rounds` rounds of the schedule; None: until the program is interrupted."""
+        """Do `rounds` rounds of the schedule. None: until the program is interrupted."""
         self._portal.call(self._peer.run, rounds)
 
     def transfer(self) -> Report:
-        """Learn from whoever is there, now; a report of no steps when nobody is."""
+        """Exchange, transfer and publish now. The report has no steps if no provider is there."""
         return self._portal.call(self._peer.transfer)
 
     def train(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -84,9 +88,9 @@ class BlockingPeer:
         return self._portal.call(lambda: self._peer.train(func, *args, **kwargs))
 
     def predict(self, x: Tensor, prior: Prior = "local") -> Tensor:
-        """Probabilities (B, C) for inputs (B, ...); `prior`: the class frequencies expected, see `Peer.predict`."""
+        """Probabilities (B, C) for inputs (B, ...). `prior`: the expected class frequencies, see `Peer.predict`."""
         return self._portal.call(lambda: self._peer.predict(x, prior=prior))
 
     def calibrate(self) -> Dial:
-        """Fit the dial of `predict(prior=...)` on what is held out of the private data."""
+        """Fit the dial of `predict(prior=...)` on the held-out private samples."""
         return self._portal.call(self._peer.calibrate)

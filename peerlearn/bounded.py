@@ -1,7 +1,7 @@
 """Mappings with a bound: what meets ever new peers for years must not grow with them."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -42,13 +42,18 @@ class Bounded(OrderedDict[K, V]):
 
 
 class BoundedBytes(Generic[K, V]):
-    """Values that together hold at most `most` bytes; `size` measures one. The oldest go first, the last one too."""
+    """Values that together hold at most `most` bytes. The one that was put or got longest ago goes first.
+
+    `size` gives the bytes of a value, always as many for the same value.
+    """
 
     def __init__(self, most: int, size: Callable[[V], int]) -> None:
+        """With a `most` of 0 only values of no bytes are kept."""
         self._most = most
         self._size = size
         self._entries: OrderedDict[K, V] = OrderedDict()
         self.nbytes = 0
+        """Of all values here."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -61,6 +66,10 @@ class BoundedBytes(Generic[K, V]):
         """The entries, oldest first."""
         return self._entries
 
+    def newest_first(self) -> Iterator[tuple[K, V]]:
+        """Keys and values, the one that was put or got last first. Nothing counts as used by that."""
+        return reversed(self._entries.items())
+
     def get(self, key: K) -> V | None:
         """The value, which counts as used now; None when it is not here."""
         if key in self._entries:
@@ -68,8 +77,11 @@ class BoundedBytes(Generic[K, V]):
         return self._entries.get(key)
 
     def put(self, key: K, value: V) -> list[V]:
-        """Keep this value under this key; returns the values that had to go, which may be this one."""
+        """Keep this value under this key. Returns the values that had to go for it; a value that is larger than `most`
+        goes itself, and nothing else does."""
         self.pop(key)
+        if self._size(value) > self._most:
+            return [value]
         self._entries[key] = value
         self.nbytes += self._size(value)
         gone = []

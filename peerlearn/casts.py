@@ -1,15 +1,19 @@
-"""What of a tensor may be lost on the way: the names of lossy casts. No torch."""
+"""The names of lossy casts of tensors on the wire. Imports no torch."""
 
 from peerlearn.errors import ConfigError
 
 DTYPE_CASTS = frozenset({"bfloat16", "float16", "int8"})
+"""Dtypes to which wider floating tensors may be cast on the wire."""
 _TOP = "topk:"
+"""Prefix of a top-k cast; its share follows."""
 
 
 def check_cast(cast: str) -> str:
-    """The cast, when there is such a one: "" (lossless), a dtype that wider floating tensors travel as, or "topk:0.01":
-    of a floating tensor that the consumer holds, that share of its values at most is brought up to date, those that
-    have changed most. Raises ConfigError."""
+    """The cast itself, when it is valid; raises ConfigError otherwise.
+
+    Valid are "" (lossless), a name in `DTYPE_CASTS`, and a top-k cast such as "topk:0.01". A top-k cast updates at most
+    that share of the values of a floating tensor that the consumer holds: those that changed most.
+    """
     if cast and cast not in DTYPE_CASTS and not 0 < top_share(cast) <= 1:
         raise ConfigError(
             f"there is no cast to {cast[:40]!r}; use one of {', '.join(sorted(DTYPE_CASTS))}, "
@@ -19,7 +23,7 @@ def check_cast(cast: str) -> str:
 
 
 def top_share(cast: str) -> float:
-    """The share of a top-k cast; 0 for any other, and for what is no number."""
+    """The share of a top-k cast; 0 for other casts, and when the share is not a number."""
     try:
         return float(cast.removeprefix(_TOP)) if cast.startswith(_TOP) else 0.0
     except ValueError:

@@ -1,23 +1,24 @@
-"""Every error that peerlearn raises on purpose, and the exit code each gives the command line.
+"""Every error that peerlearn raises on purpose, with the exit code that each gives the command line.
 
 * PeerlearnError            1
   + ConfigError             2  a setting that cannot work, an unknown name, an import path that leads nowhere
+    - ExtraMissing               an optional package is not installed
   + LearnerError            3  the model or the data set that the user gave cannot be used
   + NetworkError            4  this machine's network: port in use, no multicast, no such interface
   + IdentityError           5  another process holds this identity, or its key cannot be read
-  + PeerStopped             1  the peer's block was left, or a step failed, while somebody waited for it
+  + PeerStopped             1  the peer's block was left, or a step failed, during a call to the peer
   + StateError              6  a state or run directory that cannot be read or written
   + GroupError             10  a group file that is missing, unreadable, open to others, expired, or not one
-  + InvariantBroken        11  a simulation came upon something that must never happen
+  + InvariantBroken        11  a simulation found a breach of an invariant
   + TransferError              an exchange with one peer failed; learning goes on
     - PeerUnreachable       7    no connection, or no progress within the stall window
-    - PeerRefused           8    the other side said no, and why (`reason`)
+    - PeerRefused           8    the other peer refused, with a `reason`
   + WireError               9  bytes from a peer that are not a message we accept
     - Oversized                  more is declared than our limits take; nothing was allocated
     - Truncated                  the stream ended before the message did
     - Corrupt                    checksum, compression or structure is wrong
     - ForeignProtocol            another major version
-    - Changed                    it builds on knowledge that is held here, and which is not what it says
+    - Changed                    the answer builds on knowledge that differs from what this peer holds
   + KnowledgeError          9  a sound message that does not fit this learner
 """
 
@@ -25,15 +26,19 @@ from enum import StrEnum
 
 
 class PeerlearnError(Exception):
-    """Base of all errors that peerlearn raises on purpose."""
+    """Base class of all errors that peerlearn raises on purpose."""
 
     exit_code = 1
 
 
 class ConfigError(PeerlearnError):
-    """A setting that cannot work; raised before anything is opened."""
+    """A setting that cannot work. Raised before anything is opened."""
 
     exit_code = 2
+
+
+class ExtraMissing(ConfigError):
+    """An optional package is not installed. The message says how to install it."""
 
 
 class LearnerError(PeerlearnError):
@@ -43,19 +48,19 @@ class LearnerError(PeerlearnError):
 
 
 class NetworkError(PeerlearnError):
-    """This machine's network does not do what is needed."""
+    """This machine's network cannot be used as asked: port in use, no multicast, no such interface."""
 
     exit_code = 4
 
 
 class IdentityError(PeerlearnError):
-    """This identity cannot be used: held by another process, or its key is unreadable."""
+    """This identity cannot be used: another process holds it, or its key cannot be read."""
 
     exit_code = 5
 
 
 class PeerStopped(PeerlearnError):
-    """The peer's block was left, or one of its steps failed, while a call to it was under way."""
+    """The peer's block was left, or one of its steps failed, during a call to the peer."""
 
 
 class StateError(PeerlearnError):
@@ -71,42 +76,46 @@ class GroupError(PeerlearnError):
 
 
 class InvariantBroken(PeerlearnError):
-    """A simulation came upon something that must never happen: a bug of the fabric, and the command that replays it."""
+    """A simulation found a breach of an invariant, which is a bug of the fabric. The message has the command that
+    replays it."""
 
     exit_code = 11
 
 
 class RefusalReason(StrEnum):
-    """Why a peer says no. Travels on the wire; unknown reasons read as OTHER."""
+    """Why a peer refuses. Travels on the wire; a reason that this release does not know reads as OTHER."""
 
     PROTOCOL = "protocol"
-    """another major version"""
+    """The caller speaks another major version."""
     GROUP = "group"
-    """another group, or another group tag"""
+    """The caller belongs to another group, or has another group tag."""
     IDENTITY = "identity"
-    """the card is not signed by its id, not of this connection, or the id is alive under another session"""
+    """The card is not signed by its id, does not name this connection's certificate, or its id is alive in another
+    session."""
     REVOKED = "revoked"
-    """the group has shut out this certificate or this peer"""
+    """The group has revoked this certificate or this peer."""
     UNKNOWN_PEER = "unknown-peer"
-    """introduce yourself first"""
+    """The caller must introduce itself first."""
     EXPOSURE = "exposure"
-    """not in my allow-list"""
+    """The provider's allow-list does not contain this."""
     STRATEGY = "strategy"
-    """a question that my strategy does not answer"""
+    """The provider's strategy does not answer such a question."""
     UNFIT = "unfit"
-    """another architecture, layer, data set or shape"""
+    """Another architecture, layer, data set or shape."""
     VERSION = "version"
-    """the version asked for is not there (yet, or any more)"""
+    """The provider does not have the version asked for, not yet or not any more."""
     LIMITS = "limits"
-    """more than I take"""
+    """The message exceeds the provider's limits."""
     BUSY = "busy"
-    """too many exchanges at once; try again"""
+    """Too many exchanges at once; try again."""
     LEAVING = "leaving"
+    """The provider is shutting down."""
     OTHER = "other"
+    """A reason that this release does not know."""
 
 
 class TransferError(PeerlearnError):
-    """An exchange with one peer failed. The model is as it was before."""
+    """An exchange with one peer failed. The model is unchanged."""
 
     def __init__(self, peer: str, detail: str) -> None:
         super().__init__(f"{peer}: {detail}")
@@ -121,7 +130,7 @@ class PeerUnreachable(TransferError):
 
 
 class PeerRefused(TransferError):
-    """The peer answered, and the answer was no."""
+    """The peer answered with a refusal. `said`: its detail text."""
 
     exit_code = 8
 
@@ -138,7 +147,7 @@ class WireError(PeerlearnError):
 
 
 class Oversized(WireError):
-    """More is declared than our limits take. Raised before anything is allocated."""
+    """The message declares more than our limits take. Raised before anything is allocated."""
 
 
 class Truncated(WireError):
@@ -154,10 +163,12 @@ class ForeignProtocol(WireError):
 
 
 class Changed(WireError):
-    """An answer builds on knowledge that is held here, and which is not, or not any more, what the provider says."""
+    """The answer builds on knowledge that this peer should hold, but what this peer holds differs from what the
+    provider says."""
 
 
 class KnowledgeError(PeerlearnError):
-    """A sound message that does not fit this learner: another architecture, shape, data set; not finite."""
+    """A sound message that does not fit this learner: another architecture, shape or data set, or values that are not
+    finite."""
 
     exit_code = 9

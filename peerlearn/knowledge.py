@@ -1,6 +1,7 @@
-"""What peers ask one another and hand over. Frozen, detached, on the CPU: safe to give to another thread.
+"""Questions and answers between peers. All values are frozen, detached from autograd and on the CPU, so that other
+threads may read them.
 
-Two kinds of knowledge and no third: `Params` are addressed by tensor name, `Outputs` by sample id.
+There are two kinds of knowledge: `Params` are addressed by tensor name, `Outputs` by sample id.
 """
 
 from collections.abc import Mapping
@@ -13,11 +14,12 @@ from peerlearn.errors import RefusalReason
 from peerlearn.types import Card
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+"""The values that a query may hold."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sparse:
-    """Some values of a tensor of `shape`: `values[i]` stands at flat position `indices[i]`, rising."""
+    """Some values of a tensor of `shape`: `values[i]` belongs at flat position `indices[i]`. Indices rise."""
 
     shape: tuple[int, ...]
     indices: Tensor  # int64 (k,)
@@ -25,12 +27,14 @@ class Sparse:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of indices and values."""
         return self.indices.nbytes + self.values.nbytes
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Params:
-    """A subset of a named model state: the full model, one layer, or a share of the weights."""
+    """A subset of a named model state: the full model, one layer, or a share of the weights. `architecture`: signature
+    of the sender's whole state; `version`: of the sender's snapshot; `member`: place in an ensemble."""
 
     tensors: Mapping[str, Tensor | Sparse]
     architecture: str
@@ -45,9 +49,10 @@ class Params:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Outputs:
-    """Values aligned to sample ids of a named data set: every tensor is (N, ...), `ids` int64 (N,).
+    """Values for samples of a named data set: `ids` is int64 (N,), and every tensor is (N, ...).
 
-    Names in use: logits, logits/k (head k), embedding, feature, label.
+    Names in use: logits, logits/k (of head k), embedding, feature, label. `fingerprint`: sha256 over the contents of
+    the data set.
     """
 
     dataset: str
@@ -58,66 +63,68 @@ class Outputs:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of ids and values."""
         return self.ids.nbytes + sum(t.nbytes for t in self.tensors.values())
 
 
 Knowledge = Params | Outputs
+"""The two kinds of knowledge."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """How a consumer asks. `select` is read by the provider's strategy and by nobody else."""
+    """What a consumer asks for. Only the provider's strategy reads `select`."""
 
     want: Literal["params", "outputs", "nothing"]
     select: Mapping[str, Json] = field(default_factory=dict)
     have: int | None = None
-    """The version that the consumer holds of just this; "not modified" is then a possible answer."""
+    """Version of this same knowledge that the consumer holds. The provider may then answer `NotModified`."""
     have_session: str = ""
+    """Session of the provider that published version `have`; versions of different sessions cannot be compared."""
     at: int | None = None
-    """Exactly this version (lockstep); None: the latest."""
+    """The exact version wanted, in lockstep; None: the latest."""
     cast: str = ""
-    """What may be lost on the way: see `casts.check_cast`. Nothing, unless it is said here."""
+    """Lossy cast of the answer, see `casts.check_cast`; empty: lossless."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What I want from a provider, and what I bring it. `after`: not before it has published this version or a later
-    one; the asker waits for that, the provider never does. `complaint`: why I do not use what it has given, a line of
-    text for its owner."""
+    """A query to a provider, and knowledge that the consumer brings it. `after`: the version that the provider must
+    have published first; the consumer waits for it, the provider never does."""
 
     query: Query
     brings: Knowledge | None = None
     after: int | None = None
-    complaint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NotModified:
-    """You have it already: the version you named is the latest."""
+    """The provider's latest version is the one that the query says the consumer has."""
 
     version: int
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No, and why."""
+    """A provider's answer when it gives no knowledge. `detail`: the reason in one sentence, for people."""
 
     reason: RefusalReason
     detail: str
 
 
 Answer = Knowledge | NotModified | Refusal
+"""What a provider may answer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Received:
-    """Knowledge from another peer, with the card it had when it was asked."""
+    """Knowledge from another peer, with that peer's card of the moment when it was asked."""
 
     sender: Card
     knowledge: Knowledge
     asked: Query | None = None
-    """The query that this answers; None when the sender brought it unasked."""
+    """The query that this answers; None when the sender brought it with a question of its own."""
     received_bytes: int = 0
-    """On the wire, for this answer."""
+    """Bytes on the wire for this answer."""
     seconds: float = 0.0
-    """That the exchange took."""
+    """Duration of the exchange."""

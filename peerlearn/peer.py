@@ -1,4 +1,4 @@
-"""The facade that an app embeds: what a user calls."""
+"""Peer: the class that an app embeds, with all that a user calls."""
 
 import asyncio
 import logging
@@ -16,6 +16,7 @@ from peerlearn.assembly import Assembly, Parts
 from peerlearn.directory import Contact
 from peerlearn.errors import ConfigError, PeerStopped, PeerUnreachable
 from peerlearn.events import Complaint, Record, Started, Stopped, discard
+from peerlearn.events.guard import GuardedSink
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.prior import Dial, Prior
 from peerlearn.learning.report import Report
@@ -38,9 +39,9 @@ log = logging.getLogger("peerlearn")
 class Peer:
     """A learner that other peers can reach: `async with Peer(learner, strategy=...) as peer`.
 
-    Entering raises ConfigError, LearnerError, NetworkError, IdentityError, GroupError or StateError, each with what to
-    do. Leaving the block ends the step under way, says goodbye, stops answering and closes everything, in that order;
-    the learner is then the app's own again.
+    Entering raises ConfigError, LearnerError, NetworkError, IdentityError, GroupError or StateError; each message says
+    what to do. Leaving the block ends the step under way, says goodbye, stops answering and closes everything, in that
+    order; afterwards the app may use the learner freely. All methods are called on the event loop.
     """
 
     def __init__(
@@ -61,18 +62,20 @@ class Peer:
     ) -> None:
         """Raises ConfigError or LearnerError for arguments that cannot work, before anything is opened.
 
-        strategy: a method of learning from others, or its name.
-        name: what others call this peer, at most 64 printable characters; empty: one is made up.
-        state: directory that keeps identity and checkpoints; what is there is resumed, to the same bits as if nothing
-            had happened, given the same inputs. None: nothing is kept.
-        schedule: when to train, exchange, transfer and publish. None: the strategy's own.
+        strategy: the method of learning from others, or its registered name.
+        name: name that other peers see, at most 64 printable characters. Empty: a random name.
+        state: directory for the identity and checkpoints. A run saved there is resumed, and given the same inputs it
+            computes the same bits as without the interruption. None: nothing is saved.
+        schedule: order of local training, exchange, transfer and publishing. None: the strategy's own.
         pace: "free" takes the latest snapshot of each provider; "lockstep" waits for the version of the round.
-        gate: what a transfer may cost on held-out data. None: the default gate.
-        measure: metrics to record after each span, from a function of inputs (B, ...) to probabilities (B, C).
-        record: where events go; called on the event loop and on the learner's thread.
-        network: where to listen, whom to look for, group, timing and limits. None: loopback, mDNS.
-        sharing: what to show to which peers, and from which of them to learn. None: what the strategy needs; all.
-        internals: parts to replace, for tests, simulation and special networks.
+        gate: how far the metric on held-out data may fall in a transfer that is kept. None: the default gate.
+        measure: computes the app's metrics after each span; is given a function from inputs (B, ...) to probabilities
+            (B, C). Called on the learner's thread.
+        record: sink of events. Called on the event loop and on the learner's thread; must not block.
+        network: address to listen on, addresses of other peers, group, timing, limits. None: loopback and mDNS.
+        sharing: exposures by peer, and the providers to learn from. None: just what the strategy shows, and every
+            provider that fits.
+        internals: replacements for parts, for tests, simulation and special networks.
         """
         self.learner = learner
         self.strategy = registry.make(strategy)
@@ -91,7 +94,7 @@ class Peer:
             pace=pace,
             gate=gate or Gate(),
             measure=measure,
-            record=record,
+            record=record if record is discard else GuardedSink(record),
             network=network,
             sharing=sharing,
             internals=internals,
@@ -105,21 +108,22 @@ class Peer:
 
     @property
     def id(self) -> PeerId:
-        """Fingerprint of the signing key, 32 hex digits; known from entering the block on."""
+        """Fingerprint of the signing key, 32 hex digits. Known once the block is entered."""
         return self._assembly.membership.card.id
 
     @property
     def card(self) -> Card:
-        """As others see it."""
+        """The card that other peers see."""
         return self._assembly.membership.card
 
     @property
     def address(self) -> Address:
-        """Where this peer listens."""
+        """The address that this peer listens on."""
         return self._assembly.address
 
     async def meet(self, others: int, *, timeout: float | None = None) -> None:
-        """Wait until at least `others` other peers are alive here. Raises PeerUnreachable after `timeout` seconds."""
+        """Wait until at least `others` other peers are alive. Raises PeerUnreachable after `timeout` seconds; None:
+        waits without end."""
         directory = self._assembly.directory
         try:
             async with asyncio.timeout(timeout):
@@ -135,58 +139,60 @@ class Peer:
             ) from None
 
     async def run(self, rounds: int | None = None) -> None:
-        """Do `rounds` rounds of the schedule, training included; None: until cancelled. Others are answered meanwhile
-        and afterwards. Raises PeerStopped when the block is left meanwhile, ConfigError when a run is under way."""
+        """Do `rounds` rounds of the schedule, training included. None: until cancelled. The peer answers other peers
+        meanwhile and afterwards. Raises PeerStopped if the block is left meanwhile, ConfigError if a run or transfer is
+        under way."""
         await self._assembly.orchestrator.rounds(rounds)
 
     async def transfer(self) -> Report:
-        """For apps that train by their own loop: do the rest of a round (exchange, transfer, publish) now.
+        """Do one round without its local training (exchange, transfer, publish), for apps with a loop of their own.
 
-        Returns the transfer's report: no steps and no providers when there was no peer to learn from. Raises as `run`.
+        Returns the report of the transfer, with no steps and no providers if there was no provider. Raises as `run`.
         """
         await self._assembly.orchestrator.rounds(1, app_trains=True)
         return self._assembly.orchestrator.last_transfer
 
     async def train(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run the app's own training function on the learner's thread, so that the event loop stays free and others
-        are answered meanwhile. Training on the loop itself works too, but others hear nothing for as long."""
+        """Run the app's own training function on the learner's thread, and return its result. The event loop stays free
+        to answer other peers. Training directly on the event loop also works, but other peers get no answer and no
+        heartbeat until it ends."""
         return await self._assembly.compute.run(func, *args, **kwargs)
 
     async def predict(self, x: Tensor, *, prior: Prior = "local") -> Tensor:
-        """Probabilities (B, C) for inputs (B, ...), by the strategy's own rule; waits for a span under way.
+        """Probabilities (B, C) for inputs (B, ...), computed by the strategy. Waits until a span under way has ended.
 
-        `prior`: how often the classes are expected where the answer is used, see `learning.prior.Prior`; for every
-        strategy, and without training. Raises ConfigError for a prior that is none.
+        `prior`: the class frequencies to expect where the probabilities are used, see `learning.prior.Prior`. It works
+        with every strategy and needs no training. Raises ConfigError for an invalid prior.
         """
         return await self._assembly.compute.run(gated.turned, self.strategy, self.learner, x, prior, self._dial)
 
     async def calibrate(self) -> Dial:
-        """Fit the dial of `predict(prior=...)` to the model as it is now, on what is held out of the private data;
-        do it again after further training. Without held-out data the class counts alone decide."""
+        """Fit the dial of `predict(prior=...)` to the current model, on the held-out private samples. Call it again
+        after further training. Without held-out samples the dial follows from the class counts alone."""
         self._dial = await self._assembly.compute.run(gated.calibrated, self.strategy, self.learner)
         return self._dial
 
     def others(self) -> tuple[Contact, ...]:
-        """Confirmed peers, alive or suspect, in id order."""
+        """Confirmed peers that are alive or suspect, in id order."""
         return tuple(self._assembly.directory.here())
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What keeps addresses that were named from becoming peers, a sentence each."""
+        """One sentence per address in `Network.peers` that has not led to a peer: the reason, and what to do."""
         return self._assembly.membership.problems
 
     @property
     def quarantined(self) -> dict[PeerId, str]:
-        """The providers whose knowledge this peer does not use, each with the reason: it did harm, or made no sense."""
+        """Providers whose knowledge this peer does not use, each with the reason: it did harm, or was malformed."""
         return {each.id: each.why for each in self._assembly.orchestrator.quarantined}
 
     @property
     def complaints(self) -> tuple[Complaint, ...]:
-        """What others say against this peer's knowledge: the last word of each peer that has quarantined it."""
+        """The latest complaint of each peer that has quarantined this one."""
         return self._assembly.complaints.latest
 
     def status(self) -> Status:
-        """How this peer stands, for its owner: what no other peer gets to see included."""
+        """State of this peer, for its owner. It includes facts that no other peer can read, such as complaints."""
         orchestrator = self._assembly.orchestrator
         return Status(
             name=self.name, id=self.id, address=self.address, strategy=self.strategy.name,
@@ -198,7 +204,7 @@ class Peer:
 
     @property
     def rounds_done(self) -> int:
-        """Rounds completed, those of earlier runs of a saved state included."""
+        """Rounds completed, including those of earlier runs that were resumed from the state directory."""
         return self._assembly.orchestrator.round
 
     # ---------------------------------------------------------------- opened and closed
@@ -221,7 +227,7 @@ class Peer:
             return await self._stack.__aexit__(exc_type, exc, tb)
         except BaseExceptionGroup as group:
             cause = sole_cause(group, besides=PeerStopped)
-            if cause is exc:  # the caller's own exception: hand it back as it came
+            if cause is exc:  # raised inside the block by the app: Python raises it again, unwrapped
                 return False
             raise cause from None
 

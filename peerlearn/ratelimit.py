@@ -1,7 +1,8 @@
 """A token bucket for each caller (as in RFC 2697, section 3, without the second bucket). The time is passed in."""
 
-from collections import OrderedDict
 from collections.abc import Hashable
+
+from peerlearn.bounded import Bounded
 
 BURST_SECONDS = 5
 """A caller that was quiet may make this many seconds' calls at once: meeting many peers takes a burst."""
@@ -15,7 +16,7 @@ class RateLimiter:
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
-        self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
+        self._buckets: Bounded[Hashable, tuple[float, float]] = Bounded(CALLERS_MOST)
         """By caller: tokens left, and when they were counted."""
 
     def allows(self, caller: Hashable, moment: float) -> bool:
@@ -25,7 +26,4 @@ class RateLimiter:
         left = min(most, left + (moment - since) * self._rate)
         allowed = left >= 1
         self._buckets[caller] = (left - 1 if allowed else left, moment)
-        self._buckets.move_to_end(caller)
-        if len(self._buckets) > CALLERS_MOST:
-            self._buckets.popitem(last=False)
         return allowed

@@ -1,4 +1,5 @@
-"""When a peer does what: a cycle of spans, and what certain events trigger. Values only; the plan reads them."""
+"""The order of a peer's work: a cycle of spans, and spans that events trigger. Plain values; `orchestrator.plan` reads
+them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,11 +18,16 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Ask the providers. `early`: the question does not depend on the local span before it, so it is asked at the
-    start of the round and the answers travel while local training runs (prefetch). `most`: how many providers at most;
-    `order`: the most promising first; or drawn at random (from the peer's seed and round); or only the one with whom
-    this peer is drawn into a pair, as all draw it who see the same company (by the version in lockstep, by the round
-    else; with an odd number one sits out)."""
+    """Ask providers for knowledge.
+
+    `early`: the question does not depend on the local span before it. It is then sent at the start of the round, and
+    answers arrive while local training runs (prefetch). `most`: largest number of providers to ask; None: no bound.
+
+    `order` says which providers come first. merit: the most promising. random: drawn from the peer's seed and round.
+    pairs: all peers are drawn into pairs, and this peer asks its partner only. Every peer that sees the same peers
+    draws the same pairs, from the version in lockstep and from the round otherwise. With an odd number of peers one has
+    no partner.
+    """
 
     early: bool = True
     most: int | None = None
@@ -36,27 +42,28 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Train with what was received, for a span; gated."""
+    """Train with received knowledge for a span. The gate decides whether the result is kept."""
 
     span: Span
 
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Make a snapshot with the next version: from now on others get this one. A cycle that names no Publish
-    publishes at its end: after the transfer span, where the methods are at their best (PROTOTYPES, meshes)."""
+    """Make a snapshot with the next version; from then on other peers get this one. A cycle without a Publish publishes
+    at its end, after the transfer span, where models measured best."""
 
 
 Phase = Local | Exchange | Transfer | Publish
+"""One step of a schedule."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """One round is one pass through `cycle`. `first` is done once, before the first round. `on[event]` is done, before
-    the cycle goes on, when `event` happened:
+    """One round is one pass through `cycle`. `first` runs once, before the first round. `on[event]` runs when `event`
+    happened, before the cycle goes on. An empty cycle waits for events only.
 
-    `received`: knowledge came with somebody's question; `drift`, `recovered`, ...: events named in a Report.
-    An empty cycle waits for events only.
+    Events: `received` when knowledge came with another peer's question; `drift`, `recovered` and others when a Report
+    names them. Raises ConfigError when there is neither a cycle nor a trigger.
     """
 
     cycle: tuple[Phase, ...]
@@ -73,7 +80,7 @@ class Schedule:
 
     @property
     def exchanges(self) -> bool:
-        """Whether this schedule ever asks anybody."""
+        """True if some phase of this schedule asks providers."""
         return any(isinstance(p, Exchange) for phases in (self.first, self.cycle, *self.on.values()) for p in phases)
 
     def resized(self, *, local: Span | None = None, transfer: Span | None = None) -> "Schedule":

@@ -1,4 +1,4 @@
-"""How a peer stands, for its owner: what its card does not say. Values."""
+"""Status of a peer, for its owner only: facts that its card does not show. Values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from peerlearn.types import Address, PeerId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantinedPeer:
-    """Somebody whose knowledge is not used now, and why."""
+    """A provider whose knowledge is not used now, and the reason in a sentence."""
 
     id: PeerId
     name: str
@@ -18,8 +18,8 @@ class QuarantinedPeer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """Accusations are for the accused and for whoever made them, never for the group: no card has them, no other peer
-    can ask for them."""
+    """State of one peer. Quarantines and complaints are private between the two peers concerned: no card shows them,
+    and no third peer can ask for them."""
 
     name: str
     id: PeerId
@@ -28,14 +28,14 @@ class Status:
     round: int
     """Rounds completed."""
     version: int
-    """Of the latest snapshot."""
+    """Version of the latest snapshot."""
     others: Mapping[str, str]
-    """Names of those who are here: alive or suspect. Of several of one name the last."""
+    """Status of each peer that is here, alive or suspect, by its name. Peers of the same name share one entry."""
     learns_from: tuple[str, ...]
-    """Names, or the start of an id, of those whose knowledge is in use."""
+    """Providers whose knowledge is in use, by name; by the start of the id if the name is not known."""
     quarantined: tuple[QuarantinedPeer, ...]
-    """Whom this peer does not learn from: it did harm, or made no sense."""
+    """Providers whose knowledge this peer does not use: it did harm, or was malformed."""
     complaints: tuple[Complaint, ...]
-    """What others say against this peer's knowledge: the last word of each who has put it aside, since it started."""
+    """The latest complaint of each peer that has quarantined this one since it started."""
     problems: tuple[str, ...]
-    """What keeps addresses that were named from becoming peers."""
+    """One sentence per address given by the user that has not led to a peer."""

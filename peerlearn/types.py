@@ -1,4 +1,4 @@
-"""The words that every floor shares. No torch, no grpc."""
+"""Small value types that all packages share. Imports neither torch nor grpc."""
 
 import re
 from collections.abc import Mapping
@@ -11,12 +11,14 @@ from peerlearn.errors import ConfigError
 PeerId = NewType("PeerId", str)
 """Fingerprint of a peer's signing key: 32 lower-case hex digits."""
 
-PROTOCOL = (1, 2)
-"""Major and minor version of the wire protocol."""
+PROTOCOL = (1, 0)
+"""Major and minor version of the wire protocol; `wire.protocol` lists what each version brought."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Address:
+    """Host and TCP port, written HOST:PORT, or [HOST]:PORT for IPv6."""
+
     host: str
     port: int
 
@@ -37,7 +39,8 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """How long to train: a number of optimizer steps, or of passes over the private set."""
+    """Length of training: a number of optimizer steps, or of passes over the private set. Raises ConfigError when
+    negative."""
 
     amount: int
     unit: Literal["steps", "epochs"]
@@ -51,15 +54,18 @@ class Span:
 
 
 def steps(amount: int) -> Span:
+    """A span of `amount` optimizer steps. Raises ConfigError when negative."""
     return Span(amount, "steps")
 
 
 def epochs(amount: int) -> Span:
+    """A span of `amount` passes over the private set. Raises ConfigError when negative."""
     return Span(amount, "epochs")
 
 
 class Exposure(StrEnum):
-    """What a peer is willing to show. An allow-list; everything else is refused. Raw inputs have no name here."""
+    """The kinds of knowledge that a peer may show. A peer's set is an allow-list: all other kinds are refused. Raw
+    inputs have no name here, so they cannot be allowed."""
 
     HISTOGRAM = "card.histogram"
     PARAMS_FULL = "params.full"
@@ -73,7 +79,7 @@ class Exposure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer as others see it: `name` in the model, `kind` of module, `shape` of its weight."""
+    """One layer as its peer's card shows it: `name` in the model, `kind` of module, `shape` of its weight."""
 
     name: str
     kind: str
@@ -82,7 +88,8 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class PublicSet:
-    """An unlabelled data set that peers hold in common, addressed by sample id."""
+    """Card entry of an unlabelled data set that several peers hold. `fingerprint`: sha256 over its contents; `length`:
+    number of samples."""
 
     name: str
     fingerprint: str
@@ -91,12 +98,14 @@ class PublicSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """The small public record of a peer."""
+    """The small public record of a peer. Every peer signs its own."""
 
     id: PeerId
     name: str
     session: str
+    """Drawn at random at each start of the peer, so that others notice a restart."""
     serial: int = 0
+    """Rises with each change of the card within a session."""
     group_tag: str = ""
     protocol: tuple[int, int] = PROTOCOL
     software: str = ""
@@ -104,7 +113,7 @@ class Card:
     task: str = ""
     classes: int = 0
     histogram: tuple[int, ...] = ()
-    """Labelled samples seen per class; empty when not exposed."""
+    """Labelled samples seen per class; empty when the peer does not expose them."""
     architecture: str = ""
     start: str = ""
     """Fingerprint of the initial weights: equal only for peers with a common start."""
@@ -113,7 +122,8 @@ class Card:
     exposes: frozenset[Exposure] = frozenset()
     public_sets: tuple[PublicSet, ...] = ()
     version: int = 0
-    """Of the latest snapshot; rises."""
+    """Version of the latest snapshot; rises."""
     learns_from: tuple[PeerId, ...] = ()
+    """Peers whose knowledge this one used in its latest transfer."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     certificate_sha256: bytes = b""

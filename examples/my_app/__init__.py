@@ -1,1 +1,1 @@
-"""An application of somebody else: its peer is launched from here by `peerlearn up my_app.model:learner`."""
+"""An app outside peerlearn. Start its peer from the folder above with `peerlearn up my_app.model:learner`."""

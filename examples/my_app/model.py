@@ -1,6 +1,6 @@
-"""Your model, your data, one Learner. From the folder above: `peerlearn up my_app.model:learner --name amber`.
+"""A model, data and one function that makes a Learner. Run `peerlearn up my_app.model:learner --name amber` above here.
 
-Two peers of one process would hold the same data; here MY_APP_CLASSES says which classes this machine has seen: "0-4".
+The environment variable MY_APP_CLASSES gives the classes of this peer's samples, for example "0-4"; without it all ten.
 """
 
 import os
@@ -27,5 +27,5 @@ def learner() -> pl.Learner:
     first, last = map(int, os.environ.get("MY_APP_CLASSES", "0-9").split("-"))
     train = pl.datasets.load("fashion-mnist-slice").train
     mine = pl.partition.by_classes(train.y, [range(first, last + 1)])[0]
-    torch.manual_seed(0)  # a common start: pairwise transfer and distillation then fit from the first round
+    torch.manual_seed(0)  # same first weights at every peer: pairwise transfer and distillation then fit from round 1
     return pl.Learner(Classifier(), train.subset(mine), task="fashion-mnist")

@@ -8,8 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from peerlearn.cli.demo.view import ranges
-from peerlearn.cli.output import plain
+from peerlearn.cli.output import plain, ranges
 from peerlearn.types import Card, Exposure
 
 if TYPE_CHECKING:

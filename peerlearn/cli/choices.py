@@ -1,10 +1,10 @@
 """Names that a user may type, checked before anything slow is imported."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from importlib.metadata import entry_points
 
 from peerlearn.errors import ConfigError
+from peerlearn.suggest import did_you_mean
 from peerlearn.types import Address
 
 
@@ -12,15 +12,8 @@ def strategy(name: str) -> str:
     """The name, when a strategy of that name is installed. Raises ConfigError."""
     names = sorted(entry_points(group="peerlearn.strategies").names)
     if name not in names:
-        raise ConfigError(f"there is no strategy {name!r}{nearest(name, names)}; installed: {', '.join(names)}")
+        raise ConfigError(f"there is no strategy {name!r}, only {', '.join(names)}{did_you_mean(name, names)}")
     return name
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """` (did you mean 'this'?)`, to follow a name, or nothing when no word is near."""
-    lower = {w.lower(): w for w in words}
-    found = get_close_matches(word.lower(), lower, n=1, cutoff=0.55)
-    return f" (did you mean {lower[found[0]]!r}?)" if found else ""
 
 
 def addresses(texts: Iterable[str]) -> tuple[str, ...]:

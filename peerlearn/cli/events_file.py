@@ -1,4 +1,4 @@
-"""The events file of a peer that nobody watches: a full disk costs events, never the peer."""
+"""The events file of a peer that runs unwatched: a full disk costs events, never the peer."""
 
 import contextlib
 import time
@@ -23,10 +23,13 @@ def events_file(path: Path, warn: Callable[[str], None]) -> Iterator[Sink]:
 
 
 class _Keeper:
+    """The sink. After a failure it drops events, and opens the file again after a while."""
+
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
         self._path = path
         self._warn = warn
         self._sink: JsonlSink | None = JsonlSink.open(path)
+        self._clerk = self._sink.clerk
         self._failed = 0.0
 
     def __call__(self, event: Event) -> None:
@@ -35,6 +38,7 @@ class _Keeper:
         try:
             if self._sink is None:
                 self._sink = JsonlSink.open(self._path)
+                self._sink.clerk = self._clerk
             self._sink(event)
         except (OSError, StateError) as exc:
             why = exc.strerror if isinstance(exc, OSError) else exc

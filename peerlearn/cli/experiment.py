@@ -1,6 +1,5 @@
-"""`peerlearn experiment run | list` and `peerlearn report`: run experiments, go on where they stopped, table them."""
+"""`peerlearn experiment run | list`: run experiments, go on where they stopped, then report."""
 
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,14 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from peerlearn.cli import choices
 from peerlearn.cli.output import Output
-from peerlearn.errors import ConfigError, StateError
-from peerlearn.experiments.report import page, pictures
-from peerlearn.experiments.report import tables as report
+from peerlearn.cli.report import report_on
+from peerlearn.errors import ConfigError
 from peerlearn.experiments.run import build, results
 from peerlearn.experiments.run import runner as running
-from peerlearn.experiments.run.results import Stored
 from peerlearn.experiments.run.runner import Job
 from peerlearn.experiments.spec import experiment as experiments
 from peerlearn.experiments.spec import library
+from peerlearn.tuning.malloc import tune_allocator
 
 TRANSPORTS = ("memory", "grpc")
 _SAY_EVERY = 10.0
@@ -36,14 +34,20 @@ class ExperimentOptions:
     out: Path | None
 
 
-def run(options: ExperimentOptions, output: Output) -> None:
-    """Raises ConfigError, StateError, LearnerError; an interruption leaves what is finished, and says how to go on."""
+def experiment_run(options: ExperimentOptions, output: Output) -> None:
+    """Run what is not finished yet, then report. An interruption leaves what is finished, and says how to go on.
+
+    Raises ConfigError, StateError or LearnerError.
+    """
+    tune_allocator()
     if options.transport not in TRANSPORTS:
         raise ConfigError(f"--transport must be one of {', '.join(TRANSPORTS)}, not {options.transport!r}")
     if options.seeds is not None:
         choices.at_least(1, options.seeds, "--seeds")
     source = library.find(options.file)
     experiment = experiments.load(source, quick=options.quick, seeds=options.seeds)
+    if experiment.needs:
+        raise ConfigError(f"{source}: {experiment.needs}")
     out = options.out or Path("runs") / f"{experiment.name}{'-quick' if options.quick else ''}"
     with Ticker(output) as ticker:
         try:
@@ -54,15 +58,16 @@ def run(options: ExperimentOptions, output: Output) -> None:
             raise
     if skipped:
         output.warn(f"skipped {experiment.name}: {skipped}")
-    _tell([results.stored(out)], None, output)
+    report_on([results.stored(out)], None, output)
 
 
-def listed(output: Output) -> None:
-    """The experiments that ship. Raises ConfigError when one of them cannot be read."""
+def experiment_list(output: Output) -> None:
+    """Print the experiments that ship, those that cannot be run here with what they need. Raises ConfigError when a
+    file cannot be read."""
     rows: list[dict[str, Any]] = []
     for each in library.shipped():
         found = experiments.load(each.path)
-        why = next(filter(None, map(build.missing, found.variants.values())), "")
+        why = found.needs or next(filter(None, map(build.missing, found.variants.values())), "")
         rows.append(
             {
                 "name": each.name, "title": found.head.title, "path": str(each.path), "skipped": why,
@@ -76,46 +81,6 @@ def listed(output: Output) -> None:
             output.say(f"  cannot be run here: {row['skipped']}")
     if not rows:
         output.say("No experiment ships with this installation.")
-
-
-def tell(folders: list[Path], out: Path | None, output: Output) -> None:
-    """Raises StateError for a directory that holds no experiment."""
-    _tell([results.stored(folder) for folder in folders], out, output)
-
-
-def _tell(found: list[Stored], out: Path | None, output: Output) -> None:
-    """Markdown to stdout (with --json to stderr), and into each experiment's directory, or into the page in `out`."""
-    texts: dict[str, str] = {}
-    for stored in found:
-        own = stored.path if out is None else out
-        place = (own, "") if out is None else (own / "results", f"{stored.head.name}-")
-        drawn = [] if stored.skipped else pictures.draw(stored, *place)
-        if drawn is None:
-            output.warn("no pictures: matplotlib is not installed; pip install 'peerlearn[plot]'")
-        named = [(title, str(path.relative_to(own))) for title, path in drawn or ()]
-        texts[stored.head.name] = text = report.markdown(stored, named)
-        if out is None:
-            _write(own / "report.md", text)
-    if out is not None:
-        _write(out / "results.md", page.page(texts, _read(out / "results.md")))
-    (sys.stderr if output.as_json else sys.stdout).write("\n".join(texts.values()))
-    summaries = [report.summary(stored) for stored in found]
-    output.result(summaries[0] if len(summaries) == 1 else {"experiments": summaries})
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8") if path.exists() else ""
-    except (OSError, UnicodeDecodeError) as exc:
-        raise StateError(f"{path} is in the way and cannot be read ({exc}): move it, or choose another --out") from exc
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as exc:
-        raise StateError(f"cannot write {path}: {exc.strerror}; choose another directory") from exc
 
 
 class Ticker:

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from peerlearn.cli.choices import nearest
 from peerlearn.errors import ConfigError, LearnerError, PeerlearnError
+from peerlearn.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from peerlearn.learning.learner import Learner
@@ -51,7 +51,8 @@ def _attribute(module: ModuleType, path: str) -> Any:
         if not hasattr(found, part):
             file = getattr(module, "__file__", None) or "a namespace without a file"
             where = f"{module.__name__} ({file})"
-            raise ConfigError(f"{where} has no {path!r}{nearest(part, names)}; write MODULE:NAME of your Learner")
+            near = did_you_mean(part, names)
+            raise ConfigError(f"{where} has no {path!r}: write MODULE:NAME of your Learner{near}")
         found = getattr(found, part)
     return found
 

@@ -1,4 +1,4 @@
-"""`peerlearn ls` and `peerlearn show`: who is on the LAN, as seen without being anybody."""
+"""`peerlearn ls` and `peerlearn show`: who is on the LAN, seen without being a peer."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -14,6 +14,8 @@ from peerlearn.cli import cards, choices
 from peerlearn.cli.output import Output
 from peerlearn.config import Limits, Timing
 from peerlearn.errors import PeerUnreachable
+from peerlearn.suggest import did_you_mean
+from peerlearn.text import listed
 from peerlearn.types import Address, PeerId
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class Scope:
     """What to look at: for so many seconds, in this group, at these addresses beside what mDNS tells."""
 
     seconds: float
@@ -35,39 +37,39 @@ class Where:
         choices.addresses(self.peers)
 
 
-def ls(where: Where, output: Output, *, watch: bool) -> None:
-    """Raises NetworkError when this machine cannot look at all."""
-    where.check()
-    asyncio.run(_watch(where, output) if watch else _list(where, output))
+def ls(scope: Scope, output: Output, *, watch: bool) -> None:
+    """Print the peers that are here. Raises NetworkError when this machine cannot look."""
+    scope.check()
+    asyncio.run(_watch(scope, output) if watch else _list(scope, output))
 
 
-def show(who: str, where: Where, output: Output) -> None:
-    """Raises PeerUnreachable when nobody of that name or id is here, ConfigError when several are."""
-    where.check()
-    contact, everybody = asyncio.run(_find(who, where))
+def show(who: str, scope: Scope, output: Output) -> None:
+    """Print one card. Raises PeerUnreachable when no peer of that name or id is here, ConfigError when several are."""
+    scope.check()
+    contact, everybody = asyncio.run(_find(who, scope))
     output.result(cards.in_full(contact, everybody))
     if not output.as_json:
         output.console.print(cards.page(contact, everybody))
 
 
-async def _list(where: Where, output: Output) -> None:
-    async with looking(where, watch=False) as observer:
-        await asyncio.sleep(where.seconds)
+async def _list(scope: Scope, output: Output) -> None:
+    async with observing(scope, watch=False) as observer:
+        await asyncio.sleep(scope.seconds)
         here, problems = observer.directory.here(), observer.problems
     output.result({"peers": [cards.in_short(contact, here) for contact in here], "problems": list(problems)})
     if here and not output.as_json:
         output.console.print(cards.listing(here, output.console.width))
     elif not here:
-        tag = f"of group tag {where.group_tag!r}" if where.group_tag else "without a group tag"
-        group = f"of the group in {where.group}, {tag}," if where.group is not None else f"{tag} and without a group"
-        output.say(f"Nobody {group} answered within {where.seconds:g} s; if somebody should: peerlearn doctor")
+        tag = f"of group tag {scope.group_tag!r}" if scope.group_tag else "without a group tag"
+        group = f"of the group in {scope.group}, {tag}," if scope.group is not None else f"{tag} and without a group"
+        output.say(f"Nobody {group} answered within {scope.seconds:g} s; if somebody should: peerlearn doctor")
     for problem in problems:
         output.warn(problem)
 
 
-async def _watch(where: Where, output: Output) -> None:
+async def _watch(scope: Scope, output: Output) -> None:
     """Until interrupted. On a terminal the table is drawn over; else, and for programs, each change is a line."""
-    async with looking(where, watch=True) as observer:
+    async with observing(scope, watch=True) as observer:
         directory = observer.directory
         if output.live and not output.as_json:
 
@@ -88,8 +90,8 @@ async def _watch(where: Where, output: Output) -> None:
             await observer.changed()
 
 
-async def _find(who: str, where: Where) -> tuple["Contact", list["Contact"]]:
-    async with looking(where, watch=False) as observer:
+async def _find(who: str, scope: Scope) -> tuple["Contact", list["Contact"]]:
+    async with observing(scope, watch=False) as observer:
         directory = observer.directory
 
         def known() -> bool:
@@ -97,11 +99,11 @@ async def _find(who: str, where: Where) -> tuple["Contact", list["Contact"]]:
             ids = {c.id for c in directory.here()}
             return any(who in (c.name, c.id) and ids >= set(c.card.learns_from) for c in directory.here())
 
-        await _until(known, observer, where.seconds)
+        await _until(known, observer, scope.seconds)
         if not any(c.name == who or c.id.startswith(who.lower()) for c in directory.here()):
             names = [c.name for c in directory.here()]
-            here = ", ".join(sorted(names)) or "nobody"
-            detail = f"nobody of that name or id{choices.nearest(who, names)} within {where.seconds:g} s; here: {here}"
+            here = listed(names, empty="nobody")
+            detail = f"nobody of that name or id within {scope.seconds:g} s, only {here}{did_you_mean(who, names)}"
             raise PeerUnreachable(repr(who), detail)
         return directory.find(who), list(directory)
 
@@ -116,8 +118,8 @@ async def _until(condition: Callable[[], bool], observer: "Observer", seconds: f
 
 
 @asynccontextmanager
-async def looking(where: Where, *, watch: bool) -> AsyncIterator["Observer"]:
-    """Inside the block, others are seen. Raises GroupError, and NetworkError when nobody could be."""
+async def observing(scope: Scope, *, watch: bool) -> AsyncIterator["Observer"]:
+    """Inside the block other peers are seen. Raises GroupError, and NetworkError when this machine cannot look."""
     from peerlearn.directory import Directory
     from peerlearn.discovery.mdns import Mdns
     from peerlearn.membership import Observer
@@ -125,13 +127,13 @@ async def looking(where: Where, *, watch: bool) -> AsyncIterator["Observer"]:
     from peerlearn.security.group import Group
 
     timing, limits = Timing(), Limits()
-    group = Group.load(where.group) if where.group is not None else None
-    directory = Directory(PeerId(""), group_tag=where.group_tag, timing=timing, limits=limits)
+    group = Group.load(scope.group) if scope.group is not None else None
+    directory = Directory(PeerId(""), group_tag=scope.group_tag, timing=timing, limits=limits)
     transport, trust = connections(group, Address("127.0.0.1", 0), timing=timing, limits=limits)
     async with transport:
         observer = Observer(
-            directory, transport, [Mdns()], timing=timing, limits=limits, group_tag=where.group_tag,
-            peers=[Address.parse(text) for text in where.peers], watch=watch, trust=trust,
+            directory, transport, [Mdns()], timing=timing, limits=limits, group_tag=scope.group_tag,
+            peers=[Address.parse(text) for text in scope.peers], watch=watch, trust=trust,
         )  # fmt: skip
         async with observer.looking():
             yield observer

@@ -77,7 +77,7 @@ def demo(
 @app.command()
 def up(
     learner: Annotated[str, typer.Argument(metavar="MODULE:NAME", help="Your Learner, or a function that makes it.")],
-    name: Annotated[str | None, typer.Option("--name", help="What others call this peer.")] = None,
+    name: Annotated[str, typer.Option("--name", help="What others call this peer; default: one is made up.")] = "",
     strategy: StrategyName = "distillation",
     setting: Settings = None,
     peer: Static = None,
@@ -102,13 +102,14 @@ def up(
 ) -> None:
     """Launch a peer for your own model. Ctrl-C says goodbye, saves and leaves."""
     from peerlearn.cli import up as door
+    from peerlearn.cli.run_settings import RunSettings
 
     door.up(
-        door.UpOptions(
-            learner=learner, name=name, strategy=strategy, settings=settings(setting or ()),
-            peers=tuple(peer or ()), listen=listen, insecure=insecure, group=group_file(group), group_tag=group_tag,
-            rounds=rounds, state=state, events=events, expose=exposures(expose or ()), limits=limits(limit or ()),
-            save_every=save_every, cast=cast,
+        RunSettings(
+            learner=learner, name=name, strategy=strategy, options=settings(setting or ()), peers=tuple(peer or ()),
+            listen=listen, insecure=insecure, group=group_file(group), group_tag=group_tag,
+            expose=exposures(expose or ()), limits=limits(limit or ()), cast=cast, rounds=rounds, state=state,
+            save_every=save_every, events=events,
         ),
         Output(as_json=as_json),
     )  # fmt: skip
@@ -131,8 +132,9 @@ def resume(
     """Go on with a peer that was stopped, or killed: as it was started, from where it stood, to the same bits."""
     from peerlearn.cli import resume as door
 
-    changes = door.Changes(rounds=rounds, listen=listen, peers=peer, group=group_file(group), events=events)
-    door.resume(state, changes, Output(as_json=as_json))
+    door.resume(
+        state, Output(as_json=as_json), rounds=rounds, listen=listen, peers=peer, group=group_file(group), events=events
+    )
 
 
 @app.command()
@@ -145,9 +147,10 @@ def ls(
     as_json: Json = False,
 ) -> None:
     """Who is on the LAN, what they know, who learns from whom."""
-    from peerlearn.cli import ls as look
+    from peerlearn.cli import ls as door
 
-    look.ls(look.Where(seconds, group_tag, tuple(peer or ()), group_file(group)), Output(as_json=as_json), watch=watch)
+    scope = door.Scope(seconds, group_tag, tuple(peer or ()), group_file(group))
+    door.ls(scope, Output(as_json=as_json), watch=watch)
 
 
 @app.command()
@@ -164,7 +167,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """One peer's card in full; or how your own peer stands with others, which nobody else can see."""
-    from peerlearn.cli import ls as look
+    from peerlearn.cli import ls as door
     from peerlearn.cli import owner_status
 
     if (who is None) == (state is None):
@@ -172,7 +175,8 @@ def show(
     if state is not None:
         return owner_status.show(state, Output(as_json=as_json))
     assert who is not None
-    look.show(who, look.Where(seconds, group_tag, tuple(peer or ()), group_file(group)), Output(as_json=as_json))
+    scope = door.Scope(seconds, group_tag, tuple(peer or ()), group_file(group))
+    door.show(who, scope, Output(as_json=as_json))
 
 
 experiment = typer.Typer(help="Run the experiments of the papers, and your own, from one TOML file each.")
@@ -193,7 +197,7 @@ def experiment_run(
     """Run every variant with every seed, then report. Called again, it goes on where it was interrupted."""
     from peerlearn.cli import experiment as door
 
-    door.run(door.ExperimentOptions(file, seeds, quick, transport, out), Output(as_json=as_json))
+    door.experiment_run(door.ExperimentOptions(file, seeds, quick, transport, out), Output(as_json=as_json))
 
 
 @experiment.command("list")
@@ -201,7 +205,7 @@ def experiment_list(as_json: Json = False) -> None:
     """The experiments that ship."""
     from peerlearn.cli import experiment as door
 
-    door.listed(Output(as_json=as_json))
+    door.experiment_list(Output(as_json=as_json))
 
 
 @app.command()
@@ -214,9 +218,9 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Tables, claims and pictures of experiments, beside the papers' numbers."""
-    from peerlearn.cli import experiment as door
+    from peerlearn.cli import report as door
 
-    door.tell(folders, out, Output(as_json=as_json))
+    door.report(folders, out, Output(as_json=as_json))
 
 
 @app.command()
@@ -235,7 +239,7 @@ def simulate(
     """Whole peers under a virtual clock, driven from one seed: a day of churn in seconds, the same to the bit."""
     from peerlearn.cli import simulate as door
 
-    door.run(door.SimulateOptions(peers, hours, faults, seed, seeds, beat, strategy), Output(as_json=as_json))
+    door.simulate(door.SimulateOptions(peers, hours, faults, seed, seeds, beat, strategy), Output(as_json=as_json))
 
 
 @app.command()

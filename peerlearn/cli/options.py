@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from peerlearn.cli.choices import nearest
 from peerlearn.config import Limits
 from peerlearn.errors import ConfigError
+from peerlearn.suggest import did_you_mean
 
 GROUP_VARIABLE = "PEERLEARN_GROUP"
 
@@ -72,7 +72,7 @@ def limits(texts: Iterable[str]) -> Limits:
         match = _VALUE.fullmatch(value.strip())
         if name not in known:
             names = ", ".join(sorted(known))
-            raise ConfigError(f"there is no limit {name!r}{nearest(name, known)}; limits are: {names}")
+            raise ConfigError(f"there is no limit {name!r}, only {names}{did_you_mean(name, known)}")
         if not equals or match is None:
             raise ConfigError(f"--limit {text!r}: write {name}=VALUE, a whole number, for bytes also as 64MiB")
         values[name] = int(match[1]) * _UNITS[(match[2] or "").lower()]
@@ -100,7 +100,7 @@ def _read(value: str) -> object:
         return value
 
 
-def exposures(texts: Iterable[str]) -> Mapping[str, list[str]] | None:
+def exposures(texts: Iterable[str]) -> Mapping[str, tuple[str, ...]] | None:
     """Of `what,what` for everybody and `peer=what,what` for one; None when nothing was said."""
     said: dict[str, list[str]] = {}
     for text in texts:
@@ -109,4 +109,4 @@ def exposures(texts: Iterable[str]) -> Mapping[str, list[str]] | None:
             raise ConfigError(f"--expose {text!r}: write PEER=WHAT, or just WHAT for everybody")
         items = [item.strip() for item in what.split(",") if item.strip()]
         said.setdefault(who or "*", []).extend(items)
-    return said or None
+    return {who: tuple(items) for who, items in said.items()} or None

@@ -9,13 +9,26 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from peerlearn.text import visible
+
 PIPE_COLUMNS = 160
-"""Where nobody looks at columns, a row is a line: so that grep and awk can read tables too."""
+"""Width of a table in a pipe, in characters: a row is one line, so that grep and awk can read it."""
 
 
 def plain(text: str) -> Text:
     """Text from elsewhere, for a terminal: no control characters, no markup. Peers choose their own names."""
-    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+    return Text(visible(text))
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Whole numbers in short: `0-2, 6-9` for 0, 1, 2, 6, 7, 8, 9."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 class Output:

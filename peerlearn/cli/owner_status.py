@@ -1,87 +1,99 @@
-"""Who uses what whom teaches, as a peer sees it, for its owner's shell: kept beside its state by `up`, shown by `show`.
+"""How a peer stands with others, for its owner's shell: kept beside its state by `up`, shown by `show --state`.
 
-It is a file for its owner, and not a word on the wire: no stranger is to read who accuses whom.
+It is a file for the owner and not a message: no other peer is to read who accuses whom.
 """
 
 import asyncio
 import contextlib
-import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from peerlearn import schema
 from peerlearn.cli import run_settings
 from peerlearn.cli.output import Output, plain
-from peerlearn.errors import StateError
+from peerlearn.errors import ConfigError, StateError
+from peerlearn.events import Complaint
+from peerlearn.status import QuarantinedPeer
 
 if TYPE_CHECKING:
     from peerlearn.peer import Peer
 
-FILE = "standing.json"
-FORMAT = "peerlearn standing 1"
+FILE = "owner-status.json"
+FORMAT = "peerlearn owner status 1"
 _EVERY = 1.0
-"""Seconds between two looks; it is written only when it has changed, which is seldom."""
-_MOST_BYTES = 4 << 20
+"""Seconds between two looks; the file is written only when something has changed, which is seldom."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnerStatus:
+    """What the file holds."""
+
+    name: str
+    """Name of the peer."""
+    id: str
+    """Id of the peer."""
+    strategy: str
+    """Name of its strategy."""
+    quarantined: tuple[QuarantinedPeer, ...]
+    """The providers that the peer does not learn from."""
+    complaints: tuple[Complaint, ...]
+    """What other peers say against the peer's knowledge."""
+    since: str = ""
+    """When this began to be so: UTC."""
 
 
 async def keep(peer: "Peer", state: Path) -> None:
-    """Until cancelled. A disk that takes nothing is told of where checkpoints are saved, not here too."""
+    """Keep the file up to date until cancelled. A disk that takes nothing is reported where checkpoints are saved."""
     told = None
     while True:
-        status = peer.status()
-        now = {
-            "name": status.name,
-            "id": status.id,
-            "strategy": status.strategy,
-            "quarantined": [asdict(each) for each in status.quarantined],
-            "complaints": [asdict(complaint) for complaint in status.complaints],
-        }
-        if now != told:
+        if (now := _of(peer)) != told:
             since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
             with contextlib.suppress(StateError):
-                run_settings.write(state / FILE, {"format": FORMAT, **now, "since": since})
+                run_settings.write(state / FILE, {"format": FORMAT, **asdict(replace(now, since=since))})
                 told = now
         await asyncio.sleep(_EVERY)
 
 
+def _of(peer: "Peer") -> OwnerStatus:
+    status = peer.status()
+    return OwnerStatus(
+        name=status.name, id=status.id, strategy=status.strategy, quarantined=status.quarantined,
+        complaints=status.complaints,
+    )  # fmt: skip
+
+
 def show(state: Path, output: Output) -> None:
-    """Raises StateError when nothing is kept there, or it cannot be read."""
+    """Print the file. Raises StateError when nothing is kept there, or it cannot be read."""
     run_settings.load(state)
-    found = _load(state / FILE)
-    output.result(found)
+    found = load(state)
+    output.result(asdict(found))
     if output.as_json:
         return
     table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_row("name", plain(found["name"]))
-    table.add_row("id", plain(found["id"]))
-    table.add_row("strategy", plain(found["strategy"]))
-    aside = [f"{each['name']} ({each['id'][:8]}) {each['why']}" for each in found["quarantined"]]
-    said = [f"{each['by']}: {each['why']}" for each in found["complaints"]]
+    for title, text in (("name", found.name), ("id", found.id), ("strategy", found.strategy)):
+        table.add_row(title, plain(text))
+    aside = [f"{each.name} ({each.id[:8]}) {each.why}" for each in found.quarantined]
+    said = [f"{each.by}: {each.why}" for each in found.complaints]
     for title, lines in (("does not learn from", aside), ("who does not use it", said)):
         for at, line in enumerate(lines or ["nobody"]):
             table.add_row("" if at else title, plain(line))
-    table.add_row("so since", plain(found["since"]))
+    table.add_row("so since", plain(found.since))
     output.console.print(table)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load(state: Path) -> OwnerStatus:
+    """The file of this state directory. Raises StateError when it is missing, damaged or unreadable."""
+    path = state / FILE
     try:
-        with path.open("rb") as file:
-            found = json.loads(file.read(_MOST_BYTES))
-        if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
-            raise ValueError("of another version, or none of ours")
-        texts = [found["name"], found["id"], found["strategy"], found["since"]]
-        texts += [each[key] for each in found["quarantined"] for key in ("id", "name", "why")]
-        texts += [each[key] for each in found["complaints"] for key in ("by", "why")]
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError("it holds what is no text")
+        table = run_settings.read(path)
+        if table.pop("format", None) != FORMAT:
+            raise ConfigError("of another version, or none of ours")
+        return schema.read(OwnerStatus, table, "")
     except FileNotFoundError:
         raise StateError(f"there is no {path}: it is written while peerlearn up, or resume, runs") from None
-    except OSError as exc:
-        raise StateError(f"cannot read {path}: {exc.strerror}; make it readable by this user") from exc
-    except (ValueError, TypeError, KeyError) as exc:
+    except ConfigError as exc:
         raise StateError(f"{path} is damaged ({exc}): it is written anew when peerlearn resume runs") from exc
-    return found

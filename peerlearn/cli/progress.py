@@ -1,11 +1,22 @@
 """What a peer's events say about where it stands: events in, one small row out. No drawing."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+from peerlearn.events import (
+    Evaluated,
+    Event,
+    Fetched,
+    Opening,
+    PeerChanged,
+    PhaseStarted,
+    Published,
+    Started,
+    Stopped,
+    Trained,
+)
 
 PRESENT = ("confirmed", "back", "suspect", "moved")
-"""Statuses of a PeerChanged event that mean: it is here."""
+"""Statuses of a PeerChanged event that mean that the other peer is here."""
 STATUS_WORDS = {
     "confirmed": "is here",
     "back": "is back",
@@ -20,10 +31,9 @@ STATUS_WORDS = {
 
 @dataclass(slots=True)
 class PeerProgress:
-    """Where one peer stands. `seen` takes its events as JSON objects, in order, from a sink or from another process."""
+    """Where one peer stands. `seen` takes its events, in order, from a sink or from another process."""
 
     name: str = ""
-    classes: tuple[int, ...] = ()
     rounds: int | None = None
     """To do; from the first event on counted from the round that was resumed."""
     address: str = ""
@@ -31,7 +41,7 @@ class PeerProgress:
     """Rounds completed."""
     phase: str = "starting"
     metrics: dict[str, float] = field(default_factory=dict)
-    """Of the last evaluation."""
+    """Of the last evaluation; NaN left out."""
     others: dict[str, str] = field(default_factory=dict)
     """Names of the peers that are here, by id."""
     learns_from: tuple[str, ...] = ()
@@ -41,52 +51,41 @@ class PeerProgress:
     received_bytes: int = 0
     _began: int | None = None
 
-    def seen(self, event: Mapping[str, Any]) -> None:
-        take = _TAKES.get(str(event.get("kind")))
-        if take is not None:
-            take(self, event)
+    def seen(self, event: Event) -> None:  # noqa: C901 (a table, not a tangle)
+        """Take one event. Those that say nothing of where the peer stands change nothing."""
+        match event:
+            case Opening():
+                self.name = event.name
+            case Started():
+                self.name, self.address, self.phase = event.name, event.address, "meeting"
+            case PeerChanged():
+                self._other(event)
+            case PhaseStarted():
+                self.round, self.phase = max(self.round, event.round), event.phase
+            case Fetched():
+                self.received_bytes += event.received_bytes
+            case Trained(phase="transfer"):
+                self.learns_from = event.providers
+                self.taught_by.update(self.learns_from)
+            case Evaluated():
+                self.metrics = {key: value for key, value in event.metrics.items() if value == value}
+            case Published():
+                self._published(event)
+            case Stopped():
+                self.round, self.phase = event.round, "left"
 
-    def _hello(self, event: Mapping[str, Any]) -> None:
-        self.name, self.rounds = str(event["name"]), int(event["rounds"])
-        self.classes = tuple(int(c) for c in event["classes"])
-
-    def _started(self, event: Mapping[str, Any]) -> None:
-        self.name, self.address, self.phase = str(event["name"]), str(event["address"]), "meeting"
-
-    def _peer(self, event: Mapping[str, Any]) -> None:
-        if event["status"] in PRESENT:
-            self.others[str(event["peer"])] = str(event["name"])
+    def _other(self, event: PeerChanged) -> None:
+        if event.status in PRESENT:
+            self.others[event.peer] = event.name
         else:
-            self.others.pop(str(event["peer"]), None)
+            self.others.pop(event.peer, None)
 
-    def _phase(self, event: Mapping[str, Any]) -> None:
-        self.round = max(self.round, int(event["round"]))
-        self.phase = str(event["phase"])
-
-    def _fetched(self, event: Mapping[str, Any]) -> None:
-        self.received_bytes += int(event["received_bytes"])
-
-    def _trained(self, event: Mapping[str, Any]) -> None:
-        if event["phase"] == "transfer":
-            self.learns_from = tuple(event["providers"])
-            self.taught_by.update(self.learns_from)
-
-    def _evaluated(self, event: Mapping[str, Any]) -> None:
-        self.metrics = {key: value for key, value in event["metrics"].items() if value is not None}
-
-    def _published(self, event: Mapping[str, Any]) -> None:
+    def _published(self, event: Published) -> None:
         """The first one is where the peer begins: at 0, or where a saved run stood. Then one ends each round."""
-        round_, version = int(event["round"]), int(event["version"])
         if self._began is None:
-            self._began = version - round_
-            self.rounds = None if self.rounds is None else self.rounds + round_
-        self.round = max(self.round, version - self._began)
-
-    def _finished(self, event: Mapping[str, Any]) -> None:
-        self.phase = "done"
-
-    def _stopped(self, event: Mapping[str, Any]) -> None:
-        self.round, self.phase = int(event["round"]), "left"
+            self._began = event.version - event.round
+            self.rounds = None if self.rounds is None else self.rounds + event.round
+        self.round = max(self.round, event.version - self._began)
 
     @property
     def accuracy(self) -> float | None:
@@ -97,14 +96,15 @@ class PeerProgress:
         return None
 
     @staticmethod
-    def company(event: Mapping[str, Any]) -> str:
-        """What a PeerChanged event says, in a sentence; problems with an address are sentences already."""
-        words = STATUS_WORDS.get(str(event["status"]))
-        if words is None or not event["peer"]:
-            return str(event["why"])
-        return f"{event['name']} {words}" + (f": {event['why']}" if event["why"] else "")
+    def company(event: PeerChanged) -> str:
+        """What the event says, in a sentence; problems with an address are sentences already."""
+        words = STATUS_WORDS.get(event.status)
+        if words is None or not event.peer:
+            return event.why
+        return f"{event.name} {words}" + (f": {event.why}" if event.why else "")
 
     def line(self) -> str:
+        """The row as one line of text."""
         total = "" if self.rounds is None else f"/{self.rounds}"
         parts = [self.name or "peer", f"round {self.round}{total}", self.phase]
         if self.accuracy is not None:
@@ -115,17 +115,3 @@ class PeerProgress:
             parts.append("with " + ", ".join(sorted(self.others.values())))
         parts.append(f"{self.received_bytes / 1e6:.1f} MB received")
         return "  ".join(parts)
-
-
-_TAKES: dict[str, Callable[[PeerProgress, Mapping[str, Any]], None]] = {
-    "hello": PeerProgress._hello,
-    "started": PeerProgress._started,
-    "peer": PeerProgress._peer,
-    "phase": PeerProgress._phase,
-    "fetched": PeerProgress._fetched,
-    "trained": PeerProgress._trained,
-    "evaluated": PeerProgress._evaluated,
-    "published": PeerProgress._published,
-    "finished": PeerProgress._finished,
-    "stopped": PeerProgress._stopped,
-}

@@ -2,46 +2,43 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from peerlearn.cli import run_settings
 from peerlearn.cli.output import Output
-from peerlearn.cli.up import UpOptions, up
-from peerlearn.config import Limits
+from peerlearn.cli.up import up
 from peerlearn.errors import StateError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
-    """What is to be otherwise, this time. None: as it was."""
+def resume(
+    state: Path,
+    output: Output,
+    *,
+    rounds: int | None = None,
+    listen: str | None = None,
+    peers: Sequence[str] | None = None,
+    group: Path | None = None,
+    events: Path | None = None,
+) -> None:
+    """Start the peer of this directory again. What is given replaces, this time, what it was started with.
 
-    rounds: int | None
-    """So many more."""
-    listen: str | None
-    peers: Sequence[str] | None
-    group: Path | None
-    events: Path | None
-
-
-def resume(state: Path, changes: Changes, output: Output) -> None:
-    """Raises StateError when there is nothing to start again, and whatever stops a peer from starting."""
-    state = state.absolute()
-    was = run_settings.load(state)
-    group = changes.group.absolute() if changes.group is not None else was.group and Path(was.group)
-    events = changes.events.absolute() if changes.events is not None else was.events and Path(was.events)
-    _go_to(Path(was.directory))
-    up(
-        UpOptions(
-            learner=was.learner, name=was.name, strategy=was.strategy, settings=was.settings,
-            peers=tuple(changes.peers or was.peers),
-            listen=changes.listen or was.listen, insecure=was.insecure, group=group or None, group_tag=was.group_tag,
-            rounds=changes.rounds, goal=was.goal if changes.rounds is None else None, state=state,
-            events=events or None, expose=was.expose, limits=Limits(**was.limits), save_every=was.save_every,
-            cast=was.cast, resumed=True,
-        ),
-        output,
-    )  # fmt: skip
+    rounds: so many more. None: as many as were to be done.
+    Raises StateError when there is nothing to start again, and what stops a peer from starting, a PeerlearnError.
+    """
+    settings = run_settings.load(state.absolute())
+    changed: dict[str, Any] = {}
+    if rounds is not None:
+        changed |= {"rounds": rounds, "since": None}
+    if listen:
+        changed["listen"] = listen
+    if peers:
+        changed["peers"] = tuple(peers)
+    changed |= {name: path.absolute() for name, path in (("group", group), ("events", events)) if path is not None}
+    settings = replace(settings, **changed)
+    _go_to(settings.directory)
+    up(settings, output, keep=False)
 
 
 def _go_to(directory: Path) -> None:

@@ -7,9 +7,8 @@ from typing import cast
 from peerlearn.cli import choices
 from peerlearn.cli.output import Output
 from peerlearn.errors import ConfigError, InvariantBroken
-from peerlearn.simulation import report
+from peerlearn.simulation import report, world
 from peerlearn.simulation.scenario import Kind, Scenario
-from peerlearn.simulation.world import simulate
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +22,8 @@ class SimulateOptions:
     strategy: str
 
 
-def run(options: SimulateOptions, output: Output) -> None:
-    """One seed after another, up to the first that breaks an invariant. Raises ConfigError, InvariantBroken."""
+def simulate(options: SimulateOptions, output: Output) -> None:
+    """Run one seed after another, up to the first that breaks an invariant. Raises ConfigError, InvariantBroken."""
     choices.strategy(options.strategy)
     scenario = Scenario(
         peers=options.peers, hours=options.hours, faults=cast("Kind", options.faults), seed=options.seed,
@@ -32,7 +31,7 @@ def run(options: SimulateOptions, output: Output) -> None:
     )  # fmt: skip
     outcomes = []
     for seed in _seeds(options):
-        outcomes.append(simulate(replace(scenario, seed=seed)))
+        outcomes.append(world.simulate(replace(scenario, seed=seed)))
         if outcomes[-1].breach is not None:
             break
     for line in report.lines(outcomes):

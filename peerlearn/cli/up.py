@@ -2,24 +2,20 @@
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from peerlearn.casts import check_cast
 from peerlearn.cli import choices, owner_status, run_settings
 from peerlearn.cli.events_file import events_file
 from peerlearn.cli.importing import load_learner
-from peerlearn.cli.live import follower
+from peerlearn.cli.live import live_row
 from peerlearn.cli.output import Output
 from peerlearn.cli.progress import PeerProgress
-from peerlearn.config import Limits
-from peerlearn.errors import ConfigError
+from peerlearn.cli.run_settings import RunSettings
 from peerlearn.events import Record, Tee
 from peerlearn.security.group import Group
-from peerlearn.types import Address
 
 if TYPE_CHECKING:
     from peerlearn.learning.learner import Learner
@@ -27,47 +23,28 @@ if TYPE_CHECKING:
     from peerlearn.strategies.base import Strategy
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpOptions:
-    learner: str
-    name: str | None
-    strategy: str
-    peers: tuple[str, ...]
-    listen: str | None
-    insecure: bool
-    group: Path | None
-    group_tag: str
-    rounds: int | None
-    state: Path | None
-    events: Path | None
-    expose: Mapping[str, list[str]] | None
-    limits: Limits
-    save_every: float
-    cast: str
-    settings: Mapping[str, object] = field(default_factory=dict)
-    """UpOptions of the strategy."""
-    goal: int | None = None
-    """Rounds in all, of a run that is resumed; `rounds` counts from where it stands."""
-    resumed: bool = False
-    """How to start is kept already, and stays."""
+def up(settings: RunSettings, output: Output, *, keep: bool = True) -> None:
+    """Run a peer until its rounds are done or it is stopped. What is cheap to check is checked first.
 
-
-def up(options: UpOptions, output: Output) -> None:
-    """What is cheap to check is checked first. Raises whatever stops a peer from starting, a PeerlearnError."""
-    _check(options)
-    if options.insecure and options.group is None:
+    keep: write the settings into the state directory; a resumed peer keeps those it was started with.
+    Raises what stops a peer from starting, a PeerlearnError.
+    """
+    choices.strategy(settings.strategy)
+    if settings.group is not None:
+        Group.load(settings.group)
+    if settings.insecure:
         output.warn(
             "INSECURE: this peer listens beyond loopback without encryption; whoever reaches its port can read what it "
             "exposes and can teach it. Use it only in a network that you trust."
         )
-    strategy = _strategy(options)
-    learner = load_learner(options.learner)
-    row = PeerProgress(rounds=options.rounds)
+    strategy = _strategy(settings)
+    learner = load_learner(settings.learner)
+    row = PeerProgress(rounds=settings.rounds if settings.since is None else None)
     with ExitStack() as stack:
-        follow = stack.enter_context(follower(output, row))
-        events = () if options.events is None else (stack.enter_context(events_file(options.events, output.warn)),)
-        peer = _peer(learner, strategy, options, Tee(follow, *events))
-        why = asyncio.run(_serve(peer, options, row))
+        shown = stack.enter_context(live_row(output, row))
+        events = () if settings.events is None else (stack.enter_context(events_file(settings.events, output.warn)),)
+        peer = _peer(learner, strategy, settings, Tee(shown, *events))
+        why = asyncio.run(_serve(peer, settings, row, keep=keep))
     output.say(f"{peer.name} left after {row.round} rounds: {why}")
     output.result(
         {
@@ -77,91 +54,61 @@ def up(options: UpOptions, output: Output) -> None:
     )  # fmt: skip
 
 
-def _check(options: UpOptions) -> None:
-    choices.strategy(options.strategy)
-    choices.addresses(options.peers)
-    if options.group is not None:
-        if options.insecure:
-            raise ConfigError("a group and --insecure exclude one another: leave one of them out")
-        Group.load(options.group)
-    if options.listen is not None:
-        Address.parse(options.listen)
-    if options.rounds is not None:
-        choices.at_least(1, options.rounds, "--rounds")
-    choices.above(0, options.save_every, "--save-every")
-    check_cast(options.cast)
-
-
-def _strategy(options: UpOptions) -> "Strategy":
+def _strategy(settings: RunSettings) -> "Strategy":
     """Before the app is imported, which may take long, and do much."""
     from peerlearn.strategies import registry
     from peerlearn.tuning.malloc import tune_allocator
 
     tune_allocator()
-    return registry.make(options.strategy, **options.settings)
+    return registry.make(settings.strategy, **settings.options)
 
 
-def _peer(learner: "Learner", strategy: "Strategy", options: UpOptions, record: Record) -> "Peer":
+def _peer(learner: "Learner", strategy: "Strategy", settings: RunSettings, record: Record) -> "Peer":
+    from peerlearn.arguments import Internals, Network, Sharing
     from peerlearn.peer import Peer
     from peerlearn.tuning.gc import tune_collector
 
     tune_collector()
     return Peer(
-        learner, strategy=strategy, name=options.name or "", state=options.state, listen=options.listen,
-        peers=options.peers, group_tag=options.group_tag, insecure=options.insecure, record=record,
-        group=options.group, expose=options.expose, limits=options.limits, save_every=options.save_every,
-        cast=options.cast,
+        learner, strategy=strategy, name=settings.name, state=settings.state, record=record,
+        network=Network(
+            listen=settings.listen, peers=settings.peers, group=settings.group, insecure=settings.insecure,
+            group_tag=settings.group_tag, limits=settings.limits,
+        ),
+        sharing=Sharing(expose=settings.expose, cast=settings.cast),
+        internals=Internals(save_every=settings.save_every),
     )  # fmt: skip
 
 
-def _how(peer: "Peer", options: UpOptions, *, done: int) -> run_settings.RunSettings:
-    """To start this peer again, from wherever."""
-    usual = Limits()
-    return run_settings.RunSettings(
-        directory=str(Path.cwd()), learner=options.learner, name=peer.name, strategy=options.strategy,
-        settings=dict(options.settings),
-        goal=None if options.rounds is None else done + options.rounds, peers=options.peers,
-        listen=options.listen, insecure=options.insecure, group=_absolute(options.group), group_tag=options.group_tag,
-        events=_absolute(options.events), save_every=options.save_every, cast=options.cast,
-        expose=None if options.expose is None else {who: list(what) for who, what in options.expose.items()},
-        limits={
-            each.name: getattr(options.limits, each.name)
-            for each in fields(Limits)
-            if getattr(options.limits, each.name) != getattr(usual, each.name)
-        },
-    )  # fmt: skip
-
-
-def _absolute(path: Path | None) -> str | None:
-    return None if path is None else str(path.absolute())
-
-
-def _rounds(peer: "Peer", options: UpOptions, row: PeerProgress) -> int | None:
-    """How many are to be done."""
-    if options.goal is None:
-        return options.rounds
-    row.rounds = options.goal
-    return max(0, options.goal - peer.rounds_done)
-
-
-async def _serve(peer: "Peer", options: UpOptions, row: PeerProgress) -> str:
-    """Learn and teach until the rounds are done or somebody stops us; why it ended. A second signal ends it at once."""
+async def _serve(peer: "Peer", settings: RunSettings, row: PeerProgress, *, keep: bool) -> str:
+    """Learn and teach until the rounds are done or a signal comes; why it ended. A second signal ends it at once."""
     stopped = asyncio.Event()
-    if options.state is not None and run_settings.fresh(options.state):  # what is killed from here on can be resumed
-        run_settings.keep(options.state, _how(peer, options, done=0))
+    settings = replace(settings, name=peer.name)
+    if settings.state is not None and run_settings.fresh(settings.state):  # killed from here on, it can be resumed
+        run_settings.keep(replace(settings, since=0))
     with _on_signals(stopped.set):
         async with peer, asyncio.TaskGroup() as group:
-            if options.state is not None and not options.resumed:
-                run_settings.keep(options.state, _how(peer, options, done=peer.rounds_done))
-            learning = group.create_task(peer.run(_rounds(peer, options, row)), name="up")
+            if settings.since is None:
+                settings = replace(settings, since=peer.rounds_done)
+            else:
+                row.rounds = settings.goal
+            if settings.state is not None and keep:
+                run_settings.keep(settings)
+            learning = group.create_task(peer.run(_rounds(settings, peer)), name="up")
             stopping = group.create_task(stopped.wait(), name="signals")
             telling = (
-                [group.create_task(owner_status.keep(peer, options.state), name="standing")] if options.state else []
-            )
+                [] if settings.state is None
+                else [group.create_task(owner_status.keep(peer, settings.state), name="owner status")]
+            )  # fmt: skip
             await asyncio.wait((learning, stopping), return_when=asyncio.FIRST_COMPLETED)
             for task in (learning, stopping, *telling):
                 task.cancel()
     return "stopped" if stopped.is_set() else "all rounds done"
+
+
+def _rounds(settings: RunSettings, peer: "Peer") -> int | None:
+    """How many are still to be done."""
+    return None if settings.goal is None else max(0, settings.goal - peer.rounds_done)
 
 
 @contextmanager

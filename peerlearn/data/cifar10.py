@@ -1,4 +1,4 @@
-"""CIFAR-10 from a folder, and a network for it. Nothing is fetched: whoever has the files says where they are."""
+"""CIFAR-10 from a folder, and a network for it. Nothing is fetched: the user says where the files are."""
 
 import os
 from itertools import pairwise

@@ -5,7 +5,6 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peerlearn.errors import ConfigError, LearnerError
+from peerlearn.errors import ConfigError, ExtraMissing, LearnerError
 from peerlearn.learning.dataset import Dataset
 from peerlearn.learning.sampler import seeded_rng
+from peerlearn.suggest import did_you_mean
 
 SLICE = "fashion_mnist_slice.npz"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -33,11 +33,14 @@ _IDX_MOST = 64 << 20
 
 
 class Split(NamedTuple):
+    """A data set in two parts that share no sample."""
+
     train: Dataset
     test: Dataset
 
 
 def names() -> tuple[str, ...]:
+    """The data sets that `load` knows."""
     return tuple(_LOADERS)
 
 
@@ -50,9 +53,7 @@ def load(name: str, *, folder: Path | str | None = None) -> Split:
     """
     loader = _LOADERS.get(name)
     if loader is None:
-        close = get_close_matches(name, _LOADERS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"there is no data set {name!r}, only {', '.join(_LOADERS)}{hint}")
+        raise ConfigError(f"there is no data set {name!r}, only {', '.join(_LOADERS)}{did_you_mean(name, _LOADERS)}")
     return loader(Path(folder) if folder is not None else None)
 
 
@@ -82,7 +83,7 @@ def _digits(folder: Path | None) -> Split:
     try:
         from sklearn.datasets import load_digits
     except ImportError as exc:
-        raise ConfigError("digits need scikit-learn: pip install 'peerlearn[digits]'") from exc
+        raise ExtraMissing("digits need scikit-learn: pip install 'peerlearn[digits]'") from exc
     pixels, labels = load_digits(return_X_y=True)
     x = torch.as_tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
     y = torch.as_tensor(labels, dtype=torch.int64)

@@ -45,7 +45,7 @@ def dirichlet(y: Tensor, peers: int, *, alpha: float = 0.5, seed: int = 0) -> li
     """Each class is divided among the peers in proportions drawn from Dirichlet(alpha); small alpha, strong skew.
 
     A peer that already has its equal part of the whole gets no more of a class while others lack (the balance guard of
-    FedML), so that nobody is left with nothing.
+    FedML), so that no peer is left with nothing.
     """
     _check_peers(peers, len(y))
     if alpha <= 0:

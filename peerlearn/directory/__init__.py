@@ -1,4 +1,4 @@
-"""Who is here: those confirmed, alive, suspect or gone, and the hints that may lead to others. Pure bookkeeping."""
+"""The directory: peers that are confirmed (alive, suspect or gone), and leads to further ones. Pure bookkeeping."""
 
 from peerlearn.directory.contacts import START, Change, Contact, Liveness
 from peerlearn.directory.directory import Directory

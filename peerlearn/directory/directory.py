@@ -1,21 +1,26 @@
-"""The directory: a state machine of who is here. No clock, no tasks, no network: the time is told with every fact."""
+"""Directory: a state machine of the known peers. No clock, no tasks, no network: the time is passed with each fact."""
 
-import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from peerlearn.config import Limits, Timing
 from peerlearn.directory.contacts import START, Change, Contact, Liveness
 from peerlearn.errors import ConfigError, PeerRefused, RefusalReason
+from peerlearn.suggest import did_you_mean
+from peerlearn.text import listed
 from peerlearn.types import Address, Card, PeerId
 
 Listener = Callable[[Change], None]
 
+_NAMED_MOST = 20
+"""Names that a message lists: with more it would fill a terminal."""
+
 
 class Directory:
-    """Holds at most `limits.peers` contacts; iterates in id order, so that no result depends on who came first.
+    """At most `limits.peers` contacts, iterated in id order, so that no result depends on the order of arrival.
 
-    `own` is the id of the peer that keeps it, and never enters; "" when nobody does (somebody who only looks).
+    `own`: the id of the peer that keeps the directory, which is never in it; "" for an observer. Times are seconds on
+    one clock of the caller. Lives on the event loop.
     """
 
     def __init__(self, own: PeerId, *, group_tag: str, timing: Timing, limits: Limits) -> None:
@@ -30,36 +35,37 @@ class Directory:
     # ---------------------------------------------------------------- who is here
 
     def __iter__(self) -> Iterator[Contact]:
-        """Everybody remembered, those gone included, in id order."""
+        """All remembered contacts in id order, including those that are gone."""
         return iter([self._contacts[peer] for peer in sorted(self._contacts)])
 
     def __len__(self) -> int:
         return len(self._contacts)
 
     def alive(self) -> list[Contact]:
-        """Those that can be asked for knowledge now: confirmed, alive, and reached. In id order."""
+        """Contacts that can be asked for knowledge now (alive and reached), in id order."""
         return [contact for contact in self if contact.alive and contact.reached]
 
     def here(self) -> list[Contact]:
-        """Those alive or suspect, reached or not. In id order."""
+        """Contacts that are alive or suspect, reached or not, in id order."""
         return [contact for contact in self if contact.here]
 
     def get(self, peer: PeerId) -> Contact | None:
-        """A contact that is here (alive or suspect); None when it is unknown or gone."""
+        """The contact of this peer if it is alive or suspect; None if it is unknown or gone."""
         contact = self._contacts.get(peer)
         return contact if contact is not None and contact.here else None
 
     def expected(self, id_prefix: str) -> Contact | None:
-        """The contact here whose id begins so; None for an empty prefix."""
+        """A contact, alive or suspect, whose id has this prefix; None if there is none or the prefix is empty."""
         if not id_prefix:
             return None
-        if len(id_prefix) == 32:
+        if len(id_prefix) == 32:  # a whole id: no search
             return self.get(PeerId(id_prefix))
         some = self._by_start.get(id_prefix[:START], ()) if len(id_prefix) >= START else self._contacts
         return next((here for peer in some if peer.startswith(id_prefix) and (here := self.get(peer))), None)
 
     def find(self, text: str) -> Contact:
-        """The one contact with this name or start of an id. Raises ConfigError naming the nearest, or the several."""
+        """The one contact with this name, or whose id starts so. Raises ConfigError if there is none (it suggests a
+        similar name) or more than one (it lists them)."""
         everybody = list(self)
         found = [contact for contact in everybody if contact.name == text]
         found = found or [contact for contact in everybody if text and contact.id.startswith(text.lower())]
@@ -70,22 +76,22 @@ class Directory:
             several = ", ".join(f"{contact.name} ({contact.id[:12]})" for contact in found)
             raise ConfigError(f"{text!r} is the name of {len(found)} peers: {several}; give more of the id")
         names = sorted({contact.name for contact in everybody})
-        near = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"here are: {', '.join(names[:20]) or 'nobody'}"
-        raise ConfigError(f"no peer is called {text!r}, and no id begins so; {hint}")
+        hint = did_you_mean(text, names) or f"; here are: {listed(names[:_NAMED_MOST], empty='nobody')}"
+        raise ConfigError(f"no peer is called {text!r}, and no id begins so{hint}")
 
     # ---------------------------------------------------------------- facts
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` after every change, in the order of listening; the result ends that. Must not block."""
+        """Call `listener` after every change; listeners are called in the order in which they were added, and must not
+        block. Returns a function that removes it."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
     def confirm(self, card: Card, address: Address, now: float, *, reached: bool, why: str = "") -> Contact:
-        """A verified card came, from somebody who is there now. `reached`: it answered us, at `address`.
+        """Enter a peer whose verified card has just arrived. `reached`: this side called it successfully at `address`.
 
-        A peer known from before is recognised by its id, whatever its address. Raises PeerRefused: GROUP for another
-        group, IDENTITY for our own id or one that is alive under another session, LIMITS when the directory is full.
+        A known peer is recognised by its id, whatever its address. Raises PeerRefused: GROUP for another group,
+        IDENTITY for our own id or an id that is alive under another session, LIMITS if the directory is full.
         """
         known = self._contacts.get(card.id)
         self._admit(card, known, now)
@@ -105,7 +111,7 @@ class Directory:
         return self._confirm_again(known, card, address, now, reached=reached, why=why)
 
     def beat(self, peer: PeerId, session: str, now: float) -> None:
-        """A sign of life. One from a session that is not the confirmed one, or of somebody gone, means nothing."""
+        """Note a sign of life. Ignored if it is from another session than the confirmed one, or if the peer is gone."""
         contact = self._in_session(peer, session)
         if contact is None:
             return
@@ -116,39 +122,39 @@ class Directory:
             self._put(revived, "back", "heard of again")
 
     def noticed_version(self, peer: PeerId, session: str, version: int) -> None:
-        """It published a snapshot. Versions only rise within a session."""
+        """Note that the peer published a snapshot. A version that does not rise is ignored."""
         contact = self._in_session(peer, session)
         if contact is not None and version > contact.version:
             self._put(replace(contact, version=version), "version", f"version {version}")
 
     def card_changed(self, card: Card) -> None:
-        """It sent a newer card of the same session. An older one, or one of another group, changes nothing."""
+        """Note a newer card of the same session. An older card, or a card of another group, is ignored."""
         contact = self._in_session(card.id, card.session)
         if contact is None or card.serial <= contact.card.serial or card.group_tag != self._group_tag:
             return
         self._put(replace(contact, card=card, version=max(contact.version, card.version)), "card")
 
     def goodbye(self, peer: PeerId, session: str, why: str) -> None:
-        """It leaves, and said so."""
+        """Note that the peer said goodbye."""
         contact = self._in_session(peer, session)
         if contact is not None:
             self._put(replace(contact, status=Liveness.GONE), "left", why or "said goodbye")
 
     def lost(self, peer: PeerId, session: str, why: str) -> None:
-        """Its watch broke: suspect until it is heard of again."""
+        """Note that the watch of this peer broke: it is suspect until its next sign of life."""
         contact = self._in_session(peer, session)
         if contact is not None and contact.alive:
             self._put(replace(contact, status=Liveness.SUSPECT), "suspect", why)
 
     def unreached(self, peer: PeerId, session: str) -> None:
-        """It lives, and cannot be called any more."""
+        """Note that the peer lives and can no longer be called."""
         contact = self._in_session(peer, session)
         if contact is not None and contact.reached:
             self._put(replace(contact, reached=False), "reached")
 
     def excuse(self, seconds: float, now: float) -> None:
-        """We ourselves slept: what others said meanwhile lies unread, so nobody is to blame for that time. Who was
-        heard of since then needs no excuse, and must not be thought to live on for as long as we slept."""
+        """Do not count `seconds` as silence of others, because this program itself was held up and has not read the
+        notices that came meanwhile. A peer with a sign of life since then needs no excuse, and gets none."""
         for peer, contact in self._contacts.items():
             excused = max(0.0, min(seconds, now - contact.last_beat))
             self._contacts[peer] = replace(
@@ -156,7 +162,8 @@ class Directory:
             )
 
     def tick(self, now: float) -> None:
-        """Judge silence: suspect after `suspect_after`, gone after `gone_after` without a beat."""
+        """Judge silence: a peer is suspect after `suspect_after` seconds without a sign of life, gone after
+        `gone_after`."""
         for contact in self.here():
             silent = now - contact.last_beat
             if silent >= self._timing.gone_after:
@@ -189,7 +196,7 @@ class Directory:
             self._forget_longest_gone(card)
 
     def _heard_lately(self, contact: Contact, now: float) -> bool:
-        # While we slept it may well have started anew: an excuse is no sign of life.
+        # Excused silence counts here: the peer may have restarted while this program was held up.
         silent = now - contact.last_beat + contact.excused
         return contact.alive and silent < self._timing.suspect_after
 
@@ -216,8 +223,8 @@ class Directory:
         contact = replace(
             known,
             card=card if newer else known.card,
-            # A caller's own word on where it can be found does not displace an address that answers, unless it takes
-            # back what it has said of that one: its machine has another address now, and the old one is silent.
+            # An address that a caller claims does not replace one that answers, unless the newer card drops the latter:
+            # the caller's machine has changed its address then, and the old one is silent.
             address=address if reached or not stays else known.address,
             status=Liveness.ALIVE,
             last_beat=max(now, known.last_beat),

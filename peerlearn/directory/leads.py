@@ -1,4 +1,4 @@
-"""Leads: addresses where somebody may be. Bounded; those found by strangers make room for those we were told."""
+"""Leads: addresses that may lead to a peer. Bounded; leads given by the user push out those found by discovery."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,14 +9,17 @@ from peerlearn.types import Address
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lead:
-    """`key` names it within its source, so that a later one replaces it; `id_prefix` is "" when nothing is known."""
+    """Addresses that may lead to one peer."""
 
     source: str
+    """Name of the discovery that gave it."""
     key: str
+    """Name of the lead within its source: a later lead with the same key replaces it."""
     addresses: tuple[Address, ...]
     id_prefix: str = ""
+    """Start of the id of the expected peer; empty if it is not known."""
     told: bool = False
-    """By the user of this machine: never given up, never pushed out."""
+    """True if the user of this machine gave it: such a lead is never given up and never pushed out."""
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.addresses))
@@ -30,7 +33,7 @@ class Leads:
         self._most_addresses = most_addresses
         self._held: dict[tuple[str, str], Lead] = {}
         self._by_start: dict[str, dict[tuple[str, str], Lead]] = {}
-        """By the first characters of the id; the empty start has those of which fewer are known."""
+        """Leads by the first START digits of the id; under "" those of which fewer digits are known."""
 
     def __iter__(self) -> Iterator[Lead]:
         return iter(list(self._held.values()))
@@ -42,7 +45,8 @@ class Leads:
         return self._held.get((lead.source, lead.key)) == lead
 
     def add(self, lead: Lead) -> tuple[Lead | None, tuple[Lead, ...]]:
-        """What is now held under its key, when that is news (else None), and what had to go for it."""
+        """Add a lead. Returns it as held (its addresses may be cut), or None if nothing has changed or there is no
+        room; and the leads that it replaced or pushed out."""
         lead = Lead(
             source=lead.source,
             key=lead.key,
@@ -67,14 +71,16 @@ class Leads:
         return lead, tuple(removed)
 
     def to(self, peer: str) -> list[Lead]:
-        """Those that are known to lead to this peer."""
+        """The leads whose `id_prefix` fits the id of this peer."""
         starts = (self._by_start.get(start, {}) for start in (peer[:START], ""))
         return [lead for some in starts for lead in some.values() if lead.id_prefix and peer.startswith(lead.id_prefix)]
 
     def get(self, source: str, key: str) -> Lead | None:
+        """The lead of this source and key; None if it is not held."""
         return self._held.get((source, key))
 
     def remove(self, source: str, key: str) -> Lead | None:
+        """Take this lead out; returns it, or None when it was not held."""
         lead = self._held.pop((source, key), None)
         if lead is not None:
             same = self._by_start[_start(lead)]

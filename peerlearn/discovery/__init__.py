@@ -1,4 +1,4 @@
-"""How peers come to hear of one another: mDNS, told addresses, a lobby within one process."""
+"""Discovery: ways for peers to find each other. mDNS, addresses given by the user, a lobby within one process."""
 
 from peerlearn.discovery.base import Announcement, Discovery, Hint, Listener
 from peerlearn.discovery.lobby import Lobby

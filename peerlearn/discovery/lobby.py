@@ -1,4 +1,4 @@
-"""Peers of one process: whoever announces itself in a lobby is hinted to everybody else in it."""
+"""Lobby: discovery between peers of one process. Each peer in it is hinted to all others in it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,23 +10,26 @@ SOURCE = "lobby"
 
 
 class Lobby:
-    """Shared by its peers, each of which announces through its own `door`."""
+    """The meeting place, shared by its peers. Each peer gets a discovery of its own from `door`."""
 
     def __init__(self) -> None:
         self._guests: list[_Guest] = []
 
     def door(self, address: Address) -> "LobbyDoor":
-        """The way in for the peer that listens at `address`."""
+        """The discovery for the peer that listens at `address`."""
         return LobbyDoor(self, address)
 
 
 class LobbyDoor:
+    """Discovery for the one peer that listens at `address`."""
+
     def __init__(self, lobby: Lobby, address: Address) -> None:
         self._lobby = lobby
         self._address = address
 
     @asynccontextmanager
     async def announcing(self, me: Announcement, listener: Listener) -> AsyncIterator[None]:
+        """A block in which this peer is in the lobby: it and all others of its group are hinted to each other."""
         guest = _Guest(me, self._address, listener)
         guests = self._lobby._guests
         for other in [other for other in guests if other.me.group_hash == me.group_hash]:

@@ -1,4 +1,4 @@
-"""Peers on the local network, over multicast DNS (RFC 6762, 6763). A record is a hint: it outlives its peer."""
+"""Discovery on the local network by multicast DNS (RFC 6762, 6763). Records are hints only: they outlive a peer."""
 
 import asyncio
 import ipaddress
@@ -21,16 +21,20 @@ SOURCE = "mdns"
 _INSTANCE = re.compile(r"[0-9a-f]{12}-[0-9a-f]{8}\._peerlearn\._tcp\.local\.")
 _PREFIX = re.compile(r"[0-9a-f]{12}")
 _RESOLVE_MS = 3000
-_RESOLVING_MOST = 64  # at once; a flood of invented names costs no more than that
+"""Milliseconds to wait for a record's addresses: zeroconf's own default for such a request."""
+_RESOLVING_MOST = 64
+"""Upper bound on names resolved at once, so that a flood of invented names costs no more than that."""
 _ADDRESSES_MOST = 16
+"""Upper bound on addresses taken from one record: as many as a card may name by default."""
 
 
 class Mdns:
-    """Announces on, and listens to, the networks that belong to the host that the peer listens on.
+    """Announces a peer, and finds others, on the networks of the host that the peer listens on.
 
-    Loopback stays on loopback; one address: the interface that has it; 0.0.0.0 or ::, the default: all interfaces, and
-    those that appear later: every `look` seconds it is seen which are there. Entering raises NetworkError when no
-    interface can do multicast.
+    Loopback: on loopback only. One address: on the interface that has it. 0.0.0.0 or :: (the default): on all
+    interfaces, including those that appear later. The interfaces are read every `look` seconds: less finds a new one
+    sooner, and costs a system call more often. Entering `announcing` raises NetworkError if no interface can do
+    multicast.
     """
 
     def __init__(self, listening: str = ANY_V6, *, look: float = 3.0) -> None:
@@ -39,7 +43,7 @@ class Mdns:
 
     @asynccontextmanager
     async def announcing(self, me: Announcement, listener: Listener) -> AsyncIterator[None]:
-        """An announcement without a port only listens: others are hinted to us, and we to nobody."""
+        """Announce and listen, inside the block. With port 0 it only listens."""
         networks = Networks(self._listening)
         zeroconf = await networks.open()
         try:
@@ -48,11 +52,15 @@ class Mdns:
                 name = f"{me.id_prefix}-{secrets.token_hex(4)}" if me.port else ""
                 if name:
                     hearing.ignore(f"{name}.{SERVICE}")
-                    # Its name is unique by its random part: no need to probe for conflicts for a second.
+                    # The random part makes the name unique, so zeroconf need not probe for conflicts for a second.
                     sending = await zeroconf.async_register_service(self._record(name, me), cooperating_responders=True)
                     tasks.start(_finish(sending), name="mdns:announce")
                 hearing.begin()
-                tasks.start(self._roam(zeroconf, networks, hearing, name, me), name="mdns:interfaces")
+                tasks.supervise(
+                    lambda: self._roam(zeroconf, networks, hearing, name, me),
+                    name="mdns:interfaces",
+                    lost="new networks are not noticed",
+                )
                 try:
                     yield
                 finally:
@@ -66,8 +74,8 @@ class Mdns:
     async def _roam(
         self, zeroconf: AsyncZeroconf, networks: Networks, hearing: "_Hearing", name: str, me: Announcement
     ) -> None:
-        """For ever: where an interface has come, gone or changed its address, announce anew and ask anew who is there.
-        Other peers' records are kept: whether these are alive is not for mDNS to say."""
+        """Follow the interfaces, until cancelled: when one comes, goes or changes its address, announce again and ask
+        again for peers. Records of other peers are kept, because mDNS cannot tell whether a peer is alive."""
         while True:
             await asyncio.sleep(self._look)
             if await networks.follow(zeroconf):
@@ -89,7 +97,8 @@ class Mdns:
 
 
 class _Hearing:
-    """What is heard of others. Records of other groups and other majors, and those that are none, are passed over."""
+    """Turns records of other peers into hints. Ignores records of other groups, of other major versions, and records
+    that are malformed."""
 
     def __init__(self, zeroconf: Zeroconf, me: Announcement, listener: Listener, tasks: Background) -> None:
         self._zeroconf = zeroconf
@@ -102,18 +111,21 @@ class _Hearing:
         self._browser: AsyncServiceBrowser | None = None
 
     def begin(self) -> None:
-        """Ask all interfaces who is there, and listen."""
+        """Ask for peers on all interfaces, and listen for records."""
         self._browser = AsyncServiceBrowser(self._zeroconf, SERVICE, handlers=[self.changed])
 
     async def end(self) -> None:
+        """Stop listening."""
         browser, self._browser = self._browser, None
         if browser is not None:
             await browser.async_cancel()
 
     def ignore(self, name: str) -> None:
+        """Ignore this record: it is the peer's own."""
         self._own.add(name)
 
     def changed(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
+        """Called by zeroconf, on the event loop, when a record was added, updated or removed."""
         if name in self._own or not _INSTANCE.fullmatch(name):
             return
         resolving = self._resolving.pop(name, None)
@@ -122,7 +134,9 @@ class _Hearing:
         if state_change is ServiceStateChange.Removed:
             self._withdraw(name)
         elif len(self._resolving) < _RESOLVING_MOST:
-            self._resolving[name] = self._tasks.start(self._resolve(name), name=f"mdns:{name[:12]}")
+            self._resolving[name] = self._tasks.supervise(
+                lambda: self._resolve(name), name=f"mdns:{name[:12]}", lost="this peer is not found by mDNS"
+            )
 
     async def _resolve(self, name: str) -> None:
         info = AsyncServiceInfo(SERVICE, name)

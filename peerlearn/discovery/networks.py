@@ -1,4 +1,4 @@
-"""The interfaces that mDNS speaks on: chosen when it starts, and kept in step with those that come and go."""
+"""Networks: the interfaces that mDNS uses, chosen at the start and updated as interfaces come and go."""
 
 import ipaddress
 import logging
@@ -16,14 +16,14 @@ _FIX = "check that an interface is up and takes multicast (peerlearn doctor), or
 
 
 class Networks:
-    """Those that belong to the host that a peer listens on; see `Mdns`."""
+    """The interfaces that belong to the host that a peer listens on; see `Mdns`."""
 
     def __init__(self, listening: str) -> None:
         self._listening = listening
         self._joined: frozenset[Interface] = frozenset()
 
     async def open(self) -> AsyncZeroconf:
-        """Raises NetworkError when no interface can do multicast."""
+        """Open zeroconf on these interfaces. Raises NetworkError if none of them can do multicast."""
         mine = self._wanted()
         zeroconf = _open(self._listening, mine)
         try:
@@ -35,9 +35,10 @@ class Networks:
         return zeroconf
 
     async def follow(self, zeroconf: AsyncZeroconf) -> bool:
-        """Leave the interfaces that are gone and join those that have appeared; whether anything has changed.
+        """Leave the interfaces that are gone, and join those that have appeared. True if anything has changed.
 
-        One that has come back under its old address is left first: what was joined went with the old one.
+        An interface that has come back under its old address is left before it is joined again: the old membership in
+        the multicast group ended with the old interface.
         """
         wanted = self._wanted()
         if wanted == self._joined:
@@ -48,7 +49,7 @@ class Networks:
                 await zeroconf.async_update_interfaces(_choice(self._listening, stayed))
             if stayed != wanted:
                 await zeroconf.async_update_interfaces(_choice(self._listening, wanted))
-        except (OSError, RuntimeError) as exc:  # one that goes while it is joined: the next look finds what is left
+        except (OSError, RuntimeError) as exc:  # an interface went while it was joined: try again at the next look
             log.info("mDNS: the interfaces are changing (%s); looking again soon", exc)
             self._joined = frozenset()
             return False
@@ -58,12 +59,14 @@ class Networks:
     def _wanted(self) -> frozenset[Interface]:
         mine = interfaces()
         if is_loopback(self._listening):
+            # Some systems do not list loopback among their interfaces: its usual name, index and prefix then stand in.
             return frozenset(i for i in mine if i.address == LOOPBACK) or frozenset({Interface("lo", 1, LOOPBACK, 8)})
         some = [i for i in mine if is_any(self._listening) or i.address == self._listening.partition("%")[0]]
         return frozenset(some or [i for i in mine if not is_ip(self._listening)])
 
 
 def is_ip(host: str) -> bool:
+    """True for an IP address, with or without a scope; False for a name."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -72,7 +75,7 @@ def is_ip(host: str) -> bool:
 
 
 def _choice(listening: str, some: Collection[Interface]) -> list[str | int]:
-    """What zeroconf is to use: IPv4 addresses, and for IPv6 the index of the interface."""
+    """Interfaces in the form that zeroconf takes: addresses for IPv4, interface indexes for IPv6."""
     v4: list[str | int] = sorted({i.address for i in some if i.ip.version == 4})
     v6: list[str | int] = sorted({i.index for i in some if i.ip.version == 6 and not i.ip.is_loopback})
     return v4 + (v6 if listening == ANY_V6 or ":" in listening else [])
@@ -92,7 +95,7 @@ def _open(listening: str, mine: Collection[Interface]) -> AsyncZeroconf:
 
 
 def _open_v4(chosen: Sequence[str], listening: str) -> AsyncZeroconf:
-    # IPv6 may be listed and yet switched off; what is left is tried before giving up.
+    # IPv6 may be listed and yet switched off: try IPv4 alone before giving up.
     try:
         return AsyncZeroconf(interfaces=list(chosen), ip_version=IPVersion.V4Only)
     except (OSError, RuntimeError) as exc:
@@ -100,7 +103,7 @@ def _open_v4(chosen: Sequence[str], listening: str) -> AsyncZeroconf:
 
 
 async def _check_open(zeroconf: AsyncZeroconf, listening: str) -> None:
-    # Zeroconf passes over every interface that refuses multicast, and goes on deaf when none is left.
+    # Zeroconf skips each interface that refuses multicast, and raises nothing even if none is left.
     await zeroconf.zeroconf.async_wait_for_start()
     if not zeroconf.zeroconf.engine.senders:
         raise NetworkError(f"no interface at {listening} does multicast: {_FIX}")

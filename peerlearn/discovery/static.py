@@ -1,4 +1,4 @@
-"""Peers whose addresses one was told."""
+"""Static: discovery of peers at addresses that the user gave."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -10,13 +10,14 @@ SOURCE = "static"
 
 
 class Static:
-    """Each address is one hint, for as long as the block lasts; nobody hears of us by it."""
+    """Gives one hint per address when the block is entered. Announces nothing."""
 
     def __init__(self, addresses: Sequence[Address]) -> None:
         self._addresses = tuple(addresses)
 
     @asynccontextmanager
     async def announcing(self, me: Announcement, listener: Listener) -> AsyncIterator[None]:
+        """A block at whose start all addresses are hinted."""
         for address in self._addresses:
             listener.hinted(Hint(addresses=(address,), source=SOURCE, key=str(address)))
         yield

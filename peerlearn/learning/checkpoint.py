@@ -1,10 +1,9 @@
-"""State trees on disk: tensors and everything else in one safetensors file, written whole or not at all. No pickle.
+"""State trees on disk: tensors and plain values in one safetensors file, written as a whole or not at all. No pickle.
 
-A tree is made of dicts (keys: strings or ints), lists, tuples, strings, numbers, booleans, None and tensors. The
-tensors are stored by number; the rest is JSON in the file's metadata, with `{"$tensor": n}` where a tensor stood.
+A tree is made of dicts (keys: strings or ints), lists, tuples, strings, numbers, booleans, None and tensors. Tensors
+are stored by number. Everything else is JSON in the file's metadata, with `{"$tensor": n}` in the place of a tensor.
 """
 
-import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,37 +16,34 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from peerlearn import atomicfile
 from peerlearn.errors import StateError
 
 _FORMAT = "peerlearn state 1"
+"""Marks our files and the version of their structure."""
 
 
 def save(directory: Path | str, tree: Mapping[str, Any], *, name: str = "state", former: str = "") -> Path:
-    """Write `directory/name.safetensors`, made if missing; returns its path. Raises StateError.
+    """Write `directory/name.safetensors`, readable by this user only. The directory is made if missing. Returns the
+    path.
 
-    The new file takes the old one's place in one step after it has reached the disk: a crash at any point leaves
-    the old or the new, whole. The old one is kept by the name `former`, if given. A failure leaves the old, and gives
-    the room of the new back.
+    The new file replaces the old one in one step, after it has reached the disk: a crash leaves either the old or the
+    new, whole. `former`: a name by which the old file is kept. A failed write leaves the old file and frees the space
+    of the new one. Only one process at a time may save to a directory. Raises StateError.
     """
     directory = Path(directory)
     target = _path(directory, name)
-    partial = directory / f".{name}.partial"
+    kept = _path(directory, former) if former else None
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_flat(tree, tensors))
     metadata = {"format": _FORMAT, "tree": text, "digest": _digest(tensors, text)}
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        for path in (target, *([] if kept is None else [kept])):
+            atomicfile.remove_drafts(path)  # left by a killed process; each is as large as the model
+        with atomicfile.replacing(target, former=kept) as file:
             file.write(to_bytes(tensors, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        if former and target.exists():
-            _keep(target, _path(directory, former))
-        partial.replace(target)
-        _sync(directory)
     except OSError as exc:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise StateError(
             f"cannot write {target}: {exc.strerror or exc}; free space or choose another directory"
         ) from exc
@@ -55,7 +51,7 @@ def save(directory: Path | str, tree: Mapping[str, Any], *, name: str = "state",
 
 
 def load(directory: Path | str, *, name: str = "state") -> dict[str, Any]:
-    """The tree as it was saved, tensors on the CPU. Raises StateError: missing, foreign, truncated or altered."""
+    """The saved tree, tensors on the CPU. Raises StateError when the file is missing, foreign, truncated or altered."""
     path = _path(directory, name)
     if not path.is_file():
         raise StateError(f"there is no {path.name} in {path.parent}: nothing was saved there, or the path is wrong")
@@ -77,12 +73,12 @@ def load(directory: Path | str, *, name: str = "state") -> dict[str, Any]:
 
 
 def exists(directory: Path | str, *, name: str = "state") -> bool:
-    """Whether there is something by this name, sound or not."""
+    """True if there is a file of this name, sound or damaged."""
     return os.path.lexists(_path(directory, name))
 
 
 def remove(directory: Path | str, *, name: str = "state") -> None:
-    """It need not be there. Raises StateError."""
+    """Remove this file, if it is there. Raises StateError."""
     path = _path(directory, name)
     try:
         path.unlink(missing_ok=True)
@@ -91,7 +87,7 @@ def remove(directory: Path | str, *, name: str = "state") -> None:
 
 
 def rename(directory: Path | str, name: str, other: str) -> None:
-    """Whatever had the other name is gone. Raises StateError."""
+    """Rename a file, in place of any file that had the other name. Raises StateError."""
     path = _path(directory, name)
     try:
         path.replace(_path(directory, other))
@@ -101,18 +97,6 @@ def rename(directory: Path | str, name: str, other: str) -> None:
 
 def _path(directory: Path | str, name: str) -> Path:
     return Path(directory) / f"{name}.safetensors"
-
-
-def _keep(target: Path, former: Path) -> None:
-    """A second name for what is about to be replaced, without a moment in which it has none; where the file system has
-    no links it has one name, the other, until the new file is in its place."""
-    draft = former.with_name(f".{former.stem}.partial")
-    try:
-        draft.unlink(missing_ok=True)
-        os.link(target, draft)
-        draft.replace(former)
-    except OSError:
-        target.replace(former)
 
 
 def _flat(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -157,12 +141,3 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _sync(directory: Path) -> None:
-    """Make the rename itself durable."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

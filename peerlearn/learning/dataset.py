@@ -13,7 +13,8 @@ from peerlearn.types import PublicSet
 
 @dataclass(frozen=True, eq=False)
 class Unlabelled:
-    """Inputs x (N, ...) with rising sample ids int64 (N,): a public set. Raises LearnerError when they do not match."""
+    """A public set: inputs x (N, ...) with rising sample ids int64 (N,). Raises LearnerError when ids and inputs do not
+    match."""
 
     x: Tensor
     ids: Tensor
@@ -27,15 +28,16 @@ class Unlabelled:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Equal only for the same inputs under the same ids: sha256 over both."""
+        """sha256 over inputs and ids: equal only for the same inputs under the same ids."""
         return fingerprint({"x": self.x, "ids": self.ids})
 
     @property
     def card(self) -> PublicSet:
+        """The set's entry on a card: name, fingerprint, number of samples."""
         return PublicSet(self.name, self.fingerprint, len(self))
 
     def rows(self, ids: Tensor) -> Tensor:
-        """Row numbers int64 (k,) of sample ids int64 (k,). Raises KnowledgeError when an id is unknown."""
+        """Row numbers int64 (k,) of sample ids int64 (k,). Raises KnowledgeError for an unknown id."""
         rows = torch.searchsorted(self.ids, ids).clamp_(max=len(self) - 1)
         strange = self.ids[rows] != ids
         if bool(strange.any()):
@@ -45,7 +47,8 @@ class Unlabelled:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """x float32 (N, ...), y int64 (N,), rising sample ids int64 (N,). A subset keeps the ids of the whole."""
+    """Labelled samples: x float32 (N, ...), y int64 (N,), rising sample ids int64 (N,). A subset keeps the ids of the
+    whole. Raises LearnerError when the three do not match."""
 
     x: Tensor
     y: Tensor
@@ -75,7 +78,7 @@ class Dataset:
         return torch.bincount(self.y, minlength=self.classes)
 
     def subset(self, ids: Tensor, *, name: str = "") -> "Dataset":
-        """The samples with these ids, int64 (k,), in rising order. Raises LearnerError when an id is unknown."""
+        """The samples with these ids, int64 (k,), in rising order. Raises LearnerError for an unknown id."""
         ids = torch.unique(ids)
         rows = torch.searchsorted(self.ids, ids).clamp_(max=len(self) - 1)
         strange = self.ids[rows] != ids
@@ -84,7 +87,7 @@ class Dataset:
         return Dataset(self.x[rows], self.y[rows], ids, self.classes, name or self.name)
 
     def unlabelled(self, name: str = "") -> Unlabelled:
-        """The same inputs without their labels, to be held in common as a public set."""
+        """The same inputs and ids without labels, for use as a public set."""
         return Unlabelled(self.x, self.ids, name or self.name)
 
 

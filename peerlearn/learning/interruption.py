@@ -1,11 +1,12 @@
-"""Two ways in which training stops early that the caller is expected to handle."""
+"""The two exceptions that stop training early and that callers are expected to handle."""
 
 from peerlearn.errors import LearnerError
 
 
 class Interrupted(Exception):
-    """Another thread called `Learner.interrupt()`. Raised between two steps: the model is whole."""
+    """Another thread called `Learner.interrupt()`. Raised between two steps, so the model is in a whole state."""
 
 
 class Diverged(LearnerError):
-    """The loss is not finite any more. The step that would have used it was not made."""
+    """The loss, or the model's outputs, are not finite. A loss is checked before the optimizer step that would use
+    it."""

@@ -1,4 +1,4 @@
-"""A model, its private data and its optimizer: trains, predicts, can be put back, and is shown by snapshots only."""
+"""A model with its private data and optimizer: it trains, predicts, rolls back, and makes snapshots for other peers."""
 
 import copy
 import threading
@@ -23,35 +23,33 @@ from peerlearn.learning.sampler import Sampler, derived, seeded_rng
 from peerlearn.learning.samples import Batch, Labelled, TensorSamples, WithLabels
 from peerlearn.learning.setup import Facts
 from peerlearn.learning.snapshot import Snapshot
+from peerlearn.learning.trial import Trial
 from peerlearn.types import Span
 
 __all__ = ["Batch", "Facts", "Learner", "Loss", "Objective"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""From logits (B, C) and labels int64 (B,) to a scalar."""
+"""Takes logits (B, C) and labels int64 (B,), returns a scalar."""
 Objective = Callable[[nn.Module, Batch], Tensor | None]
-"""From the model in training and a batch to a scalar; None: nothing to add."""
+"""Takes the model in training and a batch, returns a scalar; None: nothing to add."""
 
 _PREDICT = 512
-_NUMBERED = "0123456789 "
-"""What tells purposes of one kind apart: "member 3" draws as "member 4" does."""
-_TRIAL_BYTES = 16 * 2**20
-"""Of a network that is kept to be filled anew: to build its objects takes longer than to copy such tensors."""
+"""Samples per forward pass without gradients; bounds the memory of the activations."""
 
 
 class Learner:
-    """Everything that one peer learns with. Belongs to one thread; only `interrupt()` may be called from another.
+    """The model, data and optimizer of one peer. Belongs to one thread; other threads may call `interrupt()` only.
 
     `train_set`: any map-style data set of (x, y), a TensorDataset, a `Dataset`, or tensors (x, y); y are class indices.
-    `held_out`: the share of it that is kept out of training for the gate (with at least one sample of every class that
+    `held_out`, for the gate: the share of `train_set` to keep out of training (at least one sample of every class that
     has two), or labelled data of its own, or 0. `loss` takes logits (B, C) and labels (B,); default: cross-entropy.
-    `optimizer`: over parameters of this model; default: Adam, 1e-3. `public_sets`: unlabelled data that others hold
-    too. `seed` decides the split, the order of batches and what is random in training (dropout), and nothing else.
-    `start` names the weights that a model which was trained before it came here began from (`describe().start` of the
-    learner that trained it): only models of one start can be averaged. Default: those that it comes with.
-    Buffers that are not persistent stay at home: others, and snapshots, see them as they are at construction.
+    `optimizer`: over parameters of this model; default: Adam, 1e-3. `public_sets`: unlabelled data that other peers
+    hold too. `seed` decides the split, the order of batches and what is random in training (dropout), and nothing else.
+    `start`: the fingerprint of the weights from which an already trained model began (`describe().start` of the learner
+    that trained it); default: that of the present weights. Only models of one start can be averaged.
 
-    Raises LearnerError, in one sentence, for a model or data that cannot be learned with.
+    Non-persistent buffers are not shared: snapshots have them as they are at construction. Raises LearnerError, with
+    one sentence, for a model or data that cannot be used.
     """
 
     def __init__(
@@ -68,10 +66,9 @@ class Learner:
         task: str = "",
         public_sets: Sequence[Unlabelled] = (),
         device: torch.device | str | None = None,
-        name: str = "",
         start: str = "",
     ) -> None:
-        self.model, self.name, self.task, self.seed = model, name, task, seed
+        self.model, self.task, self.seed = model, task, seed
         self.loss: Loss = loss or F.cross_entropy
         self.device = setup.place(model, device)
         self.public_sets = setup.checked_public_sets(public_sets)
@@ -84,20 +81,20 @@ class Learner:
         self._sampler = Sampler(len(self._rows), setup.checked_batch_size(batch_size), seed=seed)
         self._batch_size = batch_size
         self.rng = seeded_rng("learner", seed)
-        """For whatever a strategy draws at random: saved, and rolled back, with the learner."""
+        """The generator for all random draws of a strategy. It is saved and rolled back with the learner."""
         self.shown: Snapshot | None = None
-        """The latest snapshot: what others are given of it now."""
+        """The latest snapshot, from which other peers are answered; None before the first."""
         self._architecture = state.architecture(self.state)
         self._start = start or state.fingerprint(self.state)
         self._steps = 0
         self._stop = threading.Event()
         self.between: Callable[[], None] | None = None
-        """Called between two steps of training, on the learner's thread: whoever saves on the way of a long span."""
+        """Called between two training steps, on the learner's thread; used to save progress during a long span."""
         self._facts: Facts | None = None
-        self._trial: nn.Module | None = None
+        self._trial = Trial(self.template, self.device)
         self._sampled: tuple[tuple[int, ...], Tensor] | None = None
 
-    # ---- what it is
+    # ---- facts about the learner
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -106,6 +103,7 @@ class Learner:
 
     @property
     def architecture(self) -> str:
+        """sha256 over names, shapes and dtypes of the state: equal only for models whose states fit each other."""
         return self._architecture
 
     @property
@@ -115,12 +113,12 @@ class Learner:
 
     @property
     def held_out(self) -> Batch | None:
-        """All held-out samples on the CPU, x (N, ...), y (N,); None when nothing is held out."""
+        """All held-out samples on the CPU, x (N, ...), y (N,); None when there are none."""
         return self._held()
 
     def describe(self) -> Facts:
-        """What a card says about this learner. The first call may have to read every label of a data set that does not
-        keep them at hand in `targets`."""
+        """The facts about this learner for a card. The first call may read every label, if the data set has no
+        `targets`."""
         if self._facts is None:
             self._facts = Facts(
                 classes=self.classes,
@@ -136,7 +134,7 @@ class Learner:
     # ---- training
 
     def batches(self, span: Span) -> Iterator[Batch]:
-        """The next batches of private samples, on the learner's device. An epoch is as many as one pass has.
+        """The next batches of private samples, on the learner's device. An epoch has as many as one pass needs.
 
         Raises Interrupted before a batch when `interrupt()` was called, LearnerError for a sample that cannot be used.
         """
@@ -147,8 +145,8 @@ class Learner:
             yield batch if batch.x.device == self.device else batch.to(self.device)
 
     def one_pass(self) -> Iterator[Batch]:
-        """Every private sample once, ids rising, a few hundred at a time, on the learner's device; the order of
-        training does not move. Raises as `batches` does."""
+        """Every private sample once, ids rising, a few hundred at a time, on the learner's device. The position of
+        training stays. Raises as `batches` does."""
         for rows in self._rows.split(_PREDICT):
             self.check_interrupt()
             with self._reading():
@@ -156,11 +154,11 @@ class Learner:
             yield batch.to(self.device)
 
     def _reading(self, purpose: str = "read") -> AbstractContextManager[None]:
-        """A data set of the user's own may draw when it is read, to flip or to crop."""
+        """A user's own data set may draw random numbers when it is read, for example to flip or crop."""
         return nullcontext() if isinstance(self._samples, TensorSamples) else self.chance(purpose, foreign=True)
 
     def check_interrupt(self) -> None:
-        """Between two steps of a loop of one's own: raises Interrupted when `interrupt()` was called."""
+        """Call between two steps of your own training loop. Raises Interrupted when `interrupt()` was called."""
         if self._stop.is_set():
             self._stop.clear()
             raise Interrupted
@@ -168,18 +166,18 @@ class Learner:
             self.between()
 
     def count(self, span: Span) -> int:
-        """Batches in a span."""
+        """Number of batches in a span."""
         return self._sampler.count(span)
 
     def preview(self, span: Span) -> tuple[Batch, Batch]:
-        """The first and the last batch of a span that is yet to come; nothing moves."""
+        """The first and the last batch of a future span. The position of training does not move."""
         last = max(0, self._sampler.count(span) - 1)
         with self._reading():
             first, final = (self._samples.take(self._rows[self._sampler.ahead(n)]) for n in (0, last))
         return first.to(self.device), final.to(self.device)
 
     def fit(self, span: Span, *, extra_loss: Objective | None = None, loss: Objective | None = None) -> Report:
-        """Train on private samples in train mode. `loss` replaces the learner's own loss, `extra_loss` is added to it.
+        """Train on private samples in train mode. `loss` replaces the learner's own loss; `extra_loss` is added to it.
 
         Raises Interrupted, Diverged or LearnerError.
         """
@@ -193,7 +191,8 @@ class Learner:
         return Report(steps=steps, samples=samples, loss=total / samples if samples else float("nan"))
 
     def step(self, loss: Tensor) -> float:
-        """One optimizer step on a scalar loss; returns its value. Raises Diverged, before the step, if not finite."""
+        """Make one optimizer step on a scalar loss; returns the loss. Raises Diverged, before the step, if not
+        finite."""
         value = float(loss.detach())
         if value - value != 0:
             raise Diverged(f"the loss is {value} at step {self._steps}; lower the learning rate or scale the inputs")
@@ -205,30 +204,27 @@ class Learner:
         return value
 
     def _drop_gradients(self) -> None:
-        """As `zero_grad(set_to_none=True)`, which takes as long as a small network's forward pass."""
+        """Does what `zero_grad(set_to_none=True)` does; that call takes as long as a small network's forward pass."""
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
 
     def interrupt(self) -> None:
-        """Ask, from any thread, for training to stop: the span under way, or the next one, raises Interrupted before
-        its next batch."""
+        """Make the present or else the next span raise Interrupted before its next batch. Any thread may call this."""
         self._stop.set()
 
     def go_on(self) -> None:
-        """Withdraw an interruption that nothing has met: training may go on."""
+        """Withdraw an interruption that has not been raised yet."""
         self._stop.clear()
 
     def chance(self, purpose: str, *, foreign: bool = False) -> AbstractContextManager[None]:
-        """Inside the block torch's global generators depend on this learner's seed and position alone, so that dropout
-        is repeatable whoever else computes in this process; afterwards they are as they were. `foreign`: what runs
-        inside may draw now and then, as a data set does; a step of a model draws always or never."""
+        """A block in which torch's global generators depend on this learner's seed and position alone, so that dropout
+        is repeatable; they are restored afterwards. `purpose` is part of the seed. `foreign`: code in the block draws
+        in some calls and not in others, as a data set may; a model's step draws always or never."""
         epoch, position = self._sampler.epoch, self._sampler.position
-        kind = purpose.rstrip(_NUMBERED)
-        if self._rng_guard.needless(kind, epoch):
+        if self._rng_guard.needless(purpose, epoch):
             return nullcontext()
-        seed = derived(self.seed, purpose, epoch, position)
-        return self._rng_guard.block(kind, epoch, seed, foreign=foreign)
+        return self._rng_guard.block(purpose, epoch, derived(self.seed, purpose, epoch, position), foreign=foreign)
 
     def _value(self, batch: Batch, loss: Objective | None, extra_loss: Objective | None) -> Tensor:
         value = loss(self.model, batch) if loss else self.loss(self.model(batch.x), batch.y)
@@ -256,17 +252,16 @@ class Learner:
     def evaluate(
         self, data: WithLabels | None = None, *, predict: Callable[[Tensor], Tensor] | None = None
     ) -> evaluation.Evaluation:
-        """Of `predict` (default: the learner's own) on `data` (default: what is held out, which may be nothing)."""
+        """Evaluate `predict` (default: the learner's own) on `data` (default: the held-out samples, possibly none)."""
         data = data if data is not None else self.held_out
         if data is None:
-            nothing = torch.zeros(self.classes, self.classes, dtype=torch.int64)
-            return evaluation.Evaluation(nothing, float("nan"))
+            return evaluation.nothing(self.classes)
         return evaluation.evaluation((predict or self.predict)(data.x), data.y, classes=self.classes)
 
     def sample(self, amount: int) -> Tensor:
-        """Inputs of the first private samples, (k, ...) with k <= amount: to try somebody's model on."""
+        """Inputs of the first private samples, (k, ...) with k <= amount, on which a received model can be tried."""
         where = (amount, *self._sampler.state())
-        if self._sampled is None or self._sampled[0] != where:  # asked once per provider: a data set may be slow
+        if self._sampled is None or self._sampled[0] != where:  # called once per provider, and a data set may be slow
             with self._reading("sample"):
                 self._sampled = where, self._samples.take(self._rows[:amount]).x
         return self._sampled[1].clone()
@@ -274,11 +269,11 @@ class Learner:
     # ---- all or nothing
 
     def mark(self) -> RollbackPoint:
-        """A point to go back to: model, optimizer, generator, position."""
+        """A rollback point for `restore`: copies of model, optimizer, generator and position."""
         return marks.take(self.model, self.optimizer, self.rng.get_state(), self._sampler.state(), self._steps)
 
     def restore(self, mark: RollbackPoint) -> None:
-        """Back to the mark, bit for bit."""
+        """Go back to the rollback point, bit for bit."""
         marks.put_back(mark, self.model, self.optimizer)
         self.rng.set_state(mark.rng)
         self._sampler.go_to(*mark.sampler)
@@ -286,7 +281,7 @@ class Learner:
 
     @contextmanager
     def tentative(self) -> Iterator[RollbackPoint]:
-        """When the block raises anything at all, the learner is bit for bit as it was before."""
+        """A block that is undone on failure: when it raises, the learner is again, bit for bit, as before it."""
         mark = self.mark()
         try:
             yield mark
@@ -297,8 +292,8 @@ class Learner:
     # ---- tensors in and out
 
     def overwrite(self, tensors: Mapping[str, Tensor]) -> None:
-        """Write these tensors of the state from outside, and forget what the optimizer had gathered for them: stale
-        momentum would drag them back. Raises KnowledgeError, before anything is changed, when one does not fit."""
+        """Replace these tensors of the state, and drop what the optimizer holds for them: stale momentum would pull
+        them back. Raises KnowledgeError, before anything is changed, when a tensor does not fit."""
         live = self.state
         fitting = state.check_fit(tensors, live, whole=False)
         for name, tensor in fitting.items():
@@ -306,32 +301,25 @@ class Learner:
             self.optimizer.state.pop(live[name], None)
 
     def check_whole(self, tensors: Mapping[str, object]) -> dict[str, Tensor]:
-        """The tensors as a whole state of this model. Raises KnowledgeError when they are not."""
+        """The tensors, when they are a whole state of this model. Raises KnowledgeError otherwise."""
         return state.check_fit(tensors, self.state, whole=True)
 
     def build(self, tensors: Mapping[str, Tensor]) -> nn.Module:
-        """This learner's network with another state: eval mode, no gradients, on the learner's device."""
+        """A copy of this learner's network with another state: eval mode, no gradients, on the learner's device."""
         return state.frozen(self.template, tensors, self.device)
 
     def trial(self, tensors: Mapping[str, Tensor]) -> nn.Module:
-        """The same for a look at it, until the next call: that may be given this very network, with other tensors."""
-        if self._trial is None:
-            network = self.build(tensors)
-            if sum(tensor.nbytes for tensor in tensors.values()) <= _TRIAL_BYTES:
-                self._trial = network
-            return network
-        state.refill(self._trial, self.template, tensors)
-        return self._trial
+        """Like `build`, for short use: the next call may fill the same network with other tensors."""
+        return self._trial.of(tensors)
 
     def snapshot(self, version: int, extras: Any = None) -> Snapshot:
-        """An immutable copy of the model as it is now; call it between two steps."""
-        self.shown = Snapshot(
-            version, self.state, template=self.template, architecture=self._architecture, extras=extras
-        )
+        """An immutable copy of the present model, with the strategy's `extras`. Call it between two steps."""
+        architecture = self._architecture
+        self.shown = Snapshot(version, self.state, template=self.template, architecture=architecture, extras=extras)
         return self.shown
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of everything needed to go on to the same bits."""
+        """Copies of everything needed to continue to the same bits."""
         return {
             "architecture": self._architecture,
             "start": self._start,
@@ -346,13 +334,10 @@ class Learner:
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on from `state_dict()`. Raises StateError, before anything is changed, when it is another learner's."""
-        own = {"samples": len(self._rows), "batch_size": self._batch_size, "seed": self.seed}
-        if saved.get("architecture") != self._architecture:
-            raise StateError("this state is of another model; give the same model as when it was saved")
-        for what, value in own.items():
-            if saved.get(what) != value:
-                raise StateError(f"this state was saved with {what} {saved.get(what)}, this learner has {value}")
+        """Continue from `state_dict()`. Raises StateError, before anything is changed, for another learner's state."""
+        setup.check_saved(
+            saved, self._architecture, samples=len(self._rows), batch_size=self._batch_size, seed=self.seed
+        )
         with self.tentative():
             try:
                 self.model.load_state_dict(self.check_whole(saved["model"]))

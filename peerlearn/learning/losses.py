@@ -13,7 +13,7 @@ def kl(p_logits: Tensor, q_logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def distill_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """KD_T(teacher -> student): `kl` with the teacher detached.
+    """KD_T(teacher -> student), a scalar: `kl` with the teacher detached. Logits are (B, C).
 
     T^2 keeps the size of the gradient independent of the temperature (Hinton et al. 2015, section 2).
     """
@@ -21,12 +21,12 @@ def distill_kl(teacher_logits: Tensor, student_logits: Tensor, temperature: floa
 
 
 def logit_mse(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-    """Mean squared distance of the logits (B, C), over batch and classes; the teacher is detached."""
+    """Mean squared distance of logits (B, C), over batch and classes; the teacher is detached."""
     return F.mse_loss(student_logits, teacher_logits.detach())
 
 
 def balanced_weights(histogram: Tensor) -> Tensor:
-    """Weights float32 (C,) for cross-entropy that give every class present the same total weight.
+    """Class weights float32 (C,) for cross-entropy that give every present class the same total weight.
 
     `histogram`: samples per class, (C,). w_c = N / (K n_c) with K classes present; 0 for an absent class.
     """

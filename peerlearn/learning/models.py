@@ -1,4 +1,5 @@
-"""Small networks for 28x28 grey images and for vectors. Equal seeds give equal weights: a common start for peers."""
+"""Small networks for 28x28 grey images and for vectors. Equal seeds give equal weights, so that peers have a common
+start."""
 
 import math
 from collections.abc import Sequence
@@ -12,21 +13,21 @@ from peerlearn.learning.sampler import seeded_rng
 
 
 def initialise(model: nn.Module, seed: int) -> None:
-    """Uniform weights and biases within 1/sqrt(fan in), as torch does by default, but from a generator of their own:
-    the process's generators are neither used nor moved."""
-    source = seeded_rng("weights", seed)
+    """Fill weights and biases uniformly within 1/sqrt(fan in), torch's default range, from the seed alone. torch's
+    global generators are neither used nor moved."""
+    rng = seeded_rng("weights", seed)
     model.to_empty(device="cpu")
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             bound = 1 / math.sqrt(module.weight[0].numel())
             for parameter in module.parameters(recurse=False):
-                nn.init.uniform_(parameter, -bound, bound, generator=source)
+                nn.init.uniform_(parameter, -bound, bound, generator=rng)
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
 
 
 class Net(nn.Module):
-    """113 thousand parameters, quick on a CPU: the network of the demo. `penult` is square, as pairwise transfer likes.
+    """The demo's network: 113 thousand parameters, quick on a CPU. `penult` is square, as pairwise transfer needs.
 
     Inputs (B, 1, 28, 28), logits (B, classes).
     """
@@ -75,7 +76,7 @@ class SmallCNN(nn.Module):
 
 
 class DeepCNN(nn.Module):
-    """Four normalised convolutions and a global mean, then penult and fc: deeper than SmallCNN, with buffers.
+    """Four convolutions with batch normalisation, a global mean, penult and fc. Deeper than SmallCNN, and with buffers.
 
     Inputs (B, 1, 28, 28), logits (B, classes).
     """
@@ -100,7 +101,7 @@ class DeepCNN(nn.Module):
 
 
 class MLP(nn.Module):
-    """Hidden layers of these widths with ReLU; the last one is named `penult`, the output `fc`.
+    """Hidden layers of the given widths with ReLU. The last hidden layer is named `penult`, the output layer `fc`.
 
     Inputs (B, ...) are flattened to (B, inputs); logits (B, classes).
     """

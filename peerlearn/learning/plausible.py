@@ -1,7 +1,8 @@
-"""Whether knowledge that is sound by its shape can be meant: its scale, its labels, its statistics. Checked before use.
+"""Checks that well-formed knowledge is also plausible in its scale, its labels and its statistics, before it is used.
 
-Every rule compares with what this peer has itself and knows no data set. What a rule lets pass is left to the gate.
-Nothing here says that somebody lies: a model that diverged or is fed inputs of another scale looks the same.
+Every rule compares with this peer's own model or data, and depends on no particular data set. Knowledge that passes is
+left to the gate. A failed check does not prove an attack: a model that diverged, or that was fed inputs of another
+scale, fails too.
 """
 
 import math
@@ -13,39 +14,44 @@ from torch import Tensor, nn
 from peerlearn.errors import KnowledgeError
 from peerlearn.learning import evaluate
 from peerlearn.learning.learner import Learner
-from peerlearn.learning.state import magnitude
+from peerlearn.learning.state import dtype_name, magnitude
 
 FACTOR = 100.0
-"""So many times the size of one's own is absurd: ten times the most that training was seen to move the largest weight
-(2.7 times) or logit (10 times) of small networks above the measures below."""
+"""Values more than this many times their measure below are refused. Training small networks was seen to move the
+largest weight by at most 2.7 times, and the largest logit by 10 times, above that measure; this is ten times as
+much."""
 
 LARGEST_WEIGHT = 1.0
-"""One's own largest weight counts as at least this: a model may begin at zero."""
+"""Lower bound for the measure of weights, the learner's largest own weight: a model may begin at zero."""
 
 LARGEST_LOGIT = 10.0
-"""One's own largest logit counts as at least this: untrained networks say next to nothing."""
+"""Lower bound for the measure of logits, the learner's largest own logit: untrained networks have logits near zero."""
 
 STATISTICS = 1e6
-"""The factor for what is no parameter: a running variance goes by the square of inputs that may not be normalised, and
-an untrained one is 1."""
+"""FACTOR for tensors that are not parameters. A running variance is 1 before training and grows with the square of the
+inputs, which may not be normalised."""
 
 LOOKED_AT = 256
-"""Samples on which somebody's network is tried: enough to tell chance from knowledge, and a fraction of a second."""
+"""Samples on which a received network is tried: enough to tell chance from knowledge, in a fraction of a second."""
 
 FEWEST = 16
-"""Samples below which being wrong proves nothing."""
+"""With fewer samples than this, wrong answers prove nothing."""
 
 SURPRISE = 2.0
-"""Somebody is sure and wrong when the true labels surprise it so many times as much as one who knows nothing, and as
-one's own model. An untrained or an early one is not sure of anything, so that neither is ever caught by this."""
+"""A teacher is confident and wrong when the true labels surprise it this many times as much as both a uniform guess and
+the learner's own model. Untrained and early models are not confident, so this rule never refuses them."""
 
 _COMPANY = 3
+"""Other edges needed for a median of their feature statistics; with fewer, one liar could set the measure."""
 _TRIED_ON = 64
+"""Private samples on which the outputs of a received network are checked for scale."""
 
 
 def check_scale(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Raises KnowledgeError when a tensor holds values beyond all measure of one's own state (`Learner.state`)."""
-    if magnitude(tensors.values()) <= FACTOR * LARGEST_WEIGHT:  # whatever one's own are
+    """Raises KnowledgeError for a tensor whose values are implausibly large beside the learner's own state
+    (`Learner.state`), and for an integer or boolean tensor that differs from the learner's own."""
+    _check_constants(tensors, own)
+    if magnitude(tensors.values()) <= FACTOR * LARGEST_WEIGHT:  # within bounds for every own state
         return
     for name in sorted(set(tensors) & set(own)):
         if not tensors[name].is_floating_point():
@@ -62,14 +68,25 @@ def check_scale(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Non
             )
 
 
+def _check_constants(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Index buffers and masks belong to the architecture, and a foreign one may point outside a table. Single numbers
+    are exempt: they are counters (batches seen by BatchNorm), which differ between peers."""
+    for name, tensor in tensors.items():
+        mine = own.get(name)
+        if mine is None or tensor.is_floating_point() or tensor.is_complex() or tensor.numel() == 1:
+            continue
+        if not torch.equal(tensor.cpu(), mine.detach().cpu()):
+            raise KnowledgeError(f"tensor {name!r} is of {dtype_name(tensor)} and differs from this model's own")
+
+
 def _largest_weight(own: Mapping[str, Tensor]) -> float:
     weights = [t for t in own.values() if isinstance(t, nn.Parameter) and t.is_floating_point()]
     return max([LARGEST_WEIGHT, *map(largest, weights)])
 
 
 def check_logits(theirs: Tensor, own: Callable[[], Tensor]) -> None:
-    """Raises KnowledgeError when their logits are beyond all measure of one's own on like samples; `own` is asked for
-    when in doubt."""
+    """Raises KnowledgeError when the logits are implausibly large beside the learner's own on similar samples. `own`
+    computes the latter, and is called only in doubt."""
     if (size := largest(theirs)) <= FACTOR * LARGEST_LOGIT:
         return
     mine = max(LARGEST_LOGIT, largest(own()))
@@ -81,12 +98,13 @@ def check_logits(theirs: Tensor, own: Callable[[], Tensor]) -> None:
 
 
 def check_labels(theirs: Tensor, y: Tensor, *, seen: Sequence[int] = (), own: Callable[[], Tensor]) -> None:
-    """Raises KnowledgeError when a teacher is sure and yet right less often than by guessing about the classes that it
-    and the samples both hold: as when labels were shuffled.
+    """Raises KnowledgeError for a teacher that is confident, and yet right less often than by guessing, about classes
+    that it and the samples both have: as with shuffled labels.
 
-    `theirs`: its logits (N, C) on samples with labels y int64 (N,); `own`: one's own, asked for when in doubt; `seen`:
-    its samples per class. Not shown: what it says itself tells what it holds, for a model never names a class that
-    it has not seen; it then takes two such classes. A teacher of other classes than mine says nothing wrong.
+    `theirs`: the teacher's logits (N, C) on samples with labels y int64 (N,). `own`: computes the learner's logits (N,
+    C), called only in doubt. `seen`: the teacher's samples per class. When they are not shown, the classes that it
+    predicts stand for the classes that it has, since a model never predicts a class that it has not seen; two such
+    classes are then needed. A teacher of other classes than the samples' is never refused.
     """
     found = evaluate.confusion(theirs, y, classes=theirs.shape[1])
     held, guesses = _held(found.sum(dim=0).tolist(), seen)
@@ -108,9 +126,9 @@ def check_labels(theirs: Tensor, y: Tensor, *, seen: Sequence[int] = (), own: Ca
 
 
 def check_features(feature: Tensor, others: Sequence[Tensor]) -> None:
-    """Raises KnowledgeError when feature maps (N, channels, ...) have statistics beyond all measure of what the others
-    bring: a channel far louder than any of theirs, or all of them far fainter; or nothing that tells one sample from
-    another. The median of at least three others counts, so that one liar among them does not set the measure."""
+    """Raises KnowledgeError when feature maps (N, channels, ...) are the same for all samples, or when their loudest
+    channel is implausibly loud or faint beside the others'. The measure is the median of at least three others, so that
+    one liar among them cannot set it."""
     rows = feature.flatten(1)
     if len(rows) >= FEWEST and bool((rows == rows[0]).all()):
         raise KnowledgeError(f"the feature maps of all {len(rows)} samples are one and the same")
@@ -127,13 +145,14 @@ def check_features(feature: Tensor, others: Sequence[Tensor]) -> None:
 
 
 def some(total: int) -> Tensor:
-    """At most LOOKED_AT rows of so many, evenly spread: data may lie class by class. int64, rising, each once."""
+    """Row numbers of at most LOOKED_AT rows out of `total`, int64, rising, each once. They are evenly spread, since
+    data may be sorted by class."""
     return torch.linspace(0, total - 1, min(total, LOOKED_AT)).round().long()
 
 
 def check_network(learner: Learner, network: nn.Module, *, seen: Sequence[int] = (), labels: bool = True) -> None:
-    """Raises KnowledgeError unless a network says finite, sensible things on the learner's own samples: on private ones
-    by scale, and (`labels`) on what is held out by `check_labels`."""
+    """Raises KnowledgeError unless a network's outputs on the learner's own samples are finite and plausible: on
+    private samples by scale and, with `labels`, on held-out ones by `check_labels`."""
     x, held = learner.sample(_TRIED_ON), learner.held_out
     if not labels or held is None or len(held) < FEWEST:
         _check_outputs(learner, x, learner.logits(x, model=network))
@@ -154,7 +173,8 @@ def _check_outputs(learner: Learner, x: Tensor, theirs: Tensor) -> None:
 
 
 def _logits_on_both(learner: Learner, network: nn.Module, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """In one go where they fit together: most nets take longer to call than to compute."""
+    """One forward pass for both sets where their shapes allow: for small networks a call costs more than the
+    computation."""
     if one.shape[1:] != other.shape[1:] or one.dtype != other.dtype:
         return learner.logits(one, model=network), learner.logits(other, model=network)
     logits = learner.logits(torch.cat([one, other]), model=network)
@@ -162,7 +182,7 @@ def _logits_on_both(learner: Learner, network: nn.Module, one: Tensor, other: Te
 
 
 def largest(tensor: Tensor) -> float:
-    """Greatest absolute value; 0 without values."""
+    """Largest absolute value; 0 for an empty tensor."""
     if not tensor.numel():
         return 0.0
     least, most = tensor.detach().aminmax()
@@ -170,10 +190,12 @@ def largest(tensor: Tensor) -> float:
 
 
 def _held(named: Sequence[int], seen: Sequence[int]) -> tuple[Collection[int], int]:
-    """The classes that a teacher should know, and among how many it guesses (at least two).
+    """The classes that a teacher should know, and the number of classes among which a guess would choose (at least
+    two).
 
-    By its counts: those with at least half the samples of its average class. Else: what it has `named` (times per
-    class) often enough that a model of all classes would.
+    With counts (`seen`): classes with at least half the samples of an average class, because a rare class may not be
+    learned yet. Without: classes that the teacher `named` (times per class) at least half as often as a model of all
+    classes would.
     """
     if any(seen):
         present = [c for c, n in enumerate(seen) if n]
@@ -185,14 +207,14 @@ def _held(named: Sequence[int], seen: Sequence[int]) -> tuple[Collection[int], i
 
 
 def _surprise(logits: Tensor, y: Tensor, classes: Sequence[int]) -> float:
-    """Mean over these classes of the mean negative log-likelihood of their samples."""
+    """Mean over these classes of their samples' mean negative log-likelihood, in nats."""
     loss = -logits.double().log_softmax(dim=1).gather(1, y[:, None]).squeeze(1)
     summed = torch.zeros(logits.shape[1], dtype=torch.float64).index_add(0, y, loss)
     return float((summed / torch.bincount(y, minlength=len(summed)))[list(classes)].mean())
 
 
 def _loudest(feature: Tensor) -> float:
-    """The largest root mean square of a channel of (N, channels, ...)."""
+    """Largest root mean square of a channel of features (N, channels, ...)."""
     if not feature.numel():
         return 0.0
     channels = feature.float().flatten(2) if feature.dim() > 2 else feature.float().unsqueeze(2)

@@ -1,9 +1,10 @@
-"""The dial: where between its own classes and everybody's a trained model stands, chosen anew at each prediction.
+"""The dial: moves the predictions of a trained model between its own class frequencies and uniform ones, without
+training.
 
 A model trained on skewed data has learned p(y | x) under its own class frequencies. Multiplying its probabilities by
-(wanted frequency / own frequency) moves it to other frequencies without training (Saerens et al. 2002; Menon et al.
-2021, logit adjustment). How much of the own frequencies a model has really taken in depends on the method that trained
-it (an average of everybody's models has taken in little), so that is fitted on held-out local data.
+(wanted frequency / own frequency) moves them to other frequencies (Saerens et al. 2002; logit adjustment, Menon et al.
+2021). How strongly a model reflects its own frequencies depends on the method that trained it; an average of many
+peers' models reflects them little. The strength is therefore fitted on held-out private data.
 """
 
 import math
@@ -17,21 +18,29 @@ from torch import Tensor
 from peerlearn.errors import ConfigError
 
 Prior = Literal["local", "uniform"] | Mapping[int, float] | float
-"""How often each class is expected where the prediction is used. `local`: as often as in the peer's own data, which is
-what the model says by itself. `uniform`: all classes equally often. A mapping from class to weight: in these
-proportions, classes that are not named never. A number: so many nats are added to the log-probabilities of one's own
-classes, 0 being `local`; less opens the model to others' classes, more closes it."""
+"""The class frequencies expected where a prediction is used.
+
+* `local`: those of the peer's own data, which the model's probabilities have by themselves.
+* `uniform`: all classes equally often.
+* A mapping from class to weight: these proportions, with 0 for classes that are not named.
+* A number: nats to add to the log-probabilities of the peer's own classes. 0 is `local`; a negative number favours
+  other classes, a positive one the own classes.
+"""
 
 _TINY = 1e-12
+"""Smallest probability that counts, so that its logarithm is finite."""
 _STRONGEST = 4.0
+"""Largest strength that is tried. Values above 1 occur when a model exaggerates its own frequencies."""
 _STEPS = 60
+"""Halvings of the interval: 4 / 2^60 is below the precision of float64 there."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dial:
-    """`counts`: labelled samples seen per class, (C,); all zero: nothing known, and nothing is corrected.
+    """Corrects probabilities from the peer's class frequencies to others.
 
-    `strength`: the share of these frequencies that is in the model's predictions: 1, all of it, until `calibrated`.
+    `counts`: labelled samples seen per class, float64 (C,); all zero: unknown, and nothing is corrected. `strength`:
+    how far the predictions reflect these frequencies; 1 (fully) until `calibrated`.
     """
 
     counts: Tensor
@@ -39,21 +48,23 @@ class Dial:
 
     @classmethod
     def of(cls, histogram: Sequence[int]) -> "Dial":
+        """A dial for this histogram, with strength 1."""
         return cls(torch.tensor(histogram, dtype=torch.float64))
 
     @property
     def own(self) -> Tensor:
-        """Classes of which at least an equal share has been seen, bool (C,)."""
+        """The peer's own classes, bool (C,): those with at least an average number of samples."""
         return self.counts >= self.counts.mean()
 
     @property
     def log_prior(self) -> Tensor:
-        """Of the classes in one's own data, float64 (C,), one sample of each added so that none is impossible."""
+        """Log-frequencies of the classes in the peer's data, float64 (C,). Each class counts one sample more than it
+        has, so that none is impossible."""
         smoothed = self.counts + 1
         return (smoothed / smoothed.sum()).log() if bool(self.counts.any()) else torch.zeros_like(self.counts)
 
     def turned(self, probabilities: Tensor, prior: Prior) -> Tensor:
-        """Probabilities (B, C) under the expected class frequencies. Raises ConfigError for a prior that is none."""
+        """Probabilities (B, C) under the expected class frequencies. Raises ConfigError for an invalid prior."""
         offset = self._offset(prior)
         if offset is None:
             return probabilities
@@ -61,8 +72,8 @@ class Dial:
         return corrected.softmax(dim=1).to(probabilities.dtype)
 
     def calibrated(self, probabilities: Tensor, y: Tensor) -> "Dial":
-        """The same dial with the strength at which, all classes counting equally, the true classes of held-out samples
-        become likeliest: probabilities (N, C) and labels int64 (N,). Without samples of two classes it stays."""
+        """A dial with the strength that maximises the likelihood of held-out labels, each class counting equally. Takes
+        probabilities (N, C) and labels int64 (N,). With samples of fewer than two classes the dial is unchanged."""
         present = y.unique()
         if len(present) < 2 or not bool(self.counts.any()):
             return self
@@ -78,7 +89,7 @@ class Dial:
         return replace(self, strength=_root(slope, 0.0, _STRONGEST))
 
     def _offset(self, prior: Prior) -> Tensor | None:
-        """What to add to log-probabilities, float64 (C,); None: nothing."""
+        """Addend to log-probabilities, float64 (C,); None: no correction."""
         if isinstance(prior, str):
             if prior not in ("local", "uniform"):
                 raise ConfigError(
@@ -107,7 +118,7 @@ def _log_weights(weights: Mapping[int, float], classes: int) -> Tensor:
 
 
 def _root(slope: Callable[[float], float], low: float, high: float) -> float:
-    """Where a rising function passes zero, by bisection; the nearer end when it does not."""
+    """Zero of a rising function, by bisection; the nearer end of the interval when there is none inside."""
     if slope(low) >= 0:
         return low
     if slope(high) <= 0:

@@ -1,4 +1,4 @@
-"""What a span of training came to."""
+"""The result of a span of training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """`loss` is the mean per sample over the span (nan when there was no step); `events` feed the schedule's triggers;
-    `committed` is False when a transfer refused its own result (a guard), so that nothing was changed."""
+    """Result of a span of training. `steps`: optimizer steps; `samples`: private samples used; `loss`: mean per sample
+    over the span, nan without steps. `events` trigger phases of the schedule. `notes`: numbers for the record.
+    `providers`: ids of the peers whose knowledge was used. `committed`: False when a transfer rejected its own result,
+    so that nothing changed."""
 
     steps: int = 0
     samples: int = 0

@@ -1,7 +1,7 @@
-"""torch's global generators, borrowed: what is drawn inside a block depends on its seed alone.
+"""Blocks in which torch's global generators are seeded, so that their random draws depend on the seed alone.
 
-They belong to the whole process, and several learners may train in it, each in a thread of its own. So one block at a
-time holds them; those in which nothing is ever drawn, which are most, pass without.
+The generators belong to the whole process, in which several learners may train, each in its own thread. Only one block
+at a time may therefore use them. Most blocks draw nothing, and do without.
 """
 
 import threading
@@ -13,16 +13,22 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 _ONE = threading.RLock()
-"""Also keeps threads from waiting for a generator's own lock, which torch does with Python's lock held: whoever has the
-generator may need that one to go on, when the collector runs within `get_rng_state`, and then both wait for ever."""
+"""Held by the block that uses the global generators. It also prevents a deadlock inside torch, which waits for a
+generator's own lock while it holds Python's: the thread that has the generator may need Python's lock to go on, when
+garbage collection runs within `get_rng_state`."""
 
 _DRAW = (_DropoutNd, nn.RReLU, nn.RNNBase, nn.MultiheadAttention, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
+"""Modules that draw random numbers in train mode."""
+
+_NUMBERED = "0123456789 "
+"""Characters stripped from the end of a purpose, so that "member 3" and "member 4" count as one kind: both draw, or
+neither."""
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[list[Tensor]]:
-    """Seeded inside the block, afterwards as they were: the CPU's, and the device's if it is another. One block at a
-    time in this process. Gives their states as seeded."""
+    """A block in which the CPU's generator, and the device's if it is another, have this seed; afterwards they are
+    restored. One block at a time in this process. Yields the seeded states."""
     with _ONE:
         mine, *its = _states(device)
         torch.default_generator.manual_seed(seed)
@@ -38,36 +44,36 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[list[Tenso
 
 
 def _states(device: torch.device | None) -> list[Tensor]:
-    """Of the CPU's generator, and of the device's if it is another."""
+    """State of the CPU's generator, and of the device's if it is another."""
     if device is None or device.type != "cuda":
         return [torch.get_rng_state()]
     return [torch.get_rng_state(), torch.cuda.get_rng_state(device)]
 
 
 class RngGuard:
-    """The use of torch's global generators by one learner.
+    """One learner's use of torch's global generators.
 
-    The first block of each epoch shows whether its steps draw at all. If not, the other blocks of the epoch need no
-    guard, and do not wait for those of other learners. A model with dropout, and a data set of the user's own, may
-    always draw.
+    The first block of each epoch shows whether its steps draw at all. If not, the other blocks of the epoch run without
+    a guard, and need not wait for other learners. A model with dropout, and a user's own data set, may draw at any time
+    and are always guarded.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self._device = device
         self._draws = any(isinstance(module, _DRAW) for module in model.modules())
         self._still: dict[str, int] = {}
-        """By purpose, the epoch in which the first block drew nothing."""
+        """Per purpose, the epoch whose first block drew nothing."""
 
     def needless(self, purpose: str, epoch: int) -> bool:
-        """Whether a block of this purpose is known to draw nothing in this epoch."""
-        return self._still.get(purpose) == epoch
+        """True if blocks of this purpose are known to draw nothing in this epoch."""
+        return self._still.get(purpose.rstrip(_NUMBERED)) == epoch
 
     @contextmanager
     def block(self, purpose: str, epoch: int, seed: int, *, foreign: bool) -> Iterator[None]:
-        """Inside the block the global generators are those of this seed. `foreign`: code of the user's that may draw
-        now and then."""
+        """A block in which the global generators have this seed. `foreign`: user code in the block may draw in some
+        calls and not in others."""
         with seeded(seed, self._device) as states:
             yield
             still = all(torch.equal(one, other) for one, other in zip(states, _states(self._device), strict=True))
         if still and not self._draws and not foreign:
-            self._still[purpose] = epoch
+            self._still[purpose.rstrip(_NUMBERED)] = epoch

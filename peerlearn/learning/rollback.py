@@ -1,4 +1,4 @@
-"""A point to which a learner can go back, bit for bit."""
+"""Rollback points: copies of a learner's state to which it can return, bit for bit."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -10,26 +10,30 @@ from torch.optim import Optimizer
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RollbackPoint:
-    """Copies of everything that training changes. May be restored any number of times."""
+    """Copies of everything that training changes. Can be restored any number of times."""
 
     tensors: tuple[Tensor, ...]
-    """Parameters and all buffers, in the order of the module."""
+    """Parameters and all buffers, in the module's order."""
     grads: tuple[Tensor | None, ...]
     modes: tuple[bool, ...]
+    """Train or eval mode of each module."""
     optimizer: dict[Tensor, dict[str, Any]]
     groups: tuple[dict[str, Any], ...]
+    """Settings of the optimizer's parameter groups."""
     rng: Tensor
     sampler: tuple[int, int]
+    """Epoch and position of the sampler."""
     steps: int
 
 
 def take(model: nn.Module, optimizer: Optimizer, rng: Tensor, sampler: tuple[int, int], steps: int) -> RollbackPoint:
+    """Copy the present state of a model and its optimizer."""
     return RollbackPoint(
-        tensors=tuple(t.detach().clone() for t in _tensors(model)),
-        grads=tuple(None if p.grad is None else p.grad.clone() for p in model.parameters()),
-        modes=tuple(module.training for module in model.modules()),
+        tensors=tuple([t.detach().clone() for t in _tensors(model)]),
+        grads=tuple([None if p.grad is None else p.grad.clone() for p in model.parameters()]),
+        modes=tuple([module.training for module in model.modules()]),
         optimizer={p: _copied(state) for p, state in optimizer.state.items()},
-        groups=tuple({k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups),
+        groups=tuple([{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]),
         rng=rng,
         sampler=sampler,
         steps=steps,
@@ -37,8 +41,8 @@ def take(model: nn.Module, optimizer: Optimizer, rng: Tensor, sampler: tuple[int
 
 
 def put_back(mark: RollbackPoint, model: nn.Module, optimizer: Optimizer) -> None:
-    """Model, its modes and gradients, and the optimizer as they were. Not through `Optimizer.load_state_dict`, which
-    casts state to the dtype of the parameter."""
+    """Restore the model, its modes and gradients, and the optimizer. `Optimizer.load_state_dict` would not do: it casts
+    state to the parameter's dtype."""
     for tensor, kept in zip(_tensors(model), mark.tensors, strict=True):
         tensor.detach().copy_(kept)
     for parameter, grad in zip(model.parameters(), mark.grads, strict=True):

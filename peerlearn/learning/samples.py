@@ -1,4 +1,4 @@
-"""Labelled samples as a learner reads them: tensors on a fast path, any other map-style data set one by one."""
+"""Labelled samples as a learner reads them: tensors at once, any other map-style data set sample by sample."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +13,13 @@ from peerlearn.errors import LearnerError
 from peerlearn.learning.dataset import Dataset
 
 _CHUNK = 4096
+"""Samples checked for NaN at a time: bounds the memory of the mask."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """x (B, ...), y int64 (B,), ids int64 (B,): the stable numbers of the samples in their data set."""
+    """Inputs x (B, ...), labels y int64 (B,), and ids int64 (B,), the stable numbers of the samples in their data
+    set."""
 
     x: Tensor
     y: Tensor
@@ -27,13 +29,13 @@ class Batch:
         return len(self.y)
 
     def to(self, device: torch.device) -> "Batch":
-        """x and y on the device; ids stay."""
+        """The batch with x and y on the device; ids stay on the CPU."""
         return self if self.x.device == device else Batch(self.x.to(device), self.y.to(device), self.ids)
 
 
 @runtime_checkable
 class MapStyle(Protocol):
-    """Any data set with a length that gives (x, y) for a row number."""
+    """A data set with a length that returns (x, y) for a row number."""
 
     def __len__(self) -> int: ...
 
@@ -41,11 +43,11 @@ class MapStyle(Protocol):
 
 
 Labelled = Dataset | TensorDataset | tuple[Tensor, Tensor] | TorchDataset[Any] | MapStyle
-"""What a user may give as labelled data."""
+"""The kinds of labelled data that a user may give."""
 
 
 class WithLabels(Protocol):
-    """Inputs x (N, ...) and labels y int64 (N,) in memory: a Batch, a Dataset."""
+    """Inputs x (N, ...) and labels y int64 (N,) in memory, such as a Batch or a Dataset."""
 
     @property
     def x(self) -> Tensor: ...
@@ -55,27 +57,30 @@ class WithLabels(Protocol):
 
 
 class Samples(Protocol):
+    """Checked access to labelled samples by row number."""
+
     def __len__(self) -> int: ...
 
     def take(self, rows: Tensor) -> Batch:
-        """The samples of these rows int64 (B,), checked. Raises LearnerError."""
+        """The samples of these rows, int64 (B,), checked. Raises LearnerError."""
         ...
 
     def labels(self) -> Tensor:
-        """All labels, int64 (N,); may have to read the whole data set."""
+        """All labels, int64 (N,). May have to read the whole data set."""
         ...
 
     def known_labels(self) -> Tensor | None:
-        """All labels when they are at hand without reading inputs, else None."""
+        """All labels, int64 (N,), when they can be had without reading inputs; else None."""
         ...
 
     def check_labels(self, classes: int) -> None:
-        """From now on labels must lie in 0..classes-1. Raises LearnerError for those already at hand."""
+        """Require labels in 0..classes-1 from now on. Raises LearnerError for labels that are known already."""
         ...
 
 
 def samples_of(data: Labelled, *, what: str = "train_set") -> Samples:
-    """Raises LearnerError, one sentence, when the data cannot be learned from; `what` names it there."""
+    """Wrap a user's labelled data. `what` names it in errors. Raises LearnerError, with one sentence, for data that
+    cannot be used."""
     if isinstance(data, Dataset):
         return TensorSamples(data.x, data.y, data.ids, what)
     if isinstance(data, TensorDataset):
@@ -93,7 +98,7 @@ def samples_of(data: Labelled, *, what: str = "train_set") -> Samples:
 
 
 class TensorSamples:
-    """Everything is in memory and checked at once."""
+    """Samples in memory, all checked at construction."""
 
     def __init__(self, x: Tensor, y: Tensor, ids: Tensor | None, what: str) -> None:
         self._what = what
@@ -122,7 +127,7 @@ class TensorSamples:
 
 
 class MapSamples:
-    """Read one by one, and checked batch by batch as they are read. The id of a sample is its row."""
+    """Samples that are read one by one and checked batch by batch. The id of a sample is its row."""
 
     def __init__(self, data: MapStyle, what: str) -> None:
         self._data, self._what = data, what
@@ -171,7 +176,7 @@ class MapSamples:
 
 
 def _one_each(targets: object, length: int) -> bool:
-    """Whether `targets` (the custom of vision data sets) holds one label per sample."""
+    """True if `targets`, an attribute of many vision data sets, holds one label per sample."""
     return isinstance(targets, Tensor | list | tuple) and len(targets) == length
 
 

@@ -1,14 +1,15 @@
-"""The checks a learner makes at construction: data, model and optimizer, each with one sentence when it will not do."""
+"""The checks of a learner's data, model and optimizer at construction. Each failure is one sentence."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from peerlearn.errors import LearnerError
+from peerlearn.errors import LearnerError, StateError
 from peerlearn.learning import state
 from peerlearn.learning.dataset import Unlabelled
 from peerlearn.learning.sampler import seeded_rng
@@ -16,17 +17,18 @@ from peerlearn.learning.samples import Batch, Labelled, Samples, samples_of
 from peerlearn.types import Layer, PublicSet
 
 _PROBE = 2
+"""Samples on which the model's output shape is tried: with one, some layers would drop the batch dimension."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a card says about a learner. `histogram`: labelled samples in the private training part, per class."""
+    """What a card says about a learner. `histogram`: labelled samples per class in the private training part."""
 
     classes: int
     histogram: tuple[int, ...]
     architecture: str
     start: str
-    """Fingerprint of the weights at construction: equal only for learners with a common start."""
+    """Fingerprint of the initial weights: equal only for learners with a common start."""
     layers: tuple[Layer, ...]
     task: str
     public_sets: tuple[PublicSet, ...]
@@ -34,7 +36,8 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PrivateData:
-    """`rows` int64 (N,): the samples to train on, as row numbers of `samples`; `held_out` reads the others."""
+    """A learner's samples. `rows`, int64 (N,): row numbers in `samples` to train on. `held_out`: reads the held-out
+    samples; None when there are none."""
 
     samples: Samples
     rows: Tensor
@@ -43,7 +46,8 @@ class PrivateData:
 
 
 def place(model: nn.Module, device: torch.device | str | None) -> torch.device:
-    """Move the model to the device, if one is given; the device it is on. Raises LearnerError."""
+    """Move the model to the device, if one is given. Returns the device that it is on. Raises LearnerError when nothing
+    in it can be trained."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise LearnerError("the model has no parameter that can be trained")
@@ -53,7 +57,7 @@ def place(model: nn.Module, device: torch.device | str | None) -> torch.device:
 
 
 def template(model: nn.Module) -> nn.Module:
-    """A copy on the CPU that is never trained: other states are put on copies of it, from any thread."""
+    """A copy on the CPU that is never trained. Any thread may copy it to make a network of another state."""
     state.persistent(model)
     return copy.deepcopy(model).cpu().eval().requires_grad_(False)
 
@@ -67,7 +71,7 @@ def private_data(
     seed: int,
     device: torch.device,
 ) -> PrivateData:
-    """Check everything that can be checked now, and split. Raises LearnerError."""
+    """Check the data and split off the held-out part. Raises LearnerError."""
     samples = samples_of(train_set)
     width = _classes_of(model, samples.take(torch.arange(min(_PROBE, len(samples)))), classes, device)
     samples.check_labels(width)
@@ -80,13 +84,15 @@ def private_data(
 
 
 def histogram(samples: Samples, rows: Tensor, classes: int) -> tuple[int, ...]:
+    """Samples of these rows per class. May have to read every label."""
     return tuple(torch.bincount(samples.labels()[rows], minlength=classes).tolist())
 
 
 def checked_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> torch.optim.Optimizer:
+    """The optimizer, or Adam when none is given. Raises LearnerError when it holds parameters of another model."""
     if optimizer is None:
         trained = [p for p in model.parameters() if p.requires_grad]
-        # fused: one kernel per step, a third less time for small networks on a CPU
+        # One kernel per step takes a third less time for small networks on a CPU. 1e-3 is Adam's published default.
         fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in trained)
         return torch.optim.Adam(trained, lr=1e-3, fused=fused)
     own = {id(p) for p in model.parameters()}
@@ -100,12 +106,14 @@ def checked_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer | None)
 
 
 def checked_batch_size(batch_size: int) -> int:
+    """The batch size. Raises LearnerError when below 1."""
     if batch_size < 1:
         raise LearnerError(f"batch_size must be at least 1, not {batch_size}")
     return batch_size
 
 
 def checked_public_sets(public_sets: Sequence[Unlabelled]) -> tuple[Unlabelled, ...]:
+    """The public sets. Raises LearnerError for other types, and for two of one name."""
     for public in public_sets:
         if not isinstance(public, Unlabelled):
             raise LearnerError(
@@ -139,8 +147,8 @@ def _is_matrix(logits: object) -> bool:
 
 
 def _split(samples: Samples, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows to train on and rows held out, both rising. With labels at hand the share is taken class by class, and at
-    least one sample of every class that has two: the gate looks at every class."""
+    """Rows to train on and rows held out, both rising. With known labels the share is taken class by class, and at
+    least one sample of every class that has two, so that the gate sees every class."""
     if not 0 <= share < 1:
         raise LearnerError(f"held_out must be a share of at least 0 and below 1, or labelled data, not {share}")
     every = torch.arange(len(samples))
@@ -161,10 +169,19 @@ def _split(samples: Samples, share: float, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _reader(samples: Samples, rows: Tensor) -> Callable[[], Batch | None]:
-    """Reads what is held out at the first call, and keeps it."""
+    """A function that reads the held-out samples at its first call and keeps them."""
 
     @cache
     def read() -> Batch | None:
         return samples.take(rows) if len(rows) else None
 
     return read
+
+
+def check_saved(saved: Mapping[str, Any], architecture: str, **own: int) -> None:
+    """Raises StateError unless a saved state belongs to a learner with this architecture and these settings."""
+    if saved.get("architecture") != architecture:
+        raise StateError("this state is of another model; give the same model as when it was saved")
+    for what, value in own.items():
+        if saved.get(what) != value:
+            raise StateError(f"this state was saved with {what} {saved.get(what)}, this learner has {value}")

@@ -1,4 +1,4 @@
-"""An immutable copy of a learner's model at a step boundary: all knowledge is served from these."""
+"""Immutable copies of a learner's model between two steps. Providers answer from these only."""
 
 import threading
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from peerlearn.learning.state import copied, frozen
 
 
 class Snapshot:
-    """State by name on the CPU, a rising version, and what the strategy published with it (`extras`).
+    """A model's state by name on the CPU, a rising version, and the strategy's published value (`extras`).
 
-    Safe to read from any thread while the learner trains on. Treat the tensors as read-only: they are handed to
-    others without another copy.
+    Any thread may read it while the learner trains on. Treat the tensors as read-only: consumers get them without
+    another copy.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Snapshot:
         self._building = threading.Lock()
 
     def module(self) -> nn.Module:
-        """The model with this state in eval mode, gradients off, on the CPU; built at the first call."""
+        """The model with this state on the CPU, in eval mode, without gradients; built at the first call."""
         with self._building:
             if self._module is None:
                 self._module = frozen(self._template, self.state, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""The state of a model as named tensors: what travels, its signatures, and the check of what comes from outside."""
+"""A model's state as named tensors: what travels, its signatures, and the check of received tensors."""
 
 import copy
 import hashlib
@@ -14,13 +14,14 @@ from peerlearn.errors import KnowledgeError, LearnerError
 from peerlearn.types import Layer
 
 _TOGETHER = 1 << 16
-"""Elements of tensors that are looked at together: small ones take longer to call than to read."""
+"""Up to this many elements, tensors are joined and reduced in one call: for small ones a call costs more than the
+reading."""
 
 
 def persistent(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers by name: the live tensors, not copies.
 
-    Raises LearnerError when a module keeps extra state that is not a tensor: it could neither be shown nor saved.
+    Raises LearnerError when a module keeps extra state that is not a tensor, since it could be neither shown nor saved.
     """
     state = model.state_dict(keep_vars=True)
     for name, value in state.items():
@@ -38,7 +39,7 @@ def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def tree(value: Any) -> Any:
-    """A copy of what a state dict may hold: containers anew, tensors detached and cloned, plain values as they are."""
+    """A copy of a state dict: new containers, tensors detached and cloned, plain values as they are."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, Mapping):
@@ -49,7 +50,7 @@ def tree(value: Any) -> Any:
 
 
 def architecture(state: Mapping[str, Tensor]) -> str:
-    """Signature of a whole state: sha256 over the sorted names, shapes and dtypes, as 64 hex digits."""
+    """Signature of a whole state: sha256 over sorted names, shapes and dtypes, as 64 hex digits."""
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(f"{name}|{tuple(state[name].shape)}|{dtype_name(state[name])}\n".encode())
@@ -67,11 +68,12 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 def dtype_name(tensor: Tensor) -> str:
+    """Name of the tensor's dtype, such as "float32"."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
 def layers(model: nn.Module) -> tuple[Layer, ...]:
-    """Every module that has a weight of its own, in the order of registration."""
+    """Every module with a weight of its own, in the order of registration."""
     return tuple(
         Layer(name, type(module).__name__, tuple(module.weight.shape))
         for name, module in model.named_modules()
@@ -80,9 +82,9 @@ def layers(model: nn.Module) -> tuple[Layer, ...]:
 
 
 def check_fit(tensors: Mapping[str, object], wanted: Mapping[str, Tensor], *, whole: bool) -> dict[str, Tensor]:
-    """The tensors, once each has been found to be one of `wanted` in name, shape and dtype, dense and finite.
+    """The tensors, after a check that each is one of `wanted` in name, shape and dtype, dense and finite.
 
-    `whole`: none of `wanted` may be missing. Raises KnowledgeError, naming the first tensor that does not fit.
+    `whole`: none of `wanted` may be missing. Raises KnowledgeError, which names the first tensor that does not fit.
     """
     if unknown := sorted(set(tensors) - set(wanted)):
         raise KnowledgeError(f"tensor {unknown[0]!r} is not part of this model")
@@ -105,9 +107,9 @@ def check_fit(tensors: Mapping[str, object], wanted: Mapping[str, Tensor], *, wh
 
 
 def magnitude(tensors: Iterable[Tensor]) -> float:
-    """Greatest absolute value of those that are floating, 0 without any; not finite when one of their values is not."""
+    """Largest absolute value over the floating tensors; 0 without any. Not finite when one of their values is not."""
     flat = [t.detach().reshape(-1) for t in tensors if t.is_floating_point() and t.numel()]
-    if len(flat) > 1 and sum(t.numel() for t in flat) <= _TOGETHER and len({t.device for t in flat}) == 1:
+    if len(flat) > 1 and sum([t.numel() for t in flat]) <= _TOGETHER and len({t.device for t in flat}) == 1:
         flat = [torch.cat(flat)]
     bounds = [abs(float(bound)) for tensor in flat for bound in tensor.aminmax()]
     return max(bounds, default=0.0) if not any(map(math.isnan, bounds)) else math.nan
@@ -118,20 +120,20 @@ def check_finite(name: str, tensor: Tensor) -> None:
     if not tensor.is_floating_point() or not tensor.numel():
         return
     least, most = tensor.detach().aminmax()
-    if not (math.isfinite(least) and math.isfinite(most)):  # a NaN is both
+    if not (math.isfinite(least) and math.isfinite(most)):  # with a NaN among the values both are NaN
         raise KnowledgeError(f"tensor {name!r} holds values that are not finite")
 
 
 def frozen(template: nn.Module, tensors: Mapping[str, Tensor], device: torch.device) -> nn.Module:
-    """A copy of the template with this state: eval mode, no gradients, on the device."""
+    """A copy of the template with this state on the device: eval mode, no gradients."""
     model = copy.deepcopy(template)
     model.load_state_dict(dict(tensors))
     return model.to(device).eval().requires_grad_(False)
 
 
 def refill(network: nn.Module, template: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Make a network that `frozen` has made of this template into the one of another whole state. What is not
-    persistent is as in the template again, whatever an evaluation has left there."""
+    """Give a network made by `frozen` from this template another whole state. Its non-persistent buffers are reset to
+    the template's, since an evaluation may have changed them."""
     live = persistent(network)
     for name, buffer in template.named_buffers():
         if name not in live:
@@ -141,17 +143,17 @@ def refill(network: nn.Module, template: nn.Module, tensors: Mapping[str, Tensor
 
 
 def outputs(net: nn.Module, x: Tensor, device: torch.device, *, chunk: int) -> list[Tensor]:
-    """What the network makes of inputs (B, ...): its outputs on the CPU, in eval mode and without gradients, in pieces
-    of at most `chunk` inputs."""
+    """Outputs of a network for inputs (B, ...), on the CPU, in eval mode without gradients; a list of tensors for at
+    most `chunk` inputs each."""
     with torch.no_grad(), in_mode(net, training=False):
         return [net(part.to(device)).cpu() for part in (x.split(chunk) if len(x) > chunk else (x,)) if len(part)]
 
 
 @contextmanager
 def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Train or eval mode inside the block; afterwards every module is in the mode it was in."""
+    """A block in train or eval mode. Afterwards every module has its former mode."""
     before = [(module, module.training) for module in model.modules()]
-    if any(mode is not training for _, mode in before):  # setting a mode takes longer than a small network's step
+    if any([mode is not training for _, mode in before]):  # setting a mode costs more than a small network's step
         model.train(training)
     try:
         yield

@@ -1,7 +1,7 @@
-"""Request batches that come one after another, each served once: a seeded stream, and a learner that learns from it.
+"""Request batches that arrive one after another: a seeded stream, and a learner that learns from it.
 
-The workloads of CLUE (Daga et al., section 7.1): classes are introduced, come and go, and overlap with another peer's
-or do not.
+The workloads are those of CLUE (Daga et al., section 7.1): classes are introduced, or come and go, and overlap with
+another peer's classes or do not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,8 @@ from peerlearn.learning.state import in_mode
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """So many request batches in which the classes come in the proportions `mix`: class to weight."""
+    """A number of request batches with the class proportions `mix`, a mapping from class to weight. Raises
+    ConfigError."""
 
     batches: int
     mix: Mapping[int, float]
@@ -36,14 +37,15 @@ class Phase:
 
 
 def steady(classes: Sequence[int], *, batches: int = 120) -> tuple[Phase, ...]:
-    """The same classes, equally often, throughout."""
+    """One phase with these classes, equally often."""
     return (Phase(batches, dict.fromkeys(classes, 1.0)),)
 
 
 def introduction(
     own: Sequence[int], new: Sequence[int], *, before: int = 20, after: int = 100, share: float = 0.3
 ) -> tuple[Phase, ...]:
-    """Only `own` classes at first; then those of `new` are together a `share` of each batch, and stay."""
+    """First only `own` classes, for `before` batches. Then the `new` classes together make up a `share` of each batch,
+    for `after` batches. The defaults leave an isolated model time to adapt."""
     return (*steady(own, batches=before), Phase(after, _mixed(own, new, share)))
 
 
@@ -57,7 +59,8 @@ def fluctuation(
     times: int = 2,
     share: float = 0.3,
 ) -> tuple[Phase, ...]:
-    """Like `introduction`, but the `new` classes vanish again after `present` batches, and reappear after `absent`."""
+    """Like `introduction`, but the `new` classes vanish after `present` batches and return after `absent` more, `times`
+    times in all."""
     if times < 1:
         raise ConfigError(f"new classes appear at least once, not {times} times")
     there, gone = Phase(present, _mixed(own, new, share)), steady(own, batches=absent)
@@ -65,19 +68,19 @@ def fluctuation(
 
 
 def provider_classes(own: Sequence[int], new: Sequence[int], *, classes: int, overlapping: bool) -> tuple[int, ...]:
-    """What a peer sees that can help one with `own` classes when `new` ones appear there: `overlapping`, all of both;
-    else the new ones and, of the others, only those that are not `own`."""
+    """Classes of a provider that can help a peer with `own` classes when `new` ones appear. `overlapping`: all of both.
+    Otherwise: the new ones, and the others that are not `own`."""
     if overlapping:
         return tuple(sorted({*own, *new}))
     return tuple(sorted({*new, *range(classes)} - (set(own) - set(new))))
 
 
 class Stream:
-    """Labelled request batches of `batch_size`, drawn from `data` by the seed alone.
+    """Labelled request batches of `batch_size` samples, drawn from `data` by the seed alone.
 
-    The label of each request is drawn by the phase's proportions, then a sample of that class is taken that has not
-    been served, as long as there is one. The stream has as many batches as its phases together; a learner that asks
-    for more meets the batches of the last phase again. Raises ConfigError for a class without samples.
+    For each request a label is drawn by the phase's proportions, and then a sample of that class. No sample is repeated
+    before all samples of its class were served. The stream has as many batches as its phases together; after the last
+    one it repeats its last phase. Raises ConfigError for a class without samples.
     """
 
     def __init__(self, data: Dataset, phases: Sequence[Phase], *, batch_size: int = 100, seed: int = 0) -> None:
@@ -87,28 +90,28 @@ class Stream:
         self.rows = _drawn(data, self.phases, batch_size, seed)  # int64 (batches, batch_size)
 
     def __len__(self) -> int:
-        """Request batches until the stream begins to repeat its last phase."""
+        """Number of request batches before the stream repeats its last phase."""
         return len(self.rows)
 
     def at(self, number: int) -> Tensor:
-        """Rows of `data` in request batch `number` (from 0), int64 (batch_size,)."""
+        """Rows of `data` in request batch `number` (counted from 0), int64 (batch_size,)."""
         last = self.phases[-1].batches
         begin = len(self) - last
         return self.rows[number if number < len(self) else begin + (number - begin) % last]
 
     def counts(self, batches: int) -> Tensor:
-        """Requests per class in the first so many batches, int64 (classes,)."""
+        """Requests per class in the first `batches` batches, int64 (classes,)."""
         served = self.rows[: min(batches, len(self))].reshape(-1)
         return torch.bincount(self.data.y[served], minlength=self.data.classes)
 
     @cached_property
     def fingerprint(self) -> int:
-        """Equal only for the same samples in the same batches."""
+        """Seed-sized hash, equal only for the same samples in the same batches."""
         return derived(self.data.fingerprint, self.batch_size, self.rows.tolist())
 
 
 class InOrder(Sampler):
-    """The batches of a stream one after another: position (epoch, p) is batch epoch * len(stream) + p."""
+    """Sampler over a stream's batches in their order. Position (epoch, p) is batch epoch * len(stream) + p."""
 
     def __init__(self, stream: Stream) -> None:
         super().__init__(len(stream) * stream.batch_size, stream.batch_size, seed=stream.seed)
@@ -117,9 +120,11 @@ class InOrder(Sampler):
 
     @property
     def served(self) -> int:
+        """Batches taken so far."""
         return self.epoch * self.per_epoch + self.position
 
     def next(self) -> Tensor:
+        """Rows of the next batch, int64 (B,)."""
         rows = self._stream.at(self.served)
         self.skip(1)
         return rows
@@ -128,8 +133,8 @@ class InOrder(Sampler):
 class StreamLearner(Learner):
     """A learner whose private data is a stream: one step is one request batch, an epoch is the whole stream.
 
-    Everything else is as in `Learner`. `held_out`: labelled data of its own, for the gate; None: nothing is held out.
-    What is described as its histogram is what it has served so far, never what is yet to come.
+    Everything else is as in `Learner`. `held_out`: labelled data of its own for the gate; None: nothing is held out.
+    Its histogram counts the requests served so far, not future ones.
     """
 
     def __init__(
@@ -144,7 +149,6 @@ class StreamLearner(Learner):
         task: str = "",
         public_sets: Sequence[Unlabelled] = (),
         device: torch.device | str | None = None,
-        name: str = "",
         start: str = "",
     ) -> None:
         super().__init__(
@@ -159,7 +163,6 @@ class StreamLearner(Learner):
             task=task,
             public_sets=public_sets,
             device=device,
-            name=name,
             start=start,
         )
         self.stream = stream
@@ -172,6 +175,7 @@ class StreamLearner(Learner):
         return self._requests.served
 
     def describe(self) -> Facts:
+        """The facts about this learner, with a histogram of the requests served so far."""
         return replace(super().describe(), histogram=tuple(self.stream.counts(self.served).tolist()))
 
     def sample(self, amount: int) -> Tensor:
@@ -182,16 +186,17 @@ class StreamLearner(Learner):
         return {**super().state_dict(), "stream": self.stream.fingerprint}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Raises StateError, before anything is changed, when the state was saved beside another stream."""
+        """Continue from `state_dict()`. Raises StateError, before anything is changed, for a state saved with another
+        stream."""
         if saved.get("stream") != self.stream.fingerprint:
             raise StateError("this state was saved while learning from another stream; give the same data and phases")
         super().load_state_dict(saved)
 
 
 def learn(learner: Learner, batch: Batch, *, passes: int = 1, minibatch: int = 0) -> tuple[int, float]:
-    """Train on this request batch: `passes` over it, in steps on nearly equal parts of at most `minibatch` samples (0:
-    on all of it at once; one pass is then just what `Learner.fit` does). Returns the optimizer steps made and the mean
-    loss per sample. Raises Diverged."""
+    """Train on one request batch: `passes` over it, in steps on nearly equal parts of at most `minibatch` samples. With
+    0 a step takes the whole batch, and one pass then equals `Learner.fit`. Returns the number of optimizer steps and
+    the mean loss per sample. Raises Diverged."""
     parts = _parts(batch, minibatch) * passes
     total = 0.0
     with in_mode(learner.model, training=True):
@@ -202,7 +207,7 @@ def learn(learner: Learner, batch: Batch, *, passes: int = 1, minibatch: int = 0
 
 
 def _parts(batch: Batch, size: int) -> list[Batch]:
-    """None with a single sample (BatchNorm cannot train on one) where it can be helped."""
+    """The batch in parts, none with a single sample if that can be avoided: BatchNorm cannot train on one."""
     if not size:
         return [batch]
     wanted = -(-len(batch) // size)
@@ -218,7 +223,7 @@ def _mixed(own: Sequence[int], new: Sequence[int], share: float) -> dict[int, fl
 
 
 def _drawn(data: Dataset, phases: Sequence[Phase], batch_size: int, seed: int) -> Tensor:
-    """Rows int64 (batches, batch_size)."""
+    """Draw all requests: rows int64 (batches, batch_size)."""
     every = {c for phase in phases for c in phase.mix}
     decks = {c: _Deck(torch.nonzero(data.y == c).reshape(-1), c, seed) for c in sorted(every)}
     batches: list[Tensor] = []
@@ -226,8 +231,8 @@ def _drawn(data: Dataset, phases: Sequence[Phase], batch_size: int, seed: int) -
         classes = torch.tensor(sorted(phase.mix))
         weights = torch.tensor([phase.mix[int(c)] for c in classes], dtype=torch.float64)
         for _ in range(phase.batches):
-            source = seeded_rng("requests", seed, len(batches))
-            labels = classes[torch.multinomial(weights, batch_size, replacement=True, generator=source)]
+            rng = seeded_rng("requests", seed, len(batches))
+            labels = classes[torch.multinomial(weights, batch_size, replacement=True, generator=rng)]
             rows = torch.empty(batch_size, dtype=torch.int64)
             for c in labels.unique().tolist():
                 rows[labels == c] = decks[c].deal(int((labels == c).sum()))
@@ -236,7 +241,7 @@ def _drawn(data: Dataset, phases: Sequence[Phase], batch_size: int, seed: int) -
 
 
 class _Deck:
-    """The samples of one class, shuffled; shuffled anew when all have been dealt."""
+    """The shuffled samples of one class; shuffled again when all have been dealt."""
 
     def __init__(self, rows: Tensor, label: int, seed: int) -> None:
         if not len(rows):
@@ -246,9 +251,10 @@ class _Deck:
         self._left = rows[:0]
 
     def deal(self, amount: int) -> Tensor:
+        """The rows of the next `amount` samples, int64 (amount,)."""
         while len(self._left) < amount:
-            source = seeded_rng("deck", *self._named, self._laps)
-            self._left = torch.cat([self._left, self._rows[torch.randperm(len(self._rows), generator=source)]])
+            rng = seeded_rng("deck", *self._named, self._laps)
+            self._left = torch.cat([self._left, self._rows[torch.randperm(len(self._rows), generator=rng)]])
             self._laps += 1
         dealt, self._left = self._left[:amount], self._left[amount:]
         return dealt

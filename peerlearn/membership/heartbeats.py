@@ -1,4 +1,4 @@
-"""Beats: told to all watchers at even times, and the moment at which the silence of others is judged."""
+"""Heartbeats: sent to all watching peers at regular times. At each one the silence of other peers is judged."""
 
 import asyncio
 import logging
@@ -12,12 +12,13 @@ log = logging.getLogger("peerlearn")
 
 
 async def beat_on(directory: Directory, watchers: Watchers | None, timing: Timing) -> None:
-    """For ever. Beats fall on a fixed grid of the loop's clock, so that lateness does not add up."""
+    """Send a beat every `timing.beat` seconds, and judge the silence of other peers, until cancelled. Beats fall on a
+    fixed grid of the loop's clock, so that delays do not add up. `watchers`: None for an observer, which sends none."""
     start, count = now(), 0
     while True:
         late = now() - (start + count * timing.beat)
         if late > timing.beat:
-            # The loop itself was held up (a debugger, a suspended machine): nobody else is to blame for that time.
+            # The loop itself was held up (a debugger, a suspended machine): silence of others proves nothing then.
             directory.excuse(late, now())
             start += late
             if late > timing.suspect_after:

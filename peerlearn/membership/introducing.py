@@ -1,4 +1,4 @@
-"""Meeting somebody who may be at one of several addresses: all are tried, staggered, and the first that answers wins.
+"""Meeting a peer that may be at one of several addresses: all are tried, staggered, and the first that answers wins.
 
 As in RFC 8305 ("happy eyeballs"): one dead address must not cost the time-out of a connection.
 """
@@ -23,22 +23,23 @@ STAGGER = 0.25
 """Seconds before the next address is tried while the one before has neither answered nor failed (RFC 8305, 5)."""
 
 _AT_ONCE = 4
-"""Introductions, and as many doubtful ones. Many peers that start together would otherwise begin everything and finish
-nothing in time."""
+"""Introductions under way, and as many doubtful ones. Many peers that start together would otherwise begin all of them
+and finish none in time."""
 
-_PATIENCE = 4
-"""In `retry_first`."""
+_HEAD_START = 4
+"""In `retry_first`: an introduction and a watch take one or two, with room for a busy machine."""
 _CROWD = 8
-"""So many are met within that patience even in one slow process."""
+"""So many peers are met within that time even in one slow process; with more, it grows in proportion."""
 
 Heard = Callable[[Card, pb.Introduction, Address], None]
 Unless = Literal["", "known", "reached"]
-"""Who need not be met any more when it is its turn: nobody; who has introduced itself; whom we have got through to."""
+"""When a peer need not be met any more, once its turn has come: never; when it has introduced itself; when we have got
+through to it."""
 
 
-def patience(timing: Timing, crowd: int) -> float:
-    """Seconds to leave the first step to another one, who is about to take it, among so many who are to be met."""
-    return _PATIENCE * timing.retry_first * max(1.0, crowd / _CROWD)
+def head_start(timing: Timing, crowd: int) -> float:
+    """Seconds to leave the first step to a peer that is about to take it. `crowd`: peers that are to be met now."""
+    return _HEAD_START * timing.retry_first * max(1.0, crowd / _CROWD)
 
 
 def pauses(timing: Timing, rng: random.Random) -> Iterator[float]:
@@ -66,17 +67,17 @@ class _Race:
 
 
 class Introducer:
-    """Introduces us, verifies who answers, and confirms it in the directory.
+    """Introduces us, verifies the peer that answers, and confirms it in the directory.
 
     `heard` is told of every card that came with its introduction; `is_me` recognises our own. `refused` is told when
-    others do not want us (never when we do not want them), and may raise to end it all.
+    another peer refuses us (never when we refuse it), and may raise, which ends the membership.
     """
 
     def __init__(
         self,
         transport: Transport,
         directory: Directory,
-        greeter: Introductions,
+        introductions: Introductions,
         *,
         timing: Timing,
         is_me: Callable[[Card], bool],
@@ -85,7 +86,7 @@ class Introducer:
     ) -> None:
         self._transport = transport
         self._directory = directory
-        self._introductions = greeter
+        self._introductions = introductions
         self._timing = timing
         self._is_me = is_me
         self._heard = heard
@@ -95,7 +96,7 @@ class Introducer:
         self._under_way: dict[tuple[Address, bytes, bool], asyncio.Future[Card | TransferError | WireError | None]] = {}
 
     def leave(self) -> None:
-        """We say goodbye: whoever heard it would take an introduction for a return."""
+        """We say goodbye. From now on we introduce ourselves to no peer: it would take that for a return."""
         self._leaving = True
 
     async def meet(
@@ -104,9 +105,9 @@ class Introducer:
         """The card of the first to answer whose id begins with `expect`; None when only we ourselves answer.
 
         Addresses that are `doubtful` (hearsay, or tried in vain before) wait in a line of their own, so that dead ones
-        do not hold up the living. `unless`: whom this is true of meanwhile need not be met.
-        Others that answer are confirmed all the same. Raises PeerRefused, WireError or PeerUnreachable: a refusal
-        before silence, since somebody who refuses is at least there.
+        do not hold up the living. `unless`: a peer of which this has become true meanwhile need not be met. Others that
+        answer are confirmed all the same. Raises PeerRefused, WireError or PeerUnreachable: a refusal before silence,
+        since a peer that refuses is at least there.
         """
         race = _Race(expect, doubtful, unless)
         try:
@@ -144,8 +145,8 @@ class Introducer:
             race.news.set()
 
     async def _introduce_once(self, address: Address, race: _Race) -> Card | None:
-        """Somebody is often met on several accounts at once (a hint, a caller, an acquaintance): one introduction of
-        one card is enough, and what comes of it holds for all. When it is cancelled, one of the others makes its own.
+        """A peer is often to be met for several reasons at once (a hint, a caller, an acquaintance): one introduction
+        of one card is enough, and its outcome holds for all. When it is cancelled, one of the others makes its own.
         """
         sure, place = ((address, self._introductions.shown(), doubt) for doubt in (False, race.doubtful))
         while (under_way := self._under_way.get(sure) or self._under_way.get(place)) is not None:

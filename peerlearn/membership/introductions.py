@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+from peerlearn.bounded import Bounded
 from peerlearn.config import Limits
 from peerlearn.directory import START, Change, Directory
 from peerlearn.discovery.base import Announcement, Hint
@@ -13,22 +14,25 @@ from peerlearn.security import open_card
 from peerlearn.security.group import hash_of
 from peerlearn.types import PROTOCOL, Address, Card, PeerId
 from peerlearn.wire.cards import address_from_pb, address_to_pb, is_peer_id
-from peerlearn.wire.manifest import our_protocol
+from peerlearn.wire.protocol import our_protocol
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
-_HOSTS = 64  # for which it is kept what is said of acquaintances
+_HOSTS = 64
+"""Hosts for which it is kept how acquaintances are named there; for others that is worked out anew each time."""
+
 EXCHANGE = "exchange"
 
 
 def announcement(peer: str, group_tag: str, port: int, *, group: str = "") -> Announcement:
-    """What everybody on the LAN may see. The group's id and tag are hashed: only those who know them recognise it."""
+    """What any machine on the LAN may see. The group's id and tag are hashed: only its members recognise them."""
     return Announcement(
         id_prefix=peer[:START], group_hash=hash_of(group, group_tag), port=port, protocol_major=PROTOCOL[0]
     )
 
 
 class Introductions:
-    """`card` gives our signed card as it is now; None: we look around without being anybody."""
+    """Writes our introductions and reads those of others. `card` gives our signed card as it is now; None: we are an
+    observer."""
 
     def __init__(
         self,
@@ -44,8 +48,8 @@ class Introductions:
         self._limits = limits
         self._card = card
         self._trust = trust
-        self._acquaintances: dict[str, dict[PeerId, pb.Acquaintance | None]] = {}
-        """By host: whom we tell of there, and how; None: not at all."""
+        self._acquaintances: Bounded[str, dict[PeerId, pb.Acquaintance | None]] = Bounded(_HOSTS)
+        """By host: how each peer is named to callers from there; None: not at all."""
         directory.listen(self._heed)
 
     def _heed(self, change: Change) -> None:
@@ -58,7 +62,7 @@ class Introductions:
         return self._card().signature if self._card is not None else b""
 
     def greet(self, host: str) -> pb.Introduction:
-        """Our half of an introduction to somebody at this host."""
+        """Our half of an introduction to a peer at this host."""
         return pb.Introduction(
             protocol=our_protocol(),
             group_tag=self._group_tag,
@@ -69,8 +73,8 @@ class Introductions:
         )
 
     def read(self, introduction: pb.Introduction, who: str, shown: Sequence[bytes]) -> Card | None:
-        """The card of the one who introduces itself, believed; None when it only looks around. `shown`: the
-        certificates of the connection that it came over.
+        """The verified card of the peer that introduces itself; None for an observer. `shown`: the certificates of the
+        connection that the introduction came over.
 
         Raises PeerRefused (PROTOCOL, GROUP, IDENTITY, REVOKED) and WireError.
         """
@@ -95,7 +99,8 @@ class Introductions:
         return card
 
     def others(self, introduction: pb.Introduction, host: str) -> list[Hint]:
-        """Hints to those whom only the sender knows; what makes no sense, or none from here, is passed over."""
+        """Hints at peers that only the sender knows. Addresses that are malformed, or cannot be called from here, are
+        passed over."""
         hints = []
         for known in introduction.known[: self._limits.acquaintances]:
             if self._directory.get(PeerId(known.id)) is not None:
@@ -110,9 +115,8 @@ class Introductions:
         return hints
 
     def _known(self, host: str) -> list[pb.Acquaintance]:
-        """Said of each in the same words to all who introduce themselves from one host, until it changes."""
-        if host not in self._acquaintances and len(self._acquaintances) >= _HOSTS:
-            self._acquaintances.clear()
+        """The peers that mean something at this host. Each is named in the same words to all callers from there, until
+        it changes."""
         known, told = self._acquaintances.setdefault(host, {}), []
         for contact in self._directory.alive()[: self._limits.acquaintances]:
             if contact.id not in known:
@@ -123,9 +127,9 @@ class Introductions:
         return told
 
 
-@lru_cache(maxsize=1024)  # the same few hundred, for everybody who introduces itself
+@lru_cache(maxsize=1024)  # the same few hundred for every peer that introduces itself
 def _abroad(found: Address, said: tuple[Address, ...], host: str, most: int) -> tuple[pb.Address, ...]:
-    """The addresses of a contact that mean something to somebody at `host`."""
+    """The addresses of a contact that can be called from `host`."""
     addresses = callable_from_afar(dict.fromkeys((found, *said)), host)
     # A scope names an interface of this machine and means nothing on another.
     return tuple(address_to_pb(address) for address in addresses if "%" not in address.host)[:most]

@@ -1,36 +1,39 @@
-"""Taking part: answers introductions and watches, seeks and follows others, beats, and says goodbye."""
+"""A peer among others: answers introductions and watches, finds and follows peers, beats, and says goodbye."""
 
 import asyncio
-import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 
 from peerlearn.clock import now
 from peerlearn.config import Limits, Timing
 from peerlearn.directory import Change, Directory
-from peerlearn.discovery.base import Discovery, Hint
-from peerlearn.discovery.interfaces import callable_from_afar, is_any, own_hosts
+from peerlearn.discovery.base import Discovery
+from peerlearn.discovery.interfaces import callable_from_afar, is_any
 from peerlearn.discovery.static import Static
-from peerlearn.errors import ConfigError, IdentityError, PeerRefused, RefusalReason, WireError
+from peerlearn.errors import PeerRefused, RefusalReason, WireError
 from peerlearn.events import Record, Refused, discard
 from peerlearn.membership.heartbeats import beat_on
-from peerlearn.membership.introductions import EXCHANGE, Introductions, announcement
+from peerlearn.membership.introductions import Introductions, announcement
 from peerlearn.membership.membership_tasks import MembershipTasks, recorder
 from peerlearn.membership.notices import Watchers
+from peerlearn.membership.ourselves import Ourselves, Reactions
+from peerlearn.membership.own_card import OwnCard
 from peerlearn.membership.problems import Problems
-from peerlearn.membership.resolving import MEMORY
 from peerlearn.membership.trust import Trust
-from peerlearn.security import Identity, sign_card
+from peerlearn.membership.twins import Twins
+from peerlearn.security import Identity
 from peerlearn.tasks import Background, Notifier, background
 from peerlearn.transport.base import Caller, Transport
-from peerlearn.types import PROTOCOL, Address, Card, PeerId
-from peerlearn.wire.cards import card_from_pb, card_to_pb
+from peerlearn.types import Address, Card, PeerId
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
-_GOODBYE = 0.5  # seconds that leaving waits for watchers to hear it
-_DOUBTED_FOR = 3  # silences: a slow start, or a network that comes late, must not keep a twin from being found out
-_LOOK = 3.0  # seconds between two looks at the addresses of this machine
+_GOODBYE = 0.5
+"""Seconds that leaving waits for watchers to hear it: on a LAN it takes milliseconds, and a dead watcher must not hold
+the goodbye up."""
+
+_LOOK = 3.0
+"""Seconds between two looks at the addresses of this machine: soon enough beside the seconds that a network takes to
+come up, and the look costs a millisecond."""
 
 
 class Membership:
@@ -52,7 +55,11 @@ class Membership:
         record: Record = discard,
         peers: Sequence[Address] = (),
         trust: Trust | None = None,
+        complained: Callable[[Card, str], None] = lambda card, why: None,
     ) -> None:
+        """`group_tag`: peers of other tags are refused. `peers`: addresses to try from the start. `trust`: what the
+        group is judged by; None without a group. `complained` is told
+        why a peer does not use our knowledge: its card and its words as they came."""
         self.directory = directory
         self._identity = identity
         self._transport = transport
@@ -62,21 +69,18 @@ class Membership:
         self._group_tag = group_tag
         self._peers = tuple(peers)
         self._trust = trust
+        self._complained = complained
         self._record = record
         self._problems = Problems(record)
         self._say = recorder(record)
         self._turn = Notifier()
-        self._watchers = Watchers(limits.watches, version=lambda: self._version, card=self._current)
+        self._own = OwnCard(identity, group_tag=group_tag, limits=limits, trust=trust)
+        self._watchers = Watchers(limits.watches, version=lambda: self._own.version, card=self._own.signed)
         self._introductions = Introductions(
-            directory, group_tag=group_tag, limits=limits, card=self._current, trust=trust
+            directory, group_tag=group_tag, limits=limits, card=self._own.signed, trust=trust
         )
-        self._card = Card(id=identity.id, name=identity.id[:12], session=secrets.token_hex(16))
-        self._address = Address("", 0)
-        self._signed: pb.SignedCard | None = None
-        self._version = 0
-        self._open: tuple[Background, MembershipTasks] | None = None
-        self._began = 0.0
-        self._doubted: dict[str, float] = {}
+        self._twins = Twins(identity.id, timing)
+        self._running: MembershipTasks | None = None
         self._leaving = False
 
     # ---------------------------------------------------------------- for the rest of the peer
@@ -84,15 +88,15 @@ class Membership:
     @property
     def card(self) -> Card:
         """As others see it."""
-        return self._card
+        return self._own.value
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What keeps addresses that were told from becoming peers, a sentence each."""
+        """What keeps the addresses in `peers` from becoming peers, a sentence each."""
         return tuple(self._problems)
 
     async def changed(self) -> None:
-        """Returns after the next change: somebody came, went, published, or changed its card."""
+        """Returns after the next change: a peer came, went, published, or changed its card."""
         await self._turn.wait()
 
     async def until(self, condition: Callable[[Directory], bool]) -> None:
@@ -101,32 +105,28 @@ class Membership:
             await self._turn.wait()
 
     def update(self, card: Card) -> None:
-        """Our card is now this one; those who watch are told. Serial, addresses, group and protocol are set here.
+        """Our card is now this one; watching peers are told. Serial, addresses, group and protocol are set here.
 
         Raises ConfigError when it is not a card that others would take.
         """
-        if card.id != self._identity.id:
-            raise ConfigError(f"a card of {card.id[:12]} cannot be that of the peer {self._identity.id[:12]}")
-        self._version = max(self._version, card.version)
-        self._card = self._stamped(card)
-        self._signed = None
-        try:
-            card_from_pb(card_to_pb(self._card), self._limits)
-        except WireError as exc:
-            raise ConfigError(f"others would not take this peer's card: {exc}") from exc
-        if self._open is not None:
-            self._watchers.card(self._current())
+        self._own.become(card)
+        if self._running is not None:
+            self._watchers.card(self._own.signed())
 
     def announce_version(self, version: int) -> None:
-        """A snapshot of this version can be asked for; those who watch are told. Lower ones than before are ignored."""
-        if version > self._version:
-            self._version = version
+        """A snapshot of this version can be asked for; watching peers are told. A lower one than before is ignored."""
+        if version > self._own.version:
+            self._own.version = version
             self._watchers.version(version)
 
     def doubt(self, peer: PeerId) -> None:
         """It could not be called, although it lives: look for it anew."""
-        if self._open is not None:
-            self._open[1].doubt(peer)
+        if self._running is not None:
+            self._running.doubt(peer)
+
+    def complain(self, peer: PeerId, why: str) -> None:
+        """Tell this peer, if it hears of us, why its knowledge is not used here. One line of text for its owner."""
+        self._watchers.complain(peer, why)
 
     # ---------------------------------------------------------------- lifetime
 
@@ -137,71 +137,89 @@ class Membership:
         Raises NetworkError when no discovery works, and IdentityError, out of the block, when this identity turns out
         to be alive elsewhere. Leaving withdraws what was announced, then says goodbye to those who watch.
         """
-        self._address = address
+        self._own.listening = address
         self.update(card)
         async with background() as tasks:
-            tasks_of_membership = self._tasks_of_membership(tasks)
-            self._open = (tasks, tasks_of_membership)
-            self._began = now()
+            running = self._running = self._start(tasks)
+            self._twins.begin()
             unlisten = self.directory.listen(self._heed)
             try:
                 if self._trust is not None:
                     self._trust.listen(self._revoked)
-                    tasks.start(self._trust.keep_up(self._timing.beat, self._renewed), name="membership:trust")
-                tasks.start(tasks_of_membership.anti_entropy(), name="membership:mingle")
-                tasks.start(beat_on(self.directory, self._watchers, self._timing), name="membership:beats")
+                    trust = self._trust
+                    tasks.supervise(
+                        lambda: trust.keep_up(self._timing.beat, self._renewed),
+                        name="membership:trust",
+                        lost="certificates and revocations are not renewed",
+                    )
+                tasks.supervise(
+                    running.anti_entropy, name="membership:anti-entropy", lost="lost introductions are not made up for"
+                )
+                tasks.supervise(
+                    lambda: beat_on(self.directory, self._watchers, self._timing),
+                    name="membership:beats",
+                    lost="no beats go out, and silence is not noticed",
+                )
                 if is_any(address.host):
-                    tasks.start(self._keep_addresses(), name="membership:addresses")
+                    tasks.supervise(
+                        self._keep_addresses, name="membership:addresses", lost="the card's addresses stand still"
+                    )
                 async with AsyncExitStack() as stack:
                     ways = (*self._discoveries, Static(self._peers))
                     me = announcement(self._identity.id, self._group_tag, address.port, group=self._group)
-                    await tasks_of_membership.discover(stack, ways, me, told=bool(self._peers))
+                    await running.discover(stack, ways, me, told=bool(self._peers))
                     yield
             finally:
                 self._leaving = True
-                tasks_of_membership.leave()
+                running.leave()
                 await self._watchers.goodbye("leaving", within=_GOODBYE)
                 unlisten()
-                self._open = None
+                self._running = None
 
     async def _keep_addresses(self) -> None:
         """For ever: the card names the addresses that this machine has now, whatever interfaces come and go."""
         while True:
             await asyncio.sleep(_LOOK)
-            if self._addresses() != self._card.addresses:
-                self.update(self._card)
+            if self._own.is_elsewhere:
+                self.update(self.card)
 
-    def _tasks_of_membership(self, tasks: Background) -> MembershipTasks:
+    def _start(self, tasks: Background) -> MembershipTasks:
+        me = Ourselves(
+            id=self._identity.id,
+            session=self.card.session,
+            timing=self._timing,
+            limits=self._limits,
+            trust=self._trust,
+        )
         return MembershipTasks(
+            me,
             self.directory,
             self._transport,
             self._introductions,
             tasks,
-            me=pb.WatchRequest(id=self._identity.id, session=self._card.session),
-            timing=self._timing,
-            limits=self._limits,
             problems=self._problems,
-            unwanted=self._unwanted,
-            is_me=self._is_me,
-            refused=self._refused,
+            reactions=Reactions(
+                unwanted=self._twins.unwanted,
+                is_me=self._is_me,
+                refused=self._twins.refused,
+                complained=self._complained,
+            ),
             watchers=self._watchers,
             follow=True,
-            trust=self._trust,
         )
 
     # ---------------------------------------------------------------- what others ask of us
 
     async def introduce(self, introduction: pb.Introduction, caller: Caller) -> pb.Introduction:
-        """An introduction without a card is somebody looking around: it is answered and recorded nowhere.
-
-        Raises PeerRefused.
+        """Answer an introduction, and take the caller into the directory. An introduction without a card comes from an
+        observer: it is answered and recorded nowhere. Raises PeerRefused.
         """
-        tasks_of_membership = self._at_home()
+        running = self._at_home()
         try:
             card = self._read(introduction, caller)
             if card is not None and not self._is_me(card):
                 self._welcome(card, caller.host)
-                tasks_of_membership.acquainted(introduction, caller.host)
+                running.acquainted(introduction, caller.host)
         except PeerRefused as exc:
             self._record(Refused(consumer=caller.host, reason=exc.reason, detail=exc.said))
             raise
@@ -226,15 +244,15 @@ class Membership:
         return self._trust.certificates_of(peer) if self._trust is not None else ()
 
     async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncGenerator[pb.Notice, None]:
-        """Our card, which says the version, then beats and news, then goodbye. Raises PeerRefused: UNKNOWN_PEER for a
-        name that has not introduced itself, BUSY when too many watch."""
-        tasks_of_membership = self._at_home()
+        """Our card, which says the version, then beats and news, then goodbye. Raises PeerRefused: UNKNOWN_PEER for an
+        id that has not introduced itself, BUSY when too many watch."""
+        running = self._at_home()
         if request.id:
             self.vouch(caller, PeerId(request.id), request.session)
         box = self._watchers.enter(request.id)
         try:
             if not request.tells:
-                tasks_of_membership.watched(PeerId(request.id))
+                running.watched(PeerId(request.id))
             if self._trust is not None and self._trust.passport.revocations.signed is not None:
                 box.put("revocations", pb.Notice(revocations=self._trust.passport.revocations.signed))
             async for notice in box.notices():
@@ -245,19 +263,19 @@ class Membership:
                 self._deserted(request)
 
     async def told(self, request: pb.WatchRequest, caller: Caller, notices: AsyncIterator[pb.Notice]) -> None:
-        """What somebody who watches us tells by the same call: we need not watch it. With a group we do: its server is
-        to show its certificate."""
+        """Hear what a peer that watches us tells by the same call: we need not watch it. In a group we watch it all the
+        same, so that its server shows its certificate."""
         contact = self.directory.get(PeerId(request.id))
         introduced = contact is not None and contact.session == request.session
-        if introduced and self._trust is None and self._open is not None and not self._leaving:
-            await self._open[1].told(PeerId(request.id), request.session, notices)
+        if introduced and self._trust is None and self._running is not None and not self._leaving:
+            await self._running.told(PeerId(request.id), request.session, notices)
 
     def _at_home(self) -> MembershipTasks:
         if self._leaving:
-            raise PeerRefused(self._card.name, RefusalReason.LEAVING, "this peer is leaving")
-        if self._open is None:
-            raise PeerRefused(self._card.name, RefusalReason.BUSY, "this peer is starting")
-        return self._open[1]
+            raise PeerRefused(self.card.name, RefusalReason.LEAVING, "this peer is leaving")
+        if self._running is None:
+            raise PeerRefused(self.card.name, RefusalReason.BUSY, "this peer is starting")
+        return self._running
 
     def _welcome(self, card: Card, host: str) -> None:
         if card.id == self._identity.id:
@@ -281,12 +299,12 @@ class Membership:
             self._trust.follow(change.contact)
         if not change.contact.here:
             self._watchers.end(change.contact.id)
-        if self._open is not None:
-            self._open[1].heed(change)
+        if self._running is not None:
+            self._running.heed(change)
         self._turn.notify()
 
     def _revoked(self) -> None:
-        """A newer list of revocations is here: act on it, and tell all who watch us."""
+        """A newer list of revocations is here: act on it, and tell the watching peers."""
         if self._trust is not None:
             self._trust.enforce(self.directory)
             if self._trust.passport.revocations.signed is not None:
@@ -294,77 +312,20 @@ class Membership:
 
     def _renewed(self) -> None:
         """We show another certificate from now on: our card says so, and we introduce ourselves anew."""
-        self.update(self._card)
-        if self._open is not None:
-            self._open[1].renew()
-
-    def _unwanted(self, hint: Hint) -> bool:
-        # Our own id at another place: a twin. The younger one goes to see; from hearsay nobody does.
-        mine = bool(hint.id_prefix) and self._identity.id.startswith(hint.id_prefix)
-        return mine and (hint.source in (EXCHANGE, MEMORY) or not self._young)
+        self.update(self.card)
+        if self._running is not None:
+            self._running.renew()
 
     @property
     def _group(self) -> str:
         return self._trust.group if self._trust is not None else ""
 
-    @property
-    def _young(self) -> bool:
-        return now() - self._began <= self._timing.suspect_after
-
     def _is_me(self, card: Card) -> bool:
-        return (card.id, card.session) == (self._identity.id, self._card.session)
+        return (card.id, card.session) == (self._identity.id, self.card.session)
 
     def _refuse_twin(self, card: Card, host: str) -> None:
-        if self._young and card.session < self._card.session and self._open is not None:
-            where = f"{card.name!r} at {host}"
-            self._open[0].start(_fail(self._taken(f"alive as {where}")), name="membership:twin")
-            raise PeerRefused(self._card.name, RefusalReason.LEAVING, "this peer makes way for its twin")
-        detail = f"the id {card.id[:12]} is in use by {self._card.name!r}, which was there before"
-        raise PeerRefused(self._card.name, RefusalReason.IDENTITY, detail)
-
-    def _refused(self, exc: PeerRefused) -> None:
-        """Somebody says that our id is alive elsewhere. After a restart that is true for a while, of our former self,
-        and one who slept meanwhile learns of it later than others: only who goes on saying so is believed. And once we
-        have been here for long, nobody's word alone makes us go."""
-        young = now() - self._began <= _DOUBTED_FOR * (self._timing.gone_after + self._timing.suspect_after)
-        if exc.reason is not RefusalReason.IDENTITY or not young:
-            return
-        since = self._doubted.setdefault(exc.peer, now())
-        if now() - since > self._timing.suspect_after + 2 * self._timing.beat:
-            raise self._taken(f"refused by {exc.peer}: {exc.said}")
-
-    def _taken(self, why: str) -> IdentityError:
-        return IdentityError(
-            f"the identity {self._identity.id[:12]} is in use elsewhere ({why}): "
-            "stop the other process, or give this one its own state directory"
-        )
-
-    # ---------------------------------------------------------------- our card
-
-    def _stamped(self, card: Card) -> Card:
-        return replace(
-            card,
-            serial=self._card.serial + 1,
-            group_tag=self._group_tag,
-            protocol=PROTOCOL,
-            addresses=self._addresses(),
-            version=self._version,
-            certificate_sha256=self._trust.passport.fingerprint if self._trust is not None else b"",
-        )
-
-    def _addresses(self) -> tuple[Address, ...]:
-        hosts = own_hosts(self._address.host) if self._address.port else []
-        return tuple(Address(host, self._address.port) for host in hosts)[: self._limits.addresses]
-
-    def _current(self) -> pb.SignedCard:
-        """Signed when somebody wants to see it, and again only when it has changed."""
-        if self._signed is None or self._card.version < self._version:
-            if self._card.version < self._version:
-                self._card = replace(self._card, serial=self._card.serial + 1, version=self._version)
-            chain = self._trust.passport.chain if self._trust is not None else ()
-            self._signed = sign_card(self._identity, self._card, chain)
-        return self._signed
-
-
-async def _fail(exc: IdentityError) -> None:
-    raise exc
+        if self._running is not None and self._twins.outranks(card, self.card):
+            self._running.fail(self._twins.taken(f"alive as {card.name!r} at {host}"))
+            raise PeerRefused(self.card.name, RefusalReason.LEAVING, "this peer makes way for its twin")
+        detail = f"the id {card.id[:12]} is in use by {self.card.name!r}, which was there before"
+        raise PeerRefused(self.card.name, RefusalReason.IDENTITY, detail)

@@ -1,21 +1,19 @@
-"""What somebody who takes part and somebody who only looks have in common: seeking, meeting, following."""
+"""The tasks that a member and an observer have in common: they find peers, introduce us, and follow who is here."""
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 
-from peerlearn.config import Limits, Timing
 from peerlearn.directory import Change, Directory
-from peerlearn.discovery.base import Announcement, Discovery, Hint
-from peerlearn.errors import NetworkError, PeerRefused, TransferError, WireError
+from peerlearn.discovery.base import Announcement, Discovery
+from peerlearn.errors import IdentityError, NetworkError, TransferError, WireError
 from peerlearn.events import PeerChanged, Record
 from peerlearn.membership.introducing import Introducer
 from peerlearn.membership.introductions import Introductions
 from peerlearn.membership.notices import Watchers
+from peerlearn.membership.ourselves import Ourselves, Reactions
 from peerlearn.membership.problems import Problems
 from peerlearn.membership.resolving import Resolver
-from peerlearn.membership.trust import Trust
 from peerlearn.membership.watching import Watcher
 from peerlearn.tasks import Background
 from peerlearn.transport.base import Transport
@@ -24,70 +22,52 @@ from peerlearn.wire.v1 import fabric_pb2 as pb
 
 
 class MembershipTasks:
-    """Keeps a directory true while its tasks run. Opened by `open`, ends with the tasks it was given."""
+    """Keeps a directory true, by tasks that end with the block of `tasks`."""
 
     def __init__(
         self,
+        me: Ourselves,
         directory: Directory,
         transport: Transport,
-        greeter: Introductions,
+        introductions: Introductions,
         tasks: Background,
         *,
-        me: pb.WatchRequest,
-        timing: Timing,
-        limits: Limits,
         problems: Problems,
-        unwanted: Callable[[Hint], bool],
-        is_me: Callable[[Card], bool],
-        refused: Callable[[PeerRefused], None],
+        reactions: Reactions,
         watchers: Watchers | None,
         follow: bool,
-        trust: Trust | None = None,
     ) -> None:
+        """`watchers`: those that hear of us; None for an observer. `follow`: notice who falls silent, leaves and
+        publishes, too."""
         self._directory = directory
-        self._timing = timing
-        self._introductions = greeter
+        self._timing = me.timing
+        self._introductions = introductions
+        self.tasks = tasks
         self._problems = problems
-        # Seeded by the session: no two peers try in step, and a run under a virtual clock can be repeated.
-        rng = self._rng = random.Random(me.session)
-        meeter = self._introducer = Introducer(
-            transport, directory, greeter, timing=timing, is_me=is_me, heard=self._heard, refused=refused
-        )
+        rng = self._rng = me.rng()
+        introducer = self._introducer = Introducer(
+            transport, directory, introductions,
+            timing=me.timing, is_me=reactions.is_me, heard=self._heard, refused=reactions.refused,
+        )  # fmt: skip
         self.resolver = Resolver(
-            me.id,
-            directory,
-            meeter,
-            tasks,
-            timing=timing,
-            limits=limits,
-            rng=rng,
-            problems=problems,
-            unwanted=unwanted,
+            me, directory, introducer, tasks, rng=rng, problems=problems, unwanted=reactions.unwanted
         )
-        self._watcher = Watcher(
-            directory,
-            transport,
-            meeter,
-            tasks,
-            me=me,
-            timing=timing,
-            limits=limits,
-            rng=rng,
-            addresses_of=self.resolver.addresses_of,
-            watchers=watchers,
-            trust=trust,
-        )
+        self.watcher = Watcher(
+            me, directory, transport, introducer, tasks,
+            rng=rng, addresses_of=self.resolver.addresses_of, watchers=watchers, complained=reactions.complained,
+        )  # fmt: skip
         self._follow = follow
 
     def heed(self, change: Change) -> None:
         """A change of the directory."""
         self.resolver.heed(change)
         if self._follow:
-            self._watcher.heed(change)
+            self.watcher.heed(change)
 
     async def anti_entropy(self) -> None:
-        """For ever: introduce ourselves anew to one of those here, drawn by lot, now and then. Introductions that
-        crossed, or were lost with a part of the network, are made up for: whom one knows all come to know."""
+        """For ever: introduce ourselves anew to a random contact, every half to whole `retry_most`. It makes up for
+        introductions that crossed or were lost, because each introduction names the peers that its sender knows: what
+        one peer knows all come to know. (Demers et al., Epidemic algorithms, PODC 1987.)"""
         while True:
             await asyncio.sleep(self._timing.retry_most * self._rng.uniform(0.5, 1.0))
             alive = self._directory.alive()
@@ -98,35 +78,35 @@ class MembershipTasks:
 
     def watched(self, peer: PeerId) -> None:
         """This peer has begun to watch us."""
-        self._watcher.watched(peer)
+        self.watcher.watched(peer)
 
     async def told(self, peer: PeerId, session: str, notices: AsyncIterator[pb.Notice]) -> None:
         """This peer has begun to watch us, and tells of itself by the same call."""
-        await self._watcher.hear(peer, session, notices)
+        await self.watcher.hear(peer, session, notices)
 
     def leave(self) -> None:
         """We are about to say goodbye."""
         self._introducer.leave()
-        self._watcher.leave()
+        self.watcher.leave()
 
     def doubt(self, peer: PeerId) -> None:
         """It could not be asked."""
-        self._watcher.doubt(peer)
+        self.watcher.doubt(peer)
 
     def renew(self) -> None:
         """Our certificate is another one now."""
-        self._watcher.renew()
+        self.watcher.renew()
 
     def acquainted(self, introduction: pb.Introduction, host: str) -> None:
-        """Somebody at this host told us whom they know."""
+        """A peer at this host told us which peers it knows."""
         for hint in self._introductions.others(introduction, host):
             self.resolver.hinted(hint)
 
     async def discover(
         self, stack: AsyncExitStack, discoveries: Sequence[Discovery], me: Announcement, *, told: bool
     ) -> None:
-        """Enter every discovery. One that this machine's network does not allow is a problem noted when addresses were
-        told, and an error when it was the only way to find anybody."""
+        """Enter every discovery. Where this machine's network does not allow one, that is a problem noted if the user
+        gave addresses (`told`), and a NetworkError if there is no other way to find a peer."""
         for discovery in discoveries:
             try:
                 await stack.enter_async_context(discovery.announcing(me, self.resolver))
@@ -135,12 +115,20 @@ class MembershipTasks:
                     raise
                 self._problems.keep(type(discovery).__name__, f"{exc}; going on with the addresses told")
 
+    def fail(self, error: IdentityError) -> None:
+        """End the block of our tasks with this error."""
+        self.tasks.start(_fail(error), name="membership:twin")
+
     def _heard(self, card: Card, introduction: pb.Introduction, address: Address) -> None:
         self.acquainted(introduction, address.host)
 
 
+async def _fail(error: IdentityError) -> None:
+    raise error
+
+
 def recorder(record: Record) -> Callable[[Change], None]:
-    """A directory listener that states every change of life, and where somebody is now who was elsewhere before."""
+    """A directory listener that records every change of life, and the new address of a peer that has moved."""
     told: dict[PeerId, Address] = {}
 
     def heed(change: Change) -> None:

@@ -1,4 +1,4 @@
-"""What each of those who hear of us has yet to hear, whoever made the call. Only the latest counts: none piles up."""
+"""Notices about this peer that wait for each watching peer. Only the latest of each kind waits, so none pile up."""
 
 import asyncio
 from collections import Counter
@@ -9,7 +9,7 @@ from peerlearn.wire.v1 import fabric_pb2 as pb
 
 
 class Mailbox:
-    """For one watcher; however slow it is, at most one notice of each kind waits for it."""
+    """Notices for one watcher. At most one notice of each kind waits, however slow the watcher is."""
 
     def __init__(self, watcher: str) -> None:
         self.watcher = watcher
@@ -18,15 +18,17 @@ class Mailbox:
         self._news = asyncio.Event()
 
     def put(self, kind: str, notice: pb.Notice) -> None:
+        """Add this notice, in place of a waiting one of its kind."""
         self._waiting[kind] = notice
         self._news.set()
 
     def end(self) -> None:
+        """Add no further notice; those that wait are still given."""
         self._ended = True
         self._news.set()
 
     async def notices(self) -> AsyncGenerator[pb.Notice, None]:
-        """As they come, until the end; what waits then is still given."""
+        """The notices as they come, until `end` is called; those that wait then are still given."""
         while True:
             waiting, self._waiting = self._waiting, {}
             for notice in waiting.values():
@@ -39,8 +41,8 @@ class Mailbox:
 
 
 class Watchers:
-    """All who hear of us, by their watch or by ours, at most `most`. Each hears our `card` first; every beat says our
-    `version` again, for those who missed its notice."""
+    """Peers that get our notices, at most `most`, on a stream that they or we have opened. The first notice is our
+    `card`. Every beat repeats our `version`, for peers that missed its notice. Lives on the event loop."""
 
     def __init__(self, most: int, *, version: Callable[[], int], card: Callable[[], pb.SignedCard]) -> None:
         self._most = most
@@ -52,11 +54,11 @@ class Watchers:
 
     @property
     def full(self) -> bool:
-        """Whether nobody else can be told."""
+        """True if no further peer can watch."""
         return len(self._boxes) >= self._most
 
     def enter(self, watcher: str) -> Mailbox:
-        """Raises PeerRefused(BUSY)."""
+        """The mailbox of a new watcher. Raises PeerRefused(BUSY) if too many watch already."""
         if self.full:
             raise PeerRefused(watcher, RefusalReason.BUSY, f"{self._most} peers watch already")
         box = Mailbox(watcher)
@@ -66,6 +68,7 @@ class Watchers:
         return box
 
     def leave(self, box: Mailbox) -> None:
+        """Remove a watcher that has stopped watching."""
         del self._boxes[box]
         self._counts[box.watcher] -= 1
         if not self._counts[box.watcher]:
@@ -74,28 +77,39 @@ class Watchers:
             self._empty.set()
 
     def watched_by(self, watcher: str) -> bool:
+        """True if this peer watches us."""
         return watcher in self._counts
 
     def beat(self, count: int) -> None:
+        """Send a sign of life, beat number `count`."""
         self._tell("beat", pb.Notice(beat=pb.Beat(count=count, version=self._version())))
 
     def version(self, version: int) -> None:
+        """Announce that a snapshot of this version can be asked for."""
         self._tell("version", pb.Notice(version=version))
 
     def card(self, signed: pb.SignedCard) -> None:
+        """Send our new card."""
         self._tell("card", pb.Notice(card=signed))
 
     def revocations(self, signed: pb.SignedRevocations) -> None:
+        """Send a newer list of revocations."""
         self._tell("revocations", pb.Notice(revocations=signed))
 
+    def complain(self, watcher: str, why: str) -> None:
+        """Tell this peer, if it watches us, why its knowledge is not used here."""
+        for box in self._boxes:
+            if box.watcher == watcher:
+                box.put("complaint", pb.Notice(complaint=why))
+
     def end(self, watcher: str) -> None:
-        """End the watches of one peer: it will introduce itself again if it is still there."""
+        """End the watches of one peer. It introduces itself again if it is still there."""
         for box in self._boxes:
             if box.watcher == watcher:
                 box.end()
 
     async def goodbye(self, reason: str, *, within: float) -> None:
-        """Tell all, and wait until it is on its way to each, or until `within` seconds have passed."""
+        """Say goodbye to all watchers, and wait until every stream has taken it, at most `within` seconds."""
         self._tell("goodbye", pb.Notice(goodbye=pb.Goodbye(reason=reason)))
         for box in self._boxes:
             box.end()

@@ -1,4 +1,4 @@
-"""Looking around without being anybody: fills a directory, and appears in nobody else's."""
+"""Observer: looks for peers without being one. It fills a directory and appears in no other peer's."""
 
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -7,25 +7,26 @@ from functools import partial
 
 from peerlearn.config import Limits, Timing
 from peerlearn.directory import Change, Directory
-from peerlearn.discovery.base import Discovery, Hint
+from peerlearn.discovery.base import Discovery
 from peerlearn.discovery.static import Static
-from peerlearn.errors import PeerRefused
 from peerlearn.events import Record, discard
 from peerlearn.membership.heartbeats import beat_on
 from peerlearn.membership.introductions import Introductions, announcement
 from peerlearn.membership.membership_tasks import MembershipTasks, recorder
+from peerlearn.membership.ourselves import Ourselves, Reactions
 from peerlearn.membership.problems import Problems
 from peerlearn.membership.trust import Trust
 from peerlearn.tasks import Notifier, background
 from peerlearn.transport.base import Transport
-from peerlearn.types import Address, Card
-from peerlearn.wire.v1 import fabric_pb2 as pb
+from peerlearn.types import Address
 
 
 class Observer:
-    """`watch`: also notice who falls silent, leaves, or publishes. Make the directory with the own id "".
+    """Fills a directory that was made with the own id "". It calls peers over the transport and serves no calls.
 
-    The transport is only asked, never served.
+    peers: addresses to try, in addition to those that the discoveries find.
+    watch: True to notice also that peers fall silent, leave or publish.
+    trust: certificates and revocations of a group; None without a group.
     """
 
     def __init__(
@@ -57,63 +58,55 @@ class Observer:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What keeps addresses that were told from being seen, a sentence each."""
+        """One sentence per address in `peers` that has not led to a peer: the reason, and what to do."""
         return tuple(self._problems)
 
     async def changed(self) -> None:
-        """Returns after the next change of the directory."""
+        """Wait for the next change of the directory."""
         await self._turn.wait()
 
     @asynccontextmanager
     async def looking(self) -> AsyncIterator[None]:
-        """Inside the block the directory fills. Raises NetworkError when nobody could be found at all."""
+        """A block in which the directory fills. Entering raises NetworkError if there is no way to find a peer."""
         async with background() as tasks:
-            company = MembershipTasks(
+            running = MembershipTasks(
+                Ourselves(session=secrets.token_hex(16), timing=self._timing, limits=self._limits, trust=self._trust),
                 self.directory,
                 self._transport,
                 Introductions(
                     self.directory, group_tag=self._group_tag, limits=self._limits, card=None, trust=self._trust
                 ),
                 tasks,
-                me=pb.WatchRequest(session=secrets.token_hex(16)),
-                timing=self._timing,
-                limits=self._limits,
                 problems=self._problems,
-                unwanted=_nothing,
-                is_me=_nobody,
-                refused=_unmoved,
+                reactions=Reactions(),
                 watchers=None,
                 follow=self._watch,
-                trust=self._trust,
             )
 
             def heed(change: Change) -> None:
                 if self._trust is not None:
                     self._trust.follow(change.contact)
                 self._say(change)
-                company.heed(change)
+                running.heed(change)
                 self._turn.notify()
 
             async with AsyncExitStack() as stack:
                 stack.callback(self.directory.listen(heed))
                 if self._trust is not None:
                     self._trust.listen(partial(self._trust.enforce, self.directory))
-                    tasks.start(self._trust.keep_up(self._timing.beat, company.renew), name="observer:trust")
+                    trust = self._trust
+                    tasks.supervise(
+                        lambda: trust.keep_up(self._timing.beat, running.renew),
+                        name="observer:trust",
+                        lost="certificates are not renewed",
+                    )
                 if self._watch:
-                    tasks.start(beat_on(self.directory, None, self._timing), name="observer:beats")
+                    tasks.supervise(
+                        lambda: beat_on(self.directory, None, self._timing),
+                        name="observer:beats",
+                        lost="silence is not noticed",
+                    )
                 ways = (*self._discoveries, Static(self._peers))
                 me = announcement("", self._group_tag, 0, group=self._trust.group if self._trust is not None else "")
-                await company.discover(stack, ways, me, told=bool(self._peers))
+                await running.discover(stack, ways, me, told=bool(self._peers))
                 yield
-
-
-def _nothing(hint: Hint) -> bool:
-    return False
-
-
-def _nobody(card: Card) -> bool:
-    return False
-
-
-def _unmoved(exc: PeerRefused) -> None:
-    return None

@@ -1,4 +1,4 @@
-"""What keeps an address from becoming a peer, said once, in a sentence that helps."""
+"""Problems: why an address does not lead to a peer, recorded once, in a sentence that says what to do."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,8 @@ from peerlearn.events import PeerChanged, Record
 
 
 class Problems:
-    """Those of told addresses are kept until they are solved, for the user; refusals by others are only recorded."""
+    """Problems with addresses that the user gave are kept until they are solved. Refusals at other addresses are only
+    recorded as events. Iterates over the kept sentences."""
 
     def __init__(self, record: Record) -> None:
         self._record = record
@@ -18,11 +19,11 @@ class Problems:
         return iter(self._sentences.values())
 
     def keep(self, about: str, sentence: str) -> None:
-        """Something that the user must hear of, and that is not about one address."""
+        """Keep a problem that concerns no single address. `about`: its key; a new sentence replaces the old one."""
         self._note(about, "problem", sentence)
 
     def of_lead(self, lead: Lead, exc: TransferError | WireError) -> str:
-        """Note why a lead led nowhere; the sentence that says so."""
+        """Note why a lead has led to no peer, and return the sentence. It is kept only if the user gave the lead."""
         sentence = _sentence(lead, exc)
         status = "unreachable" if isinstance(exc, PeerUnreachable) else "refused"
         if lead.told:
@@ -30,10 +31,11 @@ class Problems:
         return sentence
 
     def refused(self, lead: Lead, exc: PeerRefused, why: str) -> None:
-        """Record a refusal by somebody whom we were not told of: once per lead, its caller sees to that."""
+        """Record a refusal by a peer at an address that the user did not give. The caller does so once per lead."""
         self._record(PeerChanged(peer=lead.id_prefix, name=exc.peer, status="refused", address=str(lead), why=why))
 
     def solved(self, lead: Lead) -> None:
+        """Drop the problem of this lead: it has led to a peer."""
         self._sentences.pop(str(lead), None)
 
     def _note(self, about: str, status: str, sentence: str) -> None:

@@ -1,65 +1,64 @@
-"""From hints to contacts: one task per lead tries until somebody answers, and tries again when they are gone."""
+"""From hints to contacts: one task per lead tries until a peer answers, and tries again when that peer is gone."""
 
 import asyncio
 import random
 from collections.abc import Callable, Iterator
 
 from peerlearn.clock import now
-from peerlearn.config import Limits, Timing
 from peerlearn.directory import Change, Contact, Directory, Lead, Leads
 from peerlearn.discovery.base import Hint
 from peerlearn.discovery.static import SOURCE as TOLD
 from peerlearn.errors import PeerRefused, RefusalReason, TransferError, WireError
-from peerlearn.membership.introducing import Introducer, patience, pauses
+from peerlearn.membership.introducing import Introducer, head_start, pauses
 from peerlearn.membership.introductions import EXCHANGE
+from peerlearn.membership.ourselves import Ourselves
 from peerlearn.membership.problems import Problems
 from peerlearn.tasks import Background
 from peerlearn.types import Address, PeerId
 
 MEMORY = "memory"
 _PATIENCE = {EXCHANGE: 2, MEMORY: 20}
-"""In `gone_after`: how long a lead that nobody vouches for is followed without success."""
+"""In `gone_after`: how long a lead is followed without success when no source vouches for it any more. Hearsay is
+worth two; a peer that was here before may be on a machine that starts anew, which takes minutes."""
 _NAMES_MOST = 3
 """Leads of one source to one peer. Each start of it has a name of its own, and what mDNS knows of those before, killed
 without a goodbye, outlives them by an hour."""
 _SETTLED = (RefusalReason.GROUP, RefusalReason.PROTOCOL, RefusalReason.REVOKED)
-"""Refusals that last until somebody changes a setting: asked again at the slowest pace."""
+"""Refusals that last until a setting is changed: asked again at the slowest pace."""
 
 
 class Resolver:
-    """A discovery listener: holds a bounded number of leads and follows each. `unwanted` ones it does not take. `own`
-    is our id; nothing when we only look around."""
+    """A discovery listener: holds at most `limits.peers` leads and follows each. `unwanted` ones it does not take."""
 
     def __init__(
         self,
-        own: str,
+        me: Ourselves,
         directory: Directory,
-        meeter: Introducer,
+        introducer: Introducer,
         tasks: Background,
         *,
-        timing: Timing,
-        limits: Limits,
         rng: random.Random,
         problems: Problems,
         unwanted: Callable[[Hint], bool],
     ) -> None:
-        self._own = own
+        self._own = me.id
         self._directory = directory
-        self._introducer = meeter
+        self._introducer = introducer
         self._tasks = tasks
-        self._timing = timing
+        self._timing = me.timing
         self._rng = rng
         self._problems = problems
         self._unwanted = unwanted
-        self._leads = Leads(limits.peers, limits.addresses)
+        self._leads = Leads(me.limits.peers, me.limits.addresses)
         self._pursuits: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._in_vain: set[Lead] = set()
-        """Tried, and nobody was there."""
+        """Leads that were tried without an answer."""
         self._gone: dict[PeerId, asyncio.Event] = {}
 
     # ---------------------------------------------------------------- what others tell us
 
     def hinted(self, hint: Hint) -> None:
+        """Follow this hint, unless it is no news or there is no room."""
         if self._unwanted(hint) or (hint.source == EXCHANGE and self._is_no_news(hint)):
             return
         addresses = hint.addresses
@@ -81,11 +80,13 @@ class Resolver:
             self._stop(old)
         if held is not None:
             place = (held.source, held.key)
-            self._pursuits[place] = self._tasks.start(self._pursue(held), name=f"seek:{held.source}:{held.key[:24]}")
+            self._pursuits[place] = self._tasks.supervise(
+                lambda: self._pursue(held), name=f"seek:{held.source}:{held.key[:24]}", lost="this address is not tried"
+            )
 
     def _is_no_news(self, hint: Hint) -> bool:
-        """Whether it is of somebody who is here, or whom we have found ourselves at these addresses and not yet tried
-        in vain: it may be there again."""
+        """Whether the peer is here, or we have a lead of our own to these addresses that we have not tried in vain.
+        After a try in vain hearsay is news: the peer may be there again."""
         if self._directory.expected(hint.id_prefix):
             return True
         own = (lead for lead in self._leads.to(hint.id_prefix) if lead.source not in _PATIENCE)
@@ -107,12 +108,14 @@ class Resolver:
         return old
 
     def withdrawn(self, source: str, key: str) -> None:
+        """Stop following the hint of this source and key."""
         lead = self._leads.remove(source, key)
         if lead is not None:
             self._stop(lead)
 
     def heed(self, change: Change) -> None:
-        """A change of the directory: who is gone is sought again, one gone silently by its last addresses too."""
+        """A change of the directory: a peer that is gone is looked for again; one that left without a goodbye, at its
+        last addresses too."""
         if change.contact.here:
             return
         gone = self._gone.pop(change.contact.id, None)
@@ -139,9 +142,9 @@ class Resolver:
         since, said = now(), ""
         if not lead.told and self._own > lead.id_prefix:
             # Who finds us by mDNS is found by us: of two, the one with the lower id goes to see the other.
-            await asyncio.sleep(patience(self._timing, len(self._leads)))
+            await asyncio.sleep(head_start(self._timing, len(self._leads)))
         elif lead.source == EXCHANGE:
-            # Most of those whom others name introduce themselves meanwhile.
+            # Most peers that others name introduce themselves meanwhile.
             await asyncio.sleep(next(waits))
         while True:
             contact = self._directory.expected(lead.id_prefix)
@@ -165,7 +168,7 @@ class Resolver:
             self._problems.solved(lead)
             self._in_vain.discard(lead)
             await self._until_gone(peer)
-            # Somebody who has just left is not rung up at once.
+            # A peer that has just left is not called at once.
             waits, since, said = pauses(self._timing, self._rng), now(), ""
             await asyncio.sleep(next(waits))
         self._forget(lead)
@@ -182,8 +185,8 @@ class Resolver:
         return next(waits)
 
     def _hopeless(self, lead: Lead, since: float) -> bool:
-        patience = _PATIENCE.get(lead.source)
-        return patience is not None and now() - since > patience * self._timing.gone_after
+        times = _PATIENCE.get(lead.source)
+        return times is not None and now() - since > times * self._timing.gone_after
 
     async def _until_gone(self, peer: PeerId) -> None:
         while self._directory.get(peer) is not None:

@@ -1,4 +1,4 @@
-"""How somebody connects to others: with a group by mutual TLS, without one in the clear."""
+"""Connections to other peers: with a group by mutual TLS, without one in the clear."""
 
 from peerlearn.config import Limits, Timing
 from peerlearn.membership.trust import Trust
@@ -11,7 +11,8 @@ from peerlearn.types import Address
 def connections(
     group: Group | None, listen: Address, *, timing: Timing, limits: Limits
 ) -> tuple[GrpcTransport, Trust | None]:
-    """Over gRPC. Raises GroupError when the group cannot be used, ConfigError when this grpc is too old for one."""
+    """A gRPC transport that listens on this address, and the trust of the group (None without one). Raises GroupError
+    if the group cannot be used, ConfigError if this version of grpc is too old for a group."""
     if group is None:
         return GrpcTransport(listen, timing=timing, limits=limits), None
     passport = Passport(group, limits=limits)

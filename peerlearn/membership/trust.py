@@ -1,4 +1,4 @@
-"""What a member of a group believes of others: whose certificate is whose, and who is shut out."""
+"""Trust: which certificates belong to which peer of a group, and which peers the group has shut out."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from peerlearn.types import Card, PeerId
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 _KEPT = 2
-"""Certificates of one peer: the one in its card, and the one before, on which calls may still be under way."""
+"""Certificates accepted from one peer: the one in its card, and the one before, for calls that are still under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ class Bond:
 
 
 class Trust:
-    """Binds cards, sessions and connections to one another. `recheck` ends what goes on with those no longer let in."""
+    """Binds cards, sessions and connections together. `recheck` ends the calls of peers that are no longer let in.
+    Lives on the event loop."""
 
     def __init__(self, passport: Passport, *, recheck: Callable[[], None]) -> None:
         self.passport = passport
@@ -35,14 +36,14 @@ class Trust:
         self._heard: Callable[[], None] = _nothing
 
     def listen(self, heard: Callable[[], None]) -> None:
-        """Call it whenever a newer list of revocations has come."""
+        """Call `heard` whenever a newer list of revocations has come."""
         self._heard = heard
 
     # ---------------------------------------------------------------- what others show
 
     def bind(self, card: Card, shown: Sequence[bytes], who: str) -> None:
-        """Raises PeerRefused unless this card names the certificate that its connection has shown, and the group has
-        shut out neither."""
+        """Raises PeerRefused unless the card names the certificate that its connection shows, or if the group has shut
+        out the card's peer or the certificate. `shown`: the certificate chain, DER. `who`: the peer, for messages."""
         if not shown or card.certificate_sha256 != fingerprint_of(shown[0]):
             said = "the card is not that of this connection: it names another certificate"
             raise PeerRefused(who, RefusalReason.IDENTITY, said)
@@ -63,12 +64,12 @@ class Trust:
             raise PeerRefused(caller.host, RefusalReason.IDENTITY, said)
 
     def certificates_of(self, peer: PeerId) -> tuple[bytes, ...]:
-        """SHA-256 of what this peer may show; nothing when it is not here."""
+        """SHA-256 of the certificates that this peer's connection may show; empty if the peer is not here."""
         bond = self._bonds.get(peer)
         return bond.certificates if bond is not None else ()
 
     def follow(self, contact: Contact) -> None:
-        """A contact has changed."""
+        """Update the bond of a contact that has changed."""
         if not contact.here:
             self._bonds.pop(contact.id, None)
             return
@@ -81,7 +82,7 @@ class Trust:
     # ---------------------------------------------------------------- who is shut out
 
     def learn(self, signed: pb.SignedRevocations, who: str) -> None:
-        """Raises PeerRefused for a list that the group has not signed."""
+        """Take a list of revocations from another peer. Raises PeerRefused if the group has not signed it."""
         try:
             newer = self.passport.learn(signed)
         except Corrupt as exc:
@@ -90,14 +91,15 @@ class Trust:
             self._heard()
 
     def enforce(self, directory: Directory) -> None:
-        """Part with those who are shut out, and end what goes on with them."""
+        """Drop the peers that are shut out from the directory, and end the calls with them."""
         for contact in directory.here():
             if (why := self._why_not(contact)) is not None:
                 directory.goodbye(contact.id, contact.session, why)
         self._recheck()
 
     async def keep_up(self, beat: float, renewed: Callable[[], None]) -> None:
-        """For ever, once a beat: notice what has changed on this machine, and certificates that have run out."""
+        """Once per beat, until cancelled: notice a renewed certificate or newer revocations on this machine, and
+        certificates that have expired. `renewed` is called after a renewal."""
         while True:
             await asyncio.sleep(beat)
             news = self.passport.refresh()

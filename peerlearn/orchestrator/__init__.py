@@ -1,1 +1,1 @@
-"""The bridge: what a peer does next, with whom, and the one place where both towers meet."""
+"""The bridge between learning and network: decides what a peer does next and with which providers, and does it."""

@@ -1,4 +1,4 @@
-"""What knowledge shows, and to whom it may be shown: decided here and nowhere else. Deny by default."""
+"""Exposure control: decides what a piece of knowledge shows, and which peers may see it. Denies by default."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ from peerlearn.types import Card, Exposure
 from peerlearn.wire.cards import is_peer_id
 
 EVERYBODY = "*"
+"""Key of the rule for all peers that have no rule of their own."""
 
 _PARAMS = frozenset({Exposure.PARAMS_FULL, Exposure.PARAMS_LAYERS, Exposure.PARAMS_SIGNIFICANT})
 _PRIVATE = {
@@ -22,19 +23,20 @@ _OUTPUTS = frozenset({*_PRIVATE.values(), Exposure.PUBLIC_OUTPUTS})
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """Who may see what. A rule for one peer, by its id (in full) or its name, stands instead of the one for everybody.
-    Only an id is proof of who somebody is; a name counts while just one peer here has it."""
+    """Allow-list of exposures. A rule for one peer, by its full id or its name, replaces the rule for everybody. Only
+    an id is proof of identity: while several peers here have one name, a rule by this name can only narrow the rule for
+    everybody."""
 
     everybody: frozenset[Exposure]
     rules: Mapping[str, frozenset[Exposure]] = field(default_factory=dict)
 
     @property
     def anybody(self) -> frozenset[Exposure]:
-        """What at least one peer may see."""
+        """Every exposure that at least one peer may see."""
         return self.everybody.union(*self.rules.values())
 
     def of(self, peer: Card, namesakes: Callable[[str], int]) -> frozenset[Exposure]:
-        """What this peer may see; `namesakes`: how many peers here have a name."""
+        """The exposures that this peer may see. `namesakes`: counts the peers here that have a given name."""
         if peer.id in self.rules:
             return self.rules[peer.id]
         if peer.name not in self.rules or is_peer_id(peer.name):
@@ -44,22 +46,24 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class Showing:
-    """Judges what one peer shows. `state`: names of all tensors of its model; `public`: fingerprints of the data sets
-    that it holds in common with others; `namesakes`: how many peers of a name are here."""
+    """Checks all knowledge that one peer sends against its allowance."""
 
     allowance: Allowance
     state: Collection[str]
+    """Names of all tensors of the peer's model."""
     public: Collection[str]
+    """Fingerprints of the data sets that the peer shares with others."""
     namesakes: Callable[[str], int]
+    """Counts the peers here that have a given name."""
 
     def check_query(self, want: str, peer: Card) -> None:
-        """Raises PeerRefused(EXPOSURE) when nothing that this asks for may be shown to the peer."""
+        """Raises PeerRefused(EXPOSURE) if this peer may see nothing of the wanted kind ("params" or "outputs")."""
         kinds = {"params": _PARAMS, "outputs": _OUTPUTS}.get(want)
         if kinds is not None and not kinds & self._allowed(peer):
             raise PeerRefused(peer.name, RefusalReason.EXPOSURE, f"no {want} are shown to {peer.name}")
 
     def check_answer(self, answer: Answer, query: Query, peer: Card) -> None:
-        """Raises PeerRefused(EXPOSURE) unless all that this shows may be shown to the peer."""
+        """Raises PeerRefused(EXPOSURE) unless this peer may see everything that the answer shows."""
         if isinstance(answer, NotModified | Refusal):
             return
         allowed = self._allowed(peer)
@@ -73,10 +77,11 @@ class Showing:
         return self.allowance.of(peer, self.namesakes)
 
     def shown(self, knowledge: Knowledge, query: Query) -> frozenset[Exposure | None]:
-        """What this shows; None for something that has no exposure, and so may be shown to nobody.
+        """The exposures of this knowledge; None stands for a part of no known kind, which no peer may see.
 
-        Layers that are asked for by name are layers, even if they are all that the model has; and a share of the
-        weights is a share, even if all: whoever may ask for these may put a whole together from several answers.
+        Layers asked for by name count as PARAMS_LAYERS even if they are the whole model, and sparse weights count as
+        PARAMS_SIGNIFICANT even if they are all weights: a consumer that may ask for these can assemble the whole model
+        from several answers anyway.
         """
         if isinstance(knowledge, Outputs):
             if knowledge.fingerprint in self.public:

@@ -1,4 +1,4 @@
-"""The shell around plan(): performs one step after another, and never awaits the network itself."""
+"""Orchestrator: performs the steps that plan() chooses, one after another. It never awaits the network itself."""
 
 import asyncio
 from collections import deque
@@ -41,19 +41,22 @@ from peerlearn.types import Card, PeerId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
-    """What the orchestrator tells, and to whom."""
+    """Functions that the orchestrator calls. All but `measure` are called on the event loop, and must not block."""
 
     record: Record = discard
+    """Takes events."""
     measure: Measure | None = None
-    """Metrics to record after each span."""
+    """Computes the app's metrics after each span, on the learner's thread."""
     published: Callable[[int, tuple[int, ...]], None] = lambda version, histogram: None
-    """Told of each snapshot, by version, with the class counts that go with it."""
+    """Called after each snapshot with its version and its class counts, (C,)."""
     round_ended: Callable[[tuple[PeerId, ...]], None] = lambda taught_by: None
-    """Told at the end of a round whose knowledge the strategy holds."""
+    """Called at the end of a round with the providers whose knowledge the strategy holds, in id order."""
 
 
 class Orchestrator:
-    """Owns the learner's thread and the tasks that wait for others. State changes between two awaits, here only."""
+    """Runs the rounds of one peer. Lives on the event loop; the state of the run changes here only, between two awaits,
+    so that it needs no lock.
+    """
 
     def __init__(
         self,
@@ -70,11 +73,12 @@ class Orchestrator:
         saving: Saving | None,
         hooks: Hooks,
     ) -> None:
-        """`barrier` is None in free pace, `saving` where nothing is kept."""
+        """`barrier`: None in free pace. `saving`: None if no checkpoints are kept."""
         self._learner = learner
         self._schedule = schedule
         self._exchanges = exchanges
-        exchanges.changed = self.wake
+        self._changed = asyncio.Event()
+        exchanges.changed = self._changed.set  # not self.wake: no reference cycle, see Assembly._showing
         self._snapshots = snapshots
         self._directory = directory
         self._barrier = barrier
@@ -94,7 +98,6 @@ class Orchestrator:
         self._first = schedule.first
         self._triggered: deque[Phase] = deque()
         self._brought: deque[Received] = deque()
-        self._changed = asyncio.Event()
         self._rested = asyncio.Event()
         self._ended = asyncio.Event()
         self._driven = self._over = self._leaving = False
@@ -102,18 +105,20 @@ class Orchestrator:
     # ---------------------------------------------------------------- driven from outside
 
     async def start(self) -> None:
-        """Go on where a saved run stood, if there is one, and publish what is to be published: from here on questions
-        can be answered. Raises StateError."""
+        """Resume the saved run, if there is one, and publish its snapshot; from then on questions can be answered.
+        Raises StateError if the saved run does not fit."""
         kept = await self._saving.resume() if self._saving is not None else None
         if self._saving is None or kept is None:
             if self._saving is not None:
                 await self._saving.at_snapshot(self._progress)
             return self._show(await self._trainer.snapshot(self.version), self.round)
         if self._barrier is not None and await self._saving.resume_before(kept) is not None:
-            snapshot, _ = await self._trainer.snapshot(kept.version - 1)  # a consumer may not have got it yet
+            # Lockstep: a slower consumer may still ask for the version before the latest.
+            snapshot, _ = await self._trainer.snapshot(kept.version - 1)
             self._snapshots.publish(snapshot)
-            kept = await self._saving.resume() or kept
+            kept = await self._saving.resume() or kept  # once more: `resume_before` has loaded the older state
         self._stand(kept)
+        # The snapshot first: others know this version by its state, not by what was learned after it.
         self._show(await self._trainer.snapshot(self.version), self.round)
         self._stand(await self._saving.resume_between(kept))
 
@@ -134,7 +139,10 @@ class Orchestrator:
         )  # fmt: skip
 
     async def rounds(self, amount: int | None, *, app_trains: bool = False) -> None:
-        """Do `amount` more rounds (None: until cancelled). With `app_trains`, local phases are left to the app."""
+        """Do `amount` more rounds; None: until cancelled. With `app_trains`, local phases are left to the app.
+
+        Raises ConfigError if another call is under way, PeerStopped if the peer stops meanwhile.
+        """
         if self._driven:
             raise ConfigError("one run() or transfer() at a time: another one of this peer is still under way")
         self._driven = True
@@ -154,28 +162,30 @@ class Orchestrator:
             raise PeerStopped("this peer has stopped: its block was left, or a step failed")
 
     def arrived(self, received: Received) -> None:
-        """Somebody brought knowledge with a question."""
+        """Take knowledge that a consumer brought with its question; the strategy receives it before the next step."""
         self._brought.append(received)
         self.wake()
 
     def quarantine_reason(self, giver: Card, version: int) -> str | None:
-        """Why nothing is taken of this peer at this version; None: it may bring what it has."""
+        """Why knowledge that this peer brings at this version is refused; None if it is accepted."""
         return self._exchanges.reputation.why(giver, version)
 
     @property
     def quarantined(self) -> tuple[QuarantinedPeer, ...]:
+        """Providers whose knowledge is not used now."""
         return self._exchanges.reputation.quarantined
 
     def teachers(self) -> tuple[str, ...]:
-        """Names of those whose knowledge the strategy holds."""
+        """Names of the providers whose knowledge the strategy holds, in id order."""
         return self._exchanges.names(sorted(self._exchanges.taught_by))
 
     def wake(self) -> None:
-        """Something changed that the next step may depend on."""
+        """Let `run` look again for a step: something has changed that the next step may depend on."""
         self._changed.set()
 
     async def run(self) -> None:
-        """Until told to leave. Bugs propagate; failed exchanges are recorded, and learning goes on."""
+        """Perform steps until `stop` is called. A failed exchange is recorded, and learning goes on; any other
+        exception propagates."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._listen(), name="orchestrator:news")
@@ -186,21 +196,26 @@ class Orchestrator:
                     self._saving.stale |= self._app_trains
                     await self._saving.at_the_end(self._progress)
                 raise Left
-        except* Left:
-            pass
+        except BaseExceptionGroup as caught:
+            others = caught.split(Left)[1]
+            if others is not None:
+                raise others from None
+            # The traceback, a frame of asyncio and the group form a cycle that would keep this peer's model in memory.
+            caught.__traceback__ = None
         finally:
             self._over = True
             self._rested.set()
             self._ended.set()
 
     def stop(self) -> None:
-        """End the step under way, a span of training between two of its own, and save, in the task that runs."""
+        """End the step under way (a span of training ends between two optimizer steps), and let `run` save and return.
+        Does not wait."""
         self._leaving = True
         self.wake()
         self._trainer.stop()
 
     async def leave(self) -> None:
-        """The same, and wait until it is done."""
+        """Stop, and wait until `run` has saved and ended."""
         self.stop()
         await self._ended.wait()
 
@@ -230,19 +245,19 @@ class Orchestrator:
             self._saving.stale |= isinstance(step, Receive | Collect | Train)
         match step:
             case Receive():
-                if await self._exchanges.receive(self._brought.popleft(), tasks, round_=self.round):
+                if await self._exchanges.receive(self._brought.popleft(), round_=self.round):
                     self._trigger(("received",))
             case Ask(exchange):
                 at = self.version if self._barrier is not None else None
                 due_now = self._exchange_is_due()
                 await self._exchanges.ask(tasks, exchange, round_=self.round, at=at, due_now=due_now)
             case Collect():
-                await self._exchanges.collect(tasks, round_=self.round)
+                await self._exchanges.collect(round_=self.round)
                 self._advance()
             case Train(Local() as phase):
                 await self._local(phase)
             case Train(Transfer() as phase):
-                await self._transfer(phase, tasks)
+                await self._transfer(phase)
             case MakeSnapshot():
                 await self._publish()
             case Skip():
@@ -255,7 +270,8 @@ class Orchestrator:
                 await self._changed.wait()
 
     def _amid(self) -> bool:
-        """Whether a span that was cut in two has yet to be finished: what comes meanwhile waits, as it would have."""
+        """True if a resumed local span is still to be finished. Knowledge that arrives meanwhile waits, as it would
+        have waited during the uninterrupted span."""
         return self._into > 0 and (self._goal is None or self.round < self._goal)
 
     def _exchange_is_due(self) -> bool:
@@ -290,14 +306,16 @@ class Orchestrator:
         self._into = 0
         await self._after_span(report)
 
-    async def _transfer(self, phase: Transfer, tasks: asyncio.TaskGroup) -> None:
+    async def _transfer(self, phase: Transfer) -> None:
         try:
             outcome = await self._trainer.transfer(phase, self.round, self.teachers())
         except Left:
             return
         self.last_transfer = outcome.report
+        if outcome.failed:
+            await self._exchanges.judge(outcome, round_=self.round)
         if outcome.verdict is not None:
-            await self._exchanges.judge(outcome, tasks, round_=self.round)
+            await self._exchanges.judge(outcome, round_=self.round)
             await self._trainer.evaluate("transfer", self.round)
         await self._after_span(outcome.report)
 
@@ -311,7 +329,8 @@ class Orchestrator:
         return self._learner.steps
 
     async def _publish(self) -> None:
-        """The snapshot is saved before others hear of it."""
+        """Make a snapshot, save it, and then announce it: a crash in between never leaves others with a version that
+        this peer has lost."""
         made, round_ = await self._trainer.snapshot(self.version + 1), self.round
         self.version += 1
         self._advance()

@@ -1,4 +1,4 @@
-"""Free or lockstep: whether a peer may run ahead of the others."""
+"""Pace of a peer: free, or lockstep, in which no peer runs more than one round ahead of the others."""
 
 import asyncio
 from collections.abc import Collection
@@ -13,16 +13,18 @@ from peerlearn.types import PeerId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """`free`: an exchange takes a provider's latest snapshot, nobody waits for anybody. `lockstep`: the exchange of a
-    peer that has published version v takes version v of each provider, and no peer starts a round before all the
-    others have published the version it has; for experiments and bit-identical runs. `patience`: how long, in
-    seconds, a live peer may take for a round before the others go on without it. `absence`: how long lockstep waits
-    for a peer that fell silent without a goodbye, so that one that is killed and resumed changes no bit of anybody's
-    run; 0: not at all."""
+    """Settings of the pace. Raises ConfigError for values that make no sense."""
 
     mode: Literal["free", "lockstep"] = "free"
+    """free: an exchange takes the latest snapshot of each provider, and no peer waits for another. lockstep: a peer
+    that has published version v asks each provider for version v, and starts a round only after all others have
+    published the version that it has; for experiments and bit-identical runs."""
     patience: float = 300.0
+    """Seconds that a live peer may take for a version before the others go on without it. The default allows for a
+    round of several minutes on a small machine; much less would leave slow peers behind."""
     absence: float = 0.0
+    """Seconds that lockstep waits for a peer that fell silent without a goodbye. A peer that is killed and resumed
+    within this time changes no bit of any run. 0: the others go on at once."""
 
     def __post_init__(self) -> None:
         if self.mode not in ("free", "lockstep"):
@@ -34,25 +36,29 @@ class Pace:
 
     @property
     def kept_versions(self) -> int:
-        """In lockstep a provider may be one version past the one that its slowest consumer asks for."""
+        """Snapshots to keep. In lockstep a provider may be one version ahead of the one that its slowest consumer asks
+        for."""
         return 2 if self.mode == "lockstep" else 1
 
 
 _ABSENT = -1
-"""In place of the version of a peer that fell silent."""
+"""Version that stands for "fell silent": below every real version, so that such a peer counts as behind."""
 
 
 class Barrier:
-    """Lockstep: which peers are behind, and how long that has been so."""
+    """Holds a lockstep peer back until the others have caught up. Lives on the event loop."""
 
     def __init__(self, pace: Pace, directory: DirectoryView) -> None:
         self._pace = pace
         self._directory = directory
         self._since: dict[PeerId, tuple[int, float]] = {}
+        """Per peer that is behind: its version, and the time at which it was first seen at that version."""
         self._met: set[PeerId] = set()
+        """Peers seen alive that have not said goodbye since."""
 
     def behind(self, version: int) -> tuple[PeerId, ...]:
-        """Live peers that have not published `version`, and absent ones, unless the patience with them has run out."""
+        """Peers to wait for: those that have not published `version` or fell silent, until their patience or absence
+        has run out. A peer that advances gets the full patience again."""
         alive = {c.card.id: c.version for c in self._directory.alive()}
         slow = {peer: at for peer, at in alive.items() if at < version} | dict.fromkeys(self._absent(alive), _ABSENT)
         for peer in self._since.keys() - slow.keys():
@@ -73,9 +79,10 @@ class Barrier:
         return since + (self._pace.absence if at == _ABSENT else self._pace.patience) - now()
 
     async def wait(self, changed: asyncio.Event) -> None:
-        """Until something changes, or the patience with somebody may have run out."""
+        """Wait until something changes, or until the patience with one of the peers has run out."""
         left = [seconds for peer in self._since if (seconds := self._left_to_wait(peer)) > 0]
         try:
+            # 10 ms late: a timer that fires just before the end would only make `behind` wait again.
             async with asyncio.timeout(min(left) + 0.01 if left else None):
                 await changed.wait()
         except TimeoutError:

@@ -1,4 +1,4 @@
-"""What a peer does next. Pure: same view, same step. No tensors, no clock, no asyncio."""
+"""plan(): the next step of a peer. A pure function of View and Schedule: no tensors, no clock, no asyncio."""
 
 from dataclasses import dataclass
 
@@ -8,81 +8,83 @@ from peerlearn.types import PeerId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """All that the next step depends on."""
+    """State of a run, as far as the next step depends on it."""
 
     round: int = 0
     """Rounds completed."""
     goal: int | None = None
     """Rounds to complete; None: go on until stopped."""
     cursor: int = 0
-    """The phase of the cycle that is due."""
+    """Index of the due phase in `schedule.phases`."""
     triggered: tuple[Phase, ...] = ()
     """Phases that events have put before the cycle, oldest first."""
     arrivals: int = 0
-    """Pieces of knowledge that others brought and that nobody has looked at."""
+    """Pieces of knowledge that consumers brought with their questions and that the strategy has not yet received."""
     asked: bool = False
-    """Whether the exchange that is due next has been asked."""
+    """True if the questions of the next exchange have been sent."""
     nobody: bool = False
-    """Asked early, and nobody was there to be asked: not again before the exchange itself is due."""
+    """True if an early attempt to ask found no provider; the next attempt is made when the exchange is due."""
     in_flight: int = 0
-    """Answers still travelling."""
+    """Questions whose answers have not arrived yet."""
     behind: tuple[PeerId, ...] = ()
-    """Lockstep: peers that I must not run further ahead of."""
+    """Lockstep: peers to wait for before a new round begins."""
     app_trains: bool = False
-    """The app keeps its own loop: local phases are its business, and asking ahead is ours."""
+    """True if the app trains by its own loop: local phases are skipped, and questions are sent ahead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receive:
-    """Hand what others brought to the strategy."""
+    """Hand knowledge that a consumer brought to the strategy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Choose providers and send them questions. The answers come as events; nothing waits for them here."""
+    """Choose providers and send them questions. Other steps may go on while the answers travel."""
 
     exchange: Exchange
 
 
 @dataclass(frozen=True, slots=True)
 class Collect:
-    """Hand the answers to the strategy; the exchange is over."""
+    """Hand the answers to the strategy, and end the exchange."""
 
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """A local or transfer span."""
+    """Run a local or transfer span."""
 
     phase: Local | Transfer
 
 
 @dataclass(frozen=True, slots=True)
 class MakeSnapshot:
-    """Publish: from now on others get this state."""
+    """Publish a snapshot: from then on consumers are answered from it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """The phase is somebody else's business: go on to the next."""
+    """Pass over the due phase: the app does this training itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Until something changes."""
+    """Wait until something changes."""
 
     reason: str
     peers: tuple[PeerId, ...] = ()
+    """Peers that are waited for, where these are known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """The goal is reached. Others are still answered."""
+    """Do nothing: the goal is reached. The peer still answers questions."""
 
 
 Step = Receive | Ask | Collect | Train | MakeSnapshot | Skip | Wait | Rest
 
 
 def plan(view: View, schedule: Schedule) -> Step:
+    """The next step. Knowledge that was brought comes first, then triggered phases, then the cycle."""
     if view.arrivals:
         return Receive()
     if view.triggered:
@@ -91,6 +93,7 @@ def plan(view: View, schedule: Schedule) -> Step:
         return _look_ahead(view, schedule) or Rest()
     if not schedule.cycle:
         return Wait("an event: this schedule has no cycle of its own")
+    # `asked` at cursor 0: the round has begun with an early exchange, and a round that has begun is finished.
     if view.behind and view.cursor == 0 and not view.asked:
         return Wait("the others: lockstep", view.behind)
     return _ask_early(view, schedule) or _perform(schedule.phases[view.cursor], view, in_cycle=True)
@@ -111,7 +114,7 @@ def _perform(phase: Phase, view: View, *, in_cycle: bool) -> Step:
 
 
 def _ask_early(view: View, schedule: Schedule) -> Ask | None:
-    """Prefetch: the next exchange may be asked now when only local training stands before it."""
+    """Prefetch: ask the next exchange now if only local training stands before it and the schedule allows it."""
     if view.asked or view.nobody:
         return None
     for phase in schedule.phases[view.cursor :]:
@@ -123,5 +126,5 @@ def _ask_early(view: View, schedule: Schedule) -> Ask | None:
 
 
 def _look_ahead(view: View, schedule: Schedule) -> Ask | None:
-    """While the app trains by its own loop, the answers for its next transfer already travel."""
+    """Ask the next exchange while the app trains by its own loop, so that its next transfer need not wait."""
     return _ask_early(view, schedule) if view.app_trains and not view.behind else None

@@ -1,4 +1,4 @@
-"""Who somebody is, and who belongs together: keys, signatures, groups, and what they vouch for."""
+"""Who a peer is, and which peers belong together: keys, signatures, groups, and what they vouch for."""
 
 from peerlearn.security.group import Group
 from peerlearn.security.identity import Identity, fingerprint

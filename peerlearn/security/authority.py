@@ -1,7 +1,7 @@
 """Certificates of a group: a private authority on ECDSA P-256, what it signs, and whom it leads to. X.509, no more.
 
 P-256 because gRPC's TLS takes no Ed25519 certificates. Nothing in a certificate tells an outsider more than the mDNS
-record does: whoever connects sees the server's, before it has shown its own.
+record does: a client sees the server's, before it has shown its own.
 """
 
 import datetime
@@ -36,7 +36,7 @@ _UNREADABLE = (
     ValueError, TypeError, IndexError, OverflowError, UnsupportedAlgorithm,
     x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
 )  # fmt: skip
-"""What the library raises for certificates that somebody has made up: some of it only when a field is looked at."""
+"""What the library raises for certificates that are made up: some of it only when a field is looked at."""
 _DEEPEST = 6
 """Authorities between a peer's certificate and one that is trusted: one per rotation whose overlap still runs."""
 

@@ -1,4 +1,4 @@
-"""A certificate that a peer can show, with its key; and the record of one that was made for somebody else."""
+"""A certificate that a peer can show, with its key; and the record of one that was made for another machine."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A group: who may join, decided by a small private authority. Whoever holds its key, in the group file, is in.
+"""A group: which peers may join, decided by a small private authority. A holder of its key, in the group file, is in.
 
 A member's file holds a certificate instead of the key: it is in until that expires or is revoked, and lets nobody in.
 """
@@ -19,6 +19,7 @@ from peerlearn.errors import GroupError
 from peerlearn.security import authority, groupfile
 from peerlearn.security.credential import NAME_CHARS, Credential, Issued
 from peerlearn.security.keyfile import read_private, write_private
+from peerlearn.text import is_name
 
 DAY = 86_400.0
 AUTHORITY_DAYS = 5 * 365
@@ -78,7 +79,7 @@ class Group:
     @classmethod
     def new(cls, name: str, *, days: float = AUTHORITY_DAYS) -> Self:
         """Raises GroupError for a name that would spoil a line."""
-        if not 0 < len(name) <= NAME_CHARS or not name.isprintable():
+        if not is_name(name, NAME_CHARS):
             raise GroupError(f"a group's name is 1 to {NAME_CHARS} printable characters, not {name[:80]!r}")
         key, now, id = authority.new_key(), time.time(), secrets.token_hex(16)
         certificate = authority.root(key, _label(id), now=now, until=now + days * DAY)
@@ -117,6 +118,7 @@ class Group:
 
     @property
     def signer(self) -> EllipticCurvePrivateKey:
+        """The group's private key. Raises GroupError when this file is a member's, which does not hold it."""
         if self.key is None:
             raise GroupError(
                 f"{self.path or 'this file'} is a member's: it does not hold the group's key; "

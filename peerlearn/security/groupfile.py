@@ -11,6 +11,7 @@ from cryptography import x509
 from peerlearn.errors import GroupError
 from peerlearn.security import authority
 from peerlearn.security.credential import NAME_CHARS, Credential, Issued
+from peerlearn.text import is_name
 
 FORMAT = 1
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -38,7 +39,7 @@ def parse(data: bytes, path: Path) -> dict[str, Any]:
 
 def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
     name, id = content["name"], content["id"]
-    if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARS or not name.isprintable():
+    if not is_name(name, NAME_CHARS):
         raise ValueError("its name is none")
     if not isinstance(id, str) or not _ID.fullmatch(id):
         raise ValueError("its id is not 32 hex digits")

@@ -3,7 +3,6 @@
 import fcntl
 import hashlib
 import os
-import secrets
 import stat
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from peerlearn import atomicfile
 from peerlearn.errors import IdentityError
 from peerlearn.types import PeerId
 
@@ -51,13 +51,13 @@ class Identity:
     def of_seed(cls, seed: str) -> Self:
         """The identity that goes with this text: for experiments and simulation, where runs must be repeatable.
 
-        Whoever knows the text is this peer.
+        A program that knows the text can pass for this peer.
         """
         return cls(Ed25519PrivateKey.from_private_bytes(hashlib.sha256(seed.encode()).digest()))
 
     @classmethod
     def load_or_create(cls, directory: Path) -> Self:
-        """The identity kept in `directory`, made on first use; nobody else may hold it meanwhile.
+        """The identity kept in `directory`, made on first use; one process at a time may hold it.
 
         Raises IdentityError, with the way out, when another process holds it, when the key can be read by other
         users, or when it cannot be read or is not a key. A bad key is never replaced: that would be another peer.
@@ -71,7 +71,7 @@ class Identity:
             raise
 
     def sign(self, data: bytes) -> bytes:
-        """64 bytes."""
+        """The Ed25519 signature of `data` by this identity: 64 bytes."""
         return self._key.sign(data)
 
     def close(self) -> None:
@@ -149,15 +149,9 @@ def _read(path: Path) -> Ed25519PrivateKey:
 def _create(path: Path) -> Ed25519PrivateKey:
     key = Ed25519PrivateKey.generate()
     data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(path)
+        atomicfile.write(path, data)
     except OSError as exc:
-        draft.unlink(missing_ok=True)
         raise IdentityError(
             f"cannot write the identity {path}: {exc.strerror}; choose another state directory"
         ) from exc

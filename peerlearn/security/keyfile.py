@@ -1,17 +1,20 @@
 """Files that hold a private key: for their owner alone, written whole or not at all."""
 
 import os
-import secrets
 import stat
 from pathlib import Path
 
+from peerlearn import atomicfile
 from peerlearn.errors import GroupError
 
 MOST_BYTES = 1 << 20
 
 
 def read_private(path: Path) -> bytes:
-    """Raises GroupError, with the fix, for a file that is missing, unreadable, huge, or that others may read."""
+    """The content of a file that holds a key.
+
+    Raises GroupError, with the fix, for a file that is missing, unreadable or huge, or that other users can read.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
             raise GroupError(f"{path} is not a file: name the group file itself")
@@ -37,30 +40,14 @@ def read_private(path: Path) -> bytes:
 
 
 def write_private(path: Path, data: bytes, *, replace: bool) -> None:
-    """With mode 0600, as a whole. Raises GroupError when it cannot, or when it is there and may not be replaced."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    """Write a file for this user alone (mode 0600), whole or not at all.
+
+    replace: whether a file of this name may be replaced. Raises GroupError when one is there that may not, or when the
+    file cannot be written.
+    """
     try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            draft.rename(path)
-        else:
-            os.link(draft, path)  # unlike a rename, it fails when the name is taken
-            draft.unlink()
-        _sync_directory(path.parent)
+        (atomicfile.write if replace else atomicfile.create)(path, data)
     except FileExistsError as exc:
-        draft.unlink(missing_ok=True)
         raise GroupError(f"{path} is there already, and nothing is overwritten: choose another name by --out") from exc
     except OSError as exc:
-        draft.unlink(missing_ok=True)
         raise GroupError(f"cannot write {path}: {exc.strerror}; choose another place by --out") from exc
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -27,7 +27,7 @@ _FINGERPRINT_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Revocations:
-    """`signed` is the list as it travels; None for the empty one, which nobody has signed."""
+    """`signed` is the list as it travels; None for the empty one, which is not signed."""
 
     serial: int = 0
     certificates: frozenset[bytes] = frozenset()

@@ -1,1 +1,2 @@
-"""Whole peers in one process, under a virtual clock, driven from one seed: a day of churn in seconds, to the bit."""
+"""Whole peers in one process under a virtual clock, driven by one seed: a day of churn in seconds, repeatable to the
+bit."""

@@ -1,4 +1,4 @@
-"""What a simulated peer stands on: discovery that flaps, a machine that computes slowly, a disk, a wire under watch."""
+"""The environment of a simulated peer: discovery that flaps, slow computation, a disk, and a transport under watch."""
 
 import asyncio
 import random
@@ -27,41 +27,41 @@ T = TypeVar("T")
 Tree = Mapping[str, Any]
 
 SOURCE = "lan"
+"""Source of the hints that simulated discovery gives."""
 _HEARD = (0.05, 1.0)
-"""Seconds until an announcement is heard."""
+"""Range of seconds until an announcement is heard, as with mDNS on a LAN."""
 _KEPT = 120.0
-"""Seconds until the announcement of somebody who vanished is forgotten, as the records of mDNS are."""
+"""Seconds until the announcement of a vanished peer is forgotten, like the records of mDNS."""
 
 
 class Lan:
-    """Announcements as mDNS makes them: late, lost between parted halves, kept for a while after a death.
+    """Announcements as mDNS makes them: they come late, are lost between the halves of a split network, and outlive
+    their peer for a while. `apart`: true if two addresses cannot hear each other now."""
 
-    `apart` says whether two addresses hear nothing of each other now.
-    """
-
-    def __init__(self, draw: random.Random, apart: Callable[[Address, Address], bool]) -> None:
-        self._draw = draw
+    def __init__(self, rng: random.Random, apart: Callable[[Address, Address], bool]) -> None:
+        self._rng = rng
         self._apart = apart
         self._guests: dict[Address, _LanGuest] = {}
 
     def door(self, address: Address) -> "LanDoor":
+        """The discovery of a peer at this address."""
         return LanDoor(self, address)
 
     def vanished(self, address: Address) -> None:
-        """Its machine is dead: nothing more is announced, and what was is believed for a while."""
+        """The peer's machine is dead. Its old announcements are believed for a while."""
         guest = self._guests.pop(address, None)
         if guest is not None:
             asyncio.get_running_loop().call_later(_KEPT, self._withdraw, guest, tuple(self._guests))
 
     def flap(self, address: Address, seconds: float) -> None:
-        """All forget it, and are told anew after so many seconds."""
+        """Make all peers forget this one, and hear of it again after `seconds`."""
         guest = self._guests.get(address)
         if guest is not None:
             self._withdraw(guest, tuple(self._guests))
             asyncio.get_running_loop().call_later(seconds, self._announce, guest)
 
     def announce_all(self) -> None:
-        """The halves of a network have met."""
+        """Announce all peers again, when the halves of the network are joined."""
         for guest in tuple(self._guests.values()):
             self._announce(guest)
 
@@ -88,7 +88,7 @@ class Lan:
                 )
                 to.listener.hinted(hint)
 
-        late = self._draw.uniform(*_HEARD)
+        late = self._rng.uniform(*_HEARD)
         asyncio.get_running_loop().call_later(late, hear, context=to.context)
 
     def _withdraw(self, guest: "_LanGuest", listeners: tuple[Address, ...]) -> None:
@@ -99,7 +99,7 @@ class Lan:
 
 
 class _LanGuest:
-    """`context`: what it hears, it hears on its own machine."""
+    """A peer that announces itself. `context`: that of its machine, in which its listener is called."""
 
     def __init__(self, announcement: Announcement, address: Address, listener: Listener, context: Context) -> None:
         self.announcement = announcement
@@ -110,7 +110,7 @@ class _LanGuest:
 
 
 class LanDoor:
-    """See `discovery.base.Discovery`."""
+    """One peer's discovery on a Lan, see `discovery.base.Discovery`."""
 
     def __init__(self, lan: Lan, address: Address) -> None:
         self._lan = lan
@@ -127,17 +127,17 @@ class LanDoor:
 
 
 class Unhurried:
-    """A Compute without a thread: one call at a time, each after up to `most` virtual seconds. Cancelled meanwhile, the
-    call does not happen."""
+    """A Compute without a thread: one call at a time, each after up to `most` virtual seconds. A call that is cancelled
+    while it waits does not happen."""
 
-    def __init__(self, draw: random.Random, most: float) -> None:
-        self._draw = draw
+    def __init__(self, rng: random.Random, most: float) -> None:
+        self._rng = rng
         self._most = most
         self._turn = asyncio.Lock()
 
     async def run(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         async with self._turn:
-            await asyncio.sleep(self._draw.uniform(0, self._most))
+            await asyncio.sleep(self._rng.uniform(0, self._most))
             return func(*args, **kwargs)
 
     async def close(self) -> None:
@@ -145,9 +145,10 @@ class Unhurried:
 
 
 class Disk:
-    """What one machine keeps, across the lives of its peer: files by name, and the last few snapshots, newest last."""
+    """The files of one machine, which survive its peers: trees by name, and the last few snapshots, newest last."""
 
     _COPIES = 3
+    """Snapshots kept for `restore`; fault schedules go back by at most two."""
 
     def __init__(self) -> None:
         self.files: dict[str, Tree] = {}
@@ -161,18 +162,19 @@ class Disk:
         self.files[name] = tree
 
     def restore(self, older: int) -> None:
-        """Somebody put an older copy back, of so many snapshots before the last."""
+        """Go back by `older` snapshots, as when a user restores an old backup."""
         if older and self._snapshots:
             del self._snapshots[max(1, len(self._snapshots) - older) :]
             self.files = {STATE: self._snapshots[-1]}
 
     def wipe(self) -> None:
+        """Remove all files and snapshots."""
         self.files.clear()
         self._snapshots.clear()
 
 
 class DiskStore(Store):
-    """A store on such a disk, until the power fails."""
+    """A store on a simulated disk, until its power fails."""
 
     def __init__(self, disk: Disk, learner: Learner, strategy: Strategy) -> None:
         super().__init__(Path(), learner, strategy)
@@ -180,11 +182,11 @@ class DiskStore(Store):
         self._on = True
 
     def unplug(self) -> None:
-        """From now on nothing reaches the disk."""
+        """Fail the power: from now on nothing reaches the disk."""
         self._on = False
 
     def open(self) -> None:
-        """There is room."""
+        """There is always room."""
 
     def write(self, tree: Tree, name: str) -> str:
         if self._on:
@@ -201,11 +203,13 @@ class DiskStore(Store):
 
 
 Opened = Callable[[str, float], Callable[[], None]]
-"""Told of a call that begins, in words, with the seconds it may take; returns what to call at its end."""
+"""Called when a call begins, with a description and the seconds that it may take; returns a function to call at its
+end."""
 
 
 class Witnessed:
-    """A memory transport whose calls must end in time. See `transport.base.Transport`."""
+    """A memory transport that reports its calls, so that each can be required to end in time. See
+    `transport.base.Transport`."""
 
     def __init__(self, inner: MemoryTransport, timing: Timing, opened: Opened) -> None:
         self._inner = inner
@@ -252,10 +256,10 @@ class Witnessed:
 
 
 _BODY = 64 * 1024
-"""Bytes: more than any answer of these peers has."""
+"""Bytes; larger than any answer of these peers."""
 
 
 def call_bound(timing: Timing, brings: int = _BODY) -> float:
-    """Seconds within which an exchange ends, by the deadline rule: connect, be told to go on, send what is brought, get
-    the first frame and the rest; and a stall window for the last frame of each."""
+    """Seconds within which an exchange must end by the deadline rule: connecting, permission to send, sending what is
+    brought, the first frame and the rest of the answer, and a stall window for each last frame."""
     return 3 * timing.base + timing.budget(brings) + timing.budget(_BODY) + 2 * timing.stall

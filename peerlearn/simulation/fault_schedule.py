@@ -1,4 +1,4 @@
-"""What befalls the peers, and when: drawn from the seed beforehand, so that a run is known before it begins. Pure."""
+"""The faults of a run and their times, drawn from the seed before the run begins. Pure functions."""
 
 import random
 from collections.abc import Iterator
@@ -10,37 +10,38 @@ from peerlearn.transport.faults.model import Faults
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blow:
-    """`at`: seconds from the start. Places are numbered from 0; who is not in a state for it is passed over."""
+    """A fault, `at` seconds after the start. Places are numbered from 0. A fault is skipped when its peer is not in a
+    state for it."""
 
     at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Personal(Blow):
-    """It befalls one peer, if that is up and awake."""
+    """A fault of one peer, if that peer is up and awake."""
 
     place: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kill(Personal):
-    """The power of this peer's machine fails: no goodbye, and nothing of it is heard any more."""
+    """The power of the peer's machine fails: no goodbye, and its connections go silent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crash(Personal):
-    """Its program is killed: no goodbye, but its connections break at once, since the machine lives on."""
+    """The peer's program is killed: no goodbye, but its connections break at once, because the machine is still up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leave(Personal):
-    """It says goodbye and leaves."""
+    """The peer says goodbye and leaves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Return(Blow):
-    """It starts again, at another address, with the state of `older` snapshots before the last; with `anew` as somebody
-    else with nothing kept: the machine was installed again."""
+    """The peer starts again at another address, with the state of `older` snapshots before the last. `anew`: its
+    machine was reinstalled, so it starts with a new identity and without state."""
 
     place: int
     older: int = 0
@@ -49,66 +50,67 @@ class Return(Blow):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sleep(Personal):
-    """A laptop is closed: nothing on it runs for so long; then it goes on as if nothing had happened."""
+    """A laptop is closed: nothing on it runs for `seconds`, then everything continues."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part(Blow):
-    """The network falls into two halves, which hear nothing of each other."""
+    """The network splits into two halves that cannot hear each other."""
 
     half: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meet(Blow):
-    """The halves are one again."""
+    """The halves are joined again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flap(Personal):
-    """Discovery forgets a peer, and finds it again."""
+    """Discovery loses a peer, and finds it again after `seconds`."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConditionsChange(Blow):
-    """How frames travel from now on."""
+    """Sets how frames travel from now on."""
 
     weather: Faults
 
 
 _CROWD = 16
+"""Number of peers above which each is hit less often, so that the total rate of faults stays about the same."""
 FAIR = Faults(delay=0.002, jitter=0.01)
-"""A good day on a LAN."""
+"""A good day on a LAN: seconds of delay and jitter, no loss."""
 
 
 def blows(scenario: Scenario) -> tuple[Blow, ...]:
-    """All of them, in order of time, the last one before `storm_ends`."""
+    """All faults of a run in order of time; the last one is at `storm_ends` at the latest."""
     clear = ConditionsChange(at=0.0, weather=FAIR)
     if scenario.faults == "none":
         return (clear,)
-    draw = random.Random(f"storm/{scenario.seed}")
+    rng = random.Random(f"storm/{scenario.seed}")
     found: list[Blow] = [clear, ConditionsChange(at=scenario.storm_ends, weather=FAIR)]
     for place in range(scenario.peers):
-        found += _fate(scenario, place, draw)
+        found += _fate(scenario, place, rng)
     if scenario.faults == "storm":
-        found += _partings(scenario, draw)
-        found += _weathers(scenario, draw)
+        found += _partings(scenario, rng)
+        found += _weathers(scenario, rng)
     return tuple(sorted(found, key=lambda blow: blow.at))
 
 
-def _fate(scenario: Scenario, place: int, draw: random.Random) -> Iterator[Blow]:
-    """One blow after another, as far apart as is drawn; whoever went comes back before the storm ends. Where there are
-    many peers each is hit less often: one of them is hit all the time as it is."""
+def _fate(scenario: Scenario, place: int, rng: random.Random) -> Iterator[Blow]:
+    """The faults of one peer, at random intervals. A peer that went away returns before the storm ends. With many peers
+    each is hit less often: some peer is hit all the time even so."""
     beat, end, calm = scenario.timing.beat, scenario.storm_ends, max(1.0, scenario.peers / _CROWD)
     kinds = ("kill", "crash", "leave", "sleep", "sleep", "flap") if scenario.faults == "storm" else ("leave", "flap")
-    at = draw.uniform(3, 25) * beat
+    at = rng.uniform(3, 25) * beat
     while True:
-        kind = draw.choice(kinds)
-        lasts = _lasting(draw) * beat
+        kind = rng.choice(kinds)
+        lasts = _lasting(rng) * beat
         if at + lasts >= end:
             return
         match kind:
@@ -123,41 +125,41 @@ def _fate(scenario: Scenario, place: int, draw: random.Random) -> Iterator[Blow]
             case "flap":
                 yield Flap(at=at, place=place, seconds=lasts)
         if kind in ("kill", "crash", "leave"):
-            older = draw.choice((0, 0, 0, 1, 2)) if scenario.faults == "storm" else 0
-            anew = scenario.faults == "storm" and draw.random() < 0.1
+            older = rng.choice((0, 0, 0, 1, 2)) if scenario.faults == "storm" else 0
+            anew = scenario.faults == "storm" and rng.random() < 0.1
             yield Return(at=at + lasts, place=place, older=older, anew=anew)
-        at += lasts + draw.uniform(5, 50) * calm * beat
+        at += lasts + rng.uniform(5, 50) * calm * beat
 
 
-def _lasting(draw: random.Random) -> float:
-    """In beats: at once, before anybody has noticed; after some doubt; after it was given up."""
-    return draw.choice((draw.uniform(0.01, 2), draw.uniform(2, 8), draw.uniform(8, 20)))
+def _lasting(rng: random.Random) -> float:
+    """A duration in beats: too short to be noticed, long enough to be suspected, or long enough to be given up."""
+    return rng.choice((rng.uniform(0.01, 2), rng.uniform(2, 8), rng.uniform(8, 20)))
 
 
-def _partings(scenario: Scenario, draw: random.Random) -> Iterator[Blow]:
-    beat, at = scenario.timing.beat, draw.uniform(8, 40) * scenario.timing.beat
+def _partings(scenario: Scenario, rng: random.Random) -> Iterator[Blow]:
+    beat, at = scenario.timing.beat, rng.uniform(8, 40) * scenario.timing.beat
     while True:
-        lasts = _lasting(draw) * beat
+        lasts = _lasting(rng) * beat
         if at + lasts >= scenario.storm_ends:
             return
-        members = draw.sample(range(scenario.peers), scenario.peers // 2)
+        members = rng.sample(range(scenario.peers), scenario.peers // 2)
         yield Part(at=at, half=tuple(sorted(members)))
         yield Meet(at=at + lasts)
-        at += lasts + draw.uniform(10, 50) * beat
+        at += lasts + rng.uniform(10, 50) * beat
 
 
-def _weathers(scenario: Scenario, draw: random.Random) -> Iterator[Blow]:
-    """Fair and foul in turn."""
-    beat, at = scenario.timing.beat, draw.uniform(3, 40) * scenario.timing.beat
+def _weathers(scenario: Scenario, rng: random.Random) -> Iterator[Blow]:
+    """Fair and foul conditions in turn."""
+    beat, at = scenario.timing.beat, rng.uniform(3, 40) * scenario.timing.beat
     while True:
-        lasts = draw.uniform(2, 20) * beat
+        lasts = rng.uniform(2, 20) * beat
         if at + lasts >= scenario.storm_ends:
             return
         foul = Faults(
-            delay=draw.uniform(0.01, 1), jitter=draw.uniform(0, 5), loss=draw.choice((0, 0.01, 0.05)),
-            duplication=draw.choice((0, 0.02)), reordering=draw.choice((0, 0.02)), corruption=draw.choice((0, 0.02)),
-            bandwidth=draw.choice((None, 100_000)),
+            delay=rng.uniform(0.01, 1), jitter=rng.uniform(0, 5), loss=rng.choice((0, 0.01, 0.05)),
+            duplication=rng.choice((0, 0.02)), reordering=rng.choice((0, 0.02)), corruption=rng.choice((0, 0.02)),
+            bandwidth=rng.choice((None, 100_000)),
         )  # fmt: skip
         yield ConditionsChange(at=at, weather=foul)
         yield ConditionsChange(at=at + lasts, weather=FAIR)
-        at += lasts + draw.uniform(5, 50) * beat
+        at += lasts + rng.uniform(5, 50) * beat

@@ -1,4 +1,4 @@
-"""What must hold whatever happens; looked at after every event. The first breach ends a run."""
+"""The invariants of a simulation, checked after every event. The first breach ends the run."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from peerlearn.simulation.loop import VirtualLoop
 
 _ROUNDING = 1e-6
+"""Tolerance for differences in the order of summation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Breach:
-    """`rule`: gate, version, ends, memory, reunion or quiet. `at`: virtual seconds."""
+    """A broken invariant. `rule`: gate, version, ends, memory, reunion or quiet; `at`: virtual seconds."""
 
     rule: str
     sentence: str
@@ -32,7 +33,7 @@ class Breach:
 
 
 class Invariants:
-    """`broken` is done with the first breach. `checks` counts what was looked at."""
+    """Checks the invariants. `broken` is done with the first breach; `checks` counts the checks made."""
 
     def __init__(self, loop: "VirtualLoop", scenario: Scenario) -> None:
         self._loop = loop
@@ -47,6 +48,7 @@ class Invariants:
         self.longest_call = 0.0
 
     def breach(self, rule: str, sentence: str) -> None:
+        """Report a breach; only the first one counts."""
         if not self.broken.done():
             self.broken.set_result(Breach(rule, sentence, self._loop.time()))
 
@@ -58,6 +60,7 @@ class Invariants:
     # ---------------------------------------------------------------- after every event of a peer
 
     def event(self, life: Life, event: Event) -> None:
+        """Check after an event of a peer."""
         match event:
             case PhaseStarted(phase="transfer"):
                 self._before[life] = held_out(life)
@@ -74,7 +77,7 @@ class Invariants:
         self._sizes(life)
 
     def _transferred(self, life: Life) -> None:
-        """Kept or rolled back: it is as good as before, but for the gate's tolerance."""
+        """A transfer, kept or rolled back, must leave the peer as good as before, up to the gate's tolerance."""
         before, after = self._before.get(life, float("nan")), held_out(life)
         self._after[life] = after
         self._check(
@@ -84,7 +87,7 @@ class Invariants:
         )
 
     def _gated(self, life: Life, event: Gated) -> None:
-        """The gate has measured what is so, and what it rolled back is back."""
+        """The gate must have measured the true values, and a rollback must have restored the model."""
         before, after = self._before[life], self._after[life]
         now = event.after if event.kept else event.before
         self._check(
@@ -96,10 +99,10 @@ class Invariants:
             ),
         )
 
-    # ---------------------------------------------------------------- what others see of a peer
+    # ---------------------------------------------------------------- what other peers see of a peer
 
     def change(self, observer: Life, change: Change) -> None:
-        """A directory has changed."""
+        """Check after a change in an observer's directory."""
         contact = change.contact
         key = (observer, contact.id, contact.session)
         before = self._seen.get(key, -1)
@@ -111,16 +114,16 @@ class Invariants:
         )
 
     def forget(self, life: Life) -> None:
-        """It is over, and nobody has anything more to say of it."""
+        """Drop the records of a life that has ended."""
         for kept in (self._before, self._after, self._published):
             kept.pop(life, None)
         self._seen = {key: version for key, version in self._seen.items() if key[0] is not life}
 
-    # ---------------------------------------------------------------- everything ends
+    # ---------------------------------------------------------------- deadlines
 
     def opened(self, life: Life, what: str, bound: float) -> Callable[[], None]:
-        """Something began that must end within `bound` seconds in which its machine is awake; call what is returned
-        when it has ended."""
+        """Begin something that must end within `bound` seconds during which its machine is awake. Call the returned
+        function when it has ended."""
         deadline = _Deadline(self, self._loop, life, what, bound)
 
         def ended() -> None:
@@ -129,7 +132,7 @@ class Invariants:
 
         return ended
 
-    # ---------------------------------------------------------------- memory, company, silence
+    # ---------------------------------------------------------------- memory, reunion, quiet
 
     def _sizes(self, life: Life) -> None:
         found = sizes(life, self._scenario.limits) if life.joined else []
@@ -139,7 +142,7 @@ class Invariants:
                 self.breach("memory", f"{life.name} holds {amount} {what}, at most {most}")
 
     def strangers(self, lives: list[Life]) -> list[str]:
-        """Who does not know whom, of those who live: a sentence each."""
+        """One sentence for each pair of live peers of which one does not know the other."""
         found = []
         for observer in lives:
             for other in lives:
@@ -151,18 +154,19 @@ class Invariants:
         return found
 
     def reunion(self, lives: list[Life]) -> None:
+        """After the settling time all live peers must know each other."""
         found = self.strangers(lives)
         within = self._scenario.settling
         self._check(not found, "reunion", lambda: f"{within:.0f} s after the faults {found[0]} ({len(found)} such)")
 
     def quiet(self, failures: list[str], tasks: list[str]) -> None:
-        """At the end."""
+        """No exception may be uncaught, and no task left, when the run ends."""
         self._check(not failures, "quiet", lambda: f"an exception that nobody caught: {failures[0]}")
         self._check(not tasks, "quiet", lambda: f"{len(tasks)} tasks are left at the end: {', '.join(tasks[:5])}")
 
 
 class _Deadline:
-    """In seconds in which the machine is awake."""
+    """A deadline in seconds during which its machine is awake."""
 
     def __init__(self, invariants: Invariants, loop: "VirtualLoop", life: Life, what: str, bound: float) -> None:
         self._invariants = invariants
@@ -174,7 +178,7 @@ class _Deadline:
         self._timer = loop.call_later(bound, self._late)
 
     def end(self) -> float:
-        """How long it took."""
+        """Stop the deadline. Returns the seconds that passed."""
         self._timer.cancel()
         return self._awake() - self._began
 
@@ -193,7 +197,7 @@ class _Deadline:
 
 
 def held_out(life: Life) -> float:
-    """Mean recall over the classes present in the held-out data, reckoned here and not by the gate's code."""
+    """Mean recall over the classes in the held-out data. Computed here, independently of the gate's code."""
     held = life.learner.held_out
     if held is None:
         return float("nan")

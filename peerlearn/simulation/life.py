@@ -1,4 +1,4 @@
-"""One life of a simulated peer: from a start to the next goodbye, or to the failure of its power."""
+"""One life of a simulated peer, from its start to its goodbye or to a power failure."""
 
 import asyncio
 import random
@@ -15,11 +15,12 @@ from peerlearn.simulation.loop import Machine
 from peerlearn.types import Address
 
 Heard = Callable[["Life", Event], None]
+"""Called with each event of a life."""
 
 
 @dataclass(eq=False)
 class Life:
-    """`dead`: its power has failed; what it says from then on is heard by nobody."""
+    """One run of a simulated peer. `dead`: its power has failed, and its later events are ignored."""
 
     name: str
     peer: Peer
@@ -36,23 +37,25 @@ class Life:
     dead: bool = False
 
     def record(self, event: Event) -> None:
+        """Pass an event on, unless the power has failed."""
         if not self.dead:
             self.joined = self.joined or isinstance(event, Started)
             self.heard(self, event)
 
     @property
     def learner(self) -> Learner:
+        """The peer's learner."""
         return self.peer.learner
 
     @property
     def up(self) -> bool:
-        """Open to others, and meaning to stay."""
+        """True if the peer has joined and is not about to leave."""
         return self.joined and not self.dead and not self.leaving.is_set()
 
 
 @dataclass(eq=False)
 class Place:
-    """Where one peer after the other lives: a machine and its disk. `installed`: how often it was set up anew."""
+    """A machine and its disk, on which one life follows another. `installed`: how often the machine was reinstalled."""
 
     number: int
     name: str
@@ -63,7 +66,8 @@ class Place:
 
 
 def sizes(life: Life, limits: Limits) -> list[tuple[str, int, int]]:
-    """What a peer holds of others: name, how many, how many at most. The one place that looks inside a peer."""
+    """What a peer holds about other peers: name, present number, largest allowed number. The only function that reads a
+    peer's private attributes for this."""
     peer = life.peer._assembly
     membership, exchanges = peer.membership, peer.orchestrator._exchanges
     found = [
@@ -76,13 +80,12 @@ def sizes(life: Life, limits: Limits) -> list[tuple[str, int, int]]:
         ("pieces of knowledge brought", len(peer.orchestrator._brought), limits.peers),
         ("spans triggered", len(peer.orchestrator._triggered), limits.peers),
     ]
-    if membership._open is not None:
-        tasks, company = membership._open
+    if (running := membership._running) is not None:
         found += [
-            ("leads", len(company.resolver._leads), limits.peers),
-            ("pursuits", len(company.resolver._pursuits), limits.peers),
-            ("peers waited for to go", len(company.resolver._gone), limits.peers),
-            ("peers followed", len(company._watcher._followed), limits.peers),
-            ("tasks of membership", len(tasks._tasks), 4 * limits.peers),
+            ("leads", len(running.resolver._leads), limits.peers),
+            ("pursuits", len(running.resolver._pursuits), limits.peers),
+            ("peers waited for to go", len(running.resolver._gone), limits.peers),
+            ("peers followed", len(running.watcher._peers), limits.peers),
+            ("tasks of membership", len(running.tasks._tasks), 4 * limits.peers),
         ]
     return found

@@ -1,7 +1,7 @@
-"""An event loop whose clock is virtual: it never waits, but jumps to the next timer. No threads, no files, no sockets.
+"""An event loop with a virtual clock: it never waits, but jumps to the next timer. It has no threads, files or sockets.
 
-Everything runs in one order, which the program alone decides: timers that are due at one time in the order in which
-they were set, tasks in sets (as asyncio keeps them) in the order in which they were made.
+The order of everything is deterministic. Timers for the same time run in the order in which they were set. Tasks in
+sets, as asyncio keeps them, come in the order in which they were made.
 """
 
 import asyncio
@@ -22,18 +22,22 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _MOST_AT_ONCE = 2_000_000
-"""Callbacks without the clock moving, after which time must be said to stand still."""
+"""Callbacks without any movement of the clock, after which the run is considered stuck. Far more than any real moment
+has."""
 _DEAD_TIMERS = 1000
+"""Cancelled timers kept before the heap is rebuilt; fewer would rebuild it too often."""
 
 Ready = tuple[asyncio.Handle, Context]
+"""A callback that is due, and its context."""
 
 
 class StandstillError(PeerlearnError):
-    """Nothing is left that could ever happen, or so much happens that the clock does not move any more."""
+    """Nothing is left that could ever happen, or callbacks go on without any movement of the clock."""
 
 
 class Machine:
-    """What runs on one machine can be frozen together: a laptop that sleeps. `slept`: seconds so far."""
+    """Everything on one machine can be frozen together, like a laptop that sleeps. `slept`: seconds of completed sleep;
+    `held`: callbacks that are due when it wakes."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -42,21 +46,24 @@ class Machine:
         self.held: deque[Ready] = deque()
 
     def slept_by(self, now: float) -> float:
+        """Seconds of sleep up to `now`, a sleep in progress included."""
         return self.slept + (now - self.asleep_since if self.asleep_since is not None else 0.0)
 
 
 _MACHINE: ContextVar[Machine | None] = ContextVar("machine", default=None)
+"""The machine on which the present task runs; None: outside all machines."""
 
 
 def on(machine: Machine) -> Context:
-    """A context for tasks that run on this machine; all that they start runs there too."""
+    """A context for tasks on this machine. Everything that they start runs there too."""
     context = copy_context()
     context.run(_MACHINE.set, machine)
     return context
 
 
 class _Task(asyncio.Task[Any]):
-    """asyncio keeps tasks in sets, and a set's order comes from the hash: by default from where in memory they lie."""
+    """A task hashed by its number. asyncio keeps tasks in sets, and their order would otherwise depend on memory
+    addresses."""
 
     _numbers = itertools.count()
 
@@ -73,14 +80,14 @@ class _Task(asyncio.Task[Any]):
 
 class _Timer(asyncio.TimerHandle):
     _scheduled: bool
-    """asyncio's own mark: one that is cancelled while it stands here tells us, so that it can be thrown away."""
+    """asyncio's own flag: a timer that is cancelled while this is set reports to the loop, which can then drop it."""
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """For `asyncio.Runner(loop_factory=VirtualLoop)`. What would wait for the real world raises NotImplementedError;
-    what would go to a thread is done at once, on the loop.
+    """For `asyncio.Runner(loop_factory=VirtualLoop)`. Calls that would wait for the real world raise
+    NotImplementedError; calls for a thread run at once, on the loop.
 
-    `failures` holds what asyncio would have logged: exceptions that nobody caught.
+    `failures` lists the uncaught exceptions that asyncio would have logged.
     """
 
     def __init__(self) -> None:
@@ -96,19 +103,19 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._thread = threading.get_ident()
         self.failures: list[str] = []
         self.callbacks = self._since = 0
-        """How many have run, and how many of them when the clock last moved."""
+        """Number of callbacks run, and that number when the clock last moved."""
         _Task._numbers = itertools.count()
 
     # ---------------------------------------------------------------- machines
 
     def freeze(self, machine: Machine) -> None:
-        """From now on nothing on this machine runs; what is due there happens when it wakes."""
+        """Stop everything on this machine. What is due there runs when it wakes."""
         if machine.asleep_since is None:
             machine.asleep_since = self._now
             self._asleep += 1
 
     def thaw(self, machine: Machine) -> None:
-        """It goes on, late, with all that was due meanwhile, in order."""
+        """Wake a machine. Everything that became due meanwhile runs now, in order."""
         if machine.asleep_since is not None:
             machine.slept += self._now - machine.asleep_since
             machine.asleep_since = None
@@ -212,7 +219,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             sys.set_asyncgen_hooks(*hooks)
 
     def run_until_complete(self, future: Generator[Any, None, T] | Awaitable[T]) -> T:
-        task = asyncio.ensure_future(cast("Awaitable[T]", future), loop=self)  # noqa: TID251  the loop itself starts this one
+        task = asyncio.ensure_future(cast("Awaitable[T]", future), loop=self)  # noqa: TID251  this is the loop itself
         task.add_done_callback(self._ended)
         try:
             self.run_forever()
@@ -252,7 +259,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             await generator.aclose()
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """There is none."""
+        """There is no executor."""
 
     # ---------------------------------------------------------------- tasks, futures, exceptions
 
@@ -266,11 +273,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return _Task(coro, loop=self, name=None if name is None else str(name), context=context)
 
     def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
-        """At once, here: a thread's timing cannot be repeated."""
+        """Run the function at once, on the loop: a thread's timing would not be repeatable."""
         future: asyncio.Future[T] = self.create_future()
         try:
             future.set_result(func(*args))
-        except Exception as exc:  # noqa: BLE001  whoever awaits it gets it
+        except Exception as exc:  # noqa: BLE001  raised where the future is awaited
             future.set_exception(exc)
         return future
 
@@ -288,4 +295,4 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return False
 
     def set_debug(self, enabled: bool) -> None:
-        """No debug mode."""
+        """There is no debug mode."""

@@ -1,4 +1,4 @@
-"""One screen of figures of some runs, and the same for programs."""
+"""The figures of some runs, as lines for one screen and as plain objects for programs."""
 
 import math
 from collections import Counter
@@ -11,14 +11,16 @@ _BLOWS = {
     "kill": "power failures", "crash": "programs killed", "leave": "goodbyes", "return": "returns",
     "sleep": "laptops asleep", "part": "partings", "flap": "discovery flaps", "change": "changes of weather",
 }  # fmt: skip
+"""Faults in the report, by kind."""
 _EVENTS = {
     "published": "snapshots", "fetched": "pieces of knowledge fetched", "fetch-failed": "exchanges failed",
     "answered": "questions answered", "refused": "refused", "gated": "transfers judged", "peer": "changes of company",
 }  # fmt: skip
+"""Events in the report, by kind."""
 
 
 def lines(outcomes: Sequence[SimulationResult]) -> list[str]:
-    """For people."""
+    """The report as lines of text."""
     first = outcomes[0].scenario
     counts = sum((Counter(outcome.counts) for outcome in outcomes), Counter[str]())
     virtual = sum(outcome.virtual_seconds for outcome in outcomes)
@@ -44,7 +46,8 @@ def lines(outcomes: Sequence[SimulationResult]) -> list[str]:
 
 
 def as_object(outcome: SimulationResult) -> dict[str, Any]:
-    """For programs. `breach` is null, or has rule, sentence, virtual seconds and the command that replays it."""
+    """One run's result as plain values. `breach` is null, or has rule, sentence, virtual seconds and the command that
+    replays it."""
     scenario, breach = outcome.scenario, outcome.breach
     return {
         "seed": scenario.seed, "peers": scenario.peers, "hours": scenario.hours, "faults": scenario.faults,

@@ -1,4 +1,4 @@
-"""What is simulated: how many peers, for how long, under which faults, from which seed. Values only."""
+"""The settings of a simulation: number of peers, duration, faults and seed. Plain values."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -7,19 +7,22 @@ from peerlearn.config import Limits, Timing
 from peerlearn.errors import ConfigError
 
 Kind = Literal["none", "calm", "storm"]
+"""Faults of a run: none, only departures and flaps (calm), or all kinds (storm)."""
 
 _BEATS = 96
-"""Of a whole run, unless told otherwise: one every 15 minutes of a day. They are most of what a simulation costs."""
+"""Default number of heartbeats in a run, one every 15 minutes of a day. Heartbeats are most of a simulation's cost."""
 _BEATS_A_ROUND = 6
+"""Mean number of heartbeats between two rounds of a peer."""
 _CALL = 30.0
+"""Seconds for each step of a call, whatever the beat; above the longest delay of foul conditions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """`beat`: seconds between two beats; None: 96 of them in the whole run. All that has to do with who is alive is in
-    proportion to it; calls have 30 s for each step, whatever the beat.
+    """A simulation's settings. `beat`: seconds between two heartbeats; None: 96 of them in the whole run. Liveness
+    settings are proportional to it; calls have 30 s for each step, whatever the beat.
 
-    Raises ConfigError when the settings leave no time to tell whether all find one another again.
+    Raises ConfigError when the run is too short for all peers to find each other again after the last fault.
     """
 
     peers: int = 50
@@ -46,10 +49,12 @@ class Scenario:
 
     @property
     def seconds(self) -> float:
+        """Duration in virtual seconds."""
         return 3600 * self.hours
 
     @property
     def timing(self) -> Timing:
+        """The peers' timing, derived from the beat."""
         beat = self.beat if self.beat is not None else self.seconds / _BEATS
         return Timing(
             beat=beat, suspect_after=3 * beat, gone_after=8 * beat, base=_CALL, stall=_CALL, floor_rate=1024,
@@ -58,19 +63,22 @@ class Scenario:
 
     @property
     def limits(self) -> Limits:
-        """Just enough for those who are there, those who were, and as many hints: what grows without bound shows."""
+        """Room for the present peers, the former ones, and as many hints. Tight, so that anything that grows without
+        bound shows."""
         room = 2 * self.peers + 16
         return Limits(peers=room, watches=2 * self.peers + 16, acquaintances=room)
 
     @property
     def settling(self) -> float:
-        """Seconds after the last fault within which all live peers know one another: a former self is given up
-        (`gone_after`), who was refused or not reached is tried again (twice `retry_most`), and the first beats come."""
+        """Seconds after the last fault within which all live peers must know each other. They cover giving up former
+        sessions (`gone_after`), another try at peers that refused or were not reached (twice `retry_most`), and the
+        first beats."""
         timing = self.timing
         return timing.gone_after + 2 * timing.retry_most + 2 * timing.suspect_after + 4 * timing.base
 
     @property
     def storm_ends(self) -> float:
+        """Virtual seconds at which the last fault is over."""
         return self.seconds - self.settling
 
     @property
@@ -80,7 +88,7 @@ class Scenario:
 
     @property
     def command(self) -> str:
-        """What runs just this again."""
+        """The command that repeats this run."""
         beat = "" if self.beat is None else f" --beat {self.beat:g}"
         strategy = "" if self.strategy == "distillation" else f" --strategy {self.strategy}"
         return (

@@ -1,4 +1,4 @@
-"""The world of a simulation: whole peers on machines on a network, and what befalls them, from one seed."""
+"""The world of a simulation: whole peers on machines in a network, and their faults, from one seed."""
 
 import asyncio
 import contextlib
@@ -34,16 +34,19 @@ from peerlearn.transport.memory.transport import MemoryNetwork
 from peerlearn.types import Address
 
 _COMPUTING = {"learner": 2.0, "answers": 0.2}
-"""Seconds at most that one call takes."""
+"""Longest duration of one call to a peer's computing threads, in virtual seconds."""
 _CALLS_A_ROUND = 200
+"""Bound on the computing calls of one round; generous, since it only catches rounds that never end."""
 _PROVIDERS = 2
+"""Providers that a peer asks in one exchange at most."""
 _LEAVING = 60.0
-"""Seconds within which a peer has left: a call under way, and half a second for its goodbye."""
+"""Seconds within which a peer must have left: a call in progress, and half a second for its goodbye."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationResult:
-    """`breach` is None when everything held. `known_after`: seconds after the last fault until all knew one another."""
+    """The result of a run. `breach` is None when every invariant held. `known_after`: seconds from the last fault until
+    all peers knew each other, nan if they did not."""
 
     scenario: Scenario
     breach: Breach | None
@@ -59,7 +62,7 @@ class SimulationResult:
 
 
 def simulate(scenario: Scenario) -> SimulationResult:
-    """Run it. Raises ConfigError for settings that cannot work; a breach is an outcome."""
+    """Run a simulation. Raises ConfigError for settings that cannot work; a breach is part of the result."""
     began = time.perf_counter()
     with _alone():
         loop = VirtualLoop()
@@ -74,15 +77,15 @@ def simulate(scenario: Scenario) -> SimulationResult:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """One thread: sums of several come in any order, and for nets as small as these it is the fastest. No word of
-    laptops that slept: that is what happens here. And what was there before is no garbage: to walk all of torch again
-    and again would take a third of the time."""
+    """A block with one torch thread, a quiet log and less garbage collection. Sums over several threads come in any
+    order, and one is the fastest for networks this small. Warnings of laptops that slept are expected here. Walking all
+    of torch in each collection would take a third of the time."""
     threads, log, thresholds = torch.get_num_threads(), logging.getLogger("peerlearn"), gc.get_threshold()
     level = log.level
     torch.set_num_threads(1)
     log.setLevel(logging.ERROR)
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(20_000, 20, 20)  # peers make many short-lived objects, few of them in cycles
     try:
         yield
     finally:
@@ -93,7 +96,7 @@ def _alone() -> Iterator[None]:
 
 
 class World:
-    """Lives inside one loop."""
+    """The peers and faults of one run, inside one loop."""
 
     def __init__(self, loop: VirtualLoop, scenario: Scenario) -> None:
         self._loop = loop
@@ -107,9 +110,10 @@ class World:
         self._ended = 0.0
 
     async def run(self) -> Breach | None:
+        """Run to the end or to the first breach, which is returned."""
         self.invariants = Invariants(self._loop, self._scenario)
         self._network = MemoryNetwork(seed=self._scenario.seed)
-        self._lan = Lan(self._draw("lan"), self._apart)
+        self._lan = Lan(self._rng("lan"), self._apart)
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
@@ -128,7 +132,7 @@ class World:
         return self.invariants.broken.result() if self.invariants.broken.done() else None
 
     def _end(self, course: asyncio.Task[None]) -> None:
-        """All say goodbye; after a breach they are stopped as they are."""
+        """Let all peers say goodbye; after a breach, cancel them."""
         course.cancel()
         broken = self.invariants.broken.done()
         for life in [place.life for place in self._places if place.life is not None]:
@@ -138,18 +142,19 @@ class World:
                 life.task.cancel()
 
     def outcome(self, breach: Breach | None, wall_seconds: float) -> SimulationResult:
+        """The result of the run."""
         return SimulationResult(
             scenario=self._scenario, breach=breach, digest=self._trace.digest, counts=dict(self._trace.counts),
             checks=self.invariants.checks, lives=self._lives, rounds=self._rounds_done, known_after=self._known_after,
             longest_call=self.invariants.longest_call, virtual_seconds=self._ended, wall_seconds=wall_seconds,
         )  # fmt: skip
 
-    # ---------------------------------------------------------------- the course of things
+    # ---------------------------------------------------------------- faults
 
     async def _course(self) -> None:
-        draw = self._draw("starts")
+        rng = self._rng("starts")
         for place in self._places:
-            self._start(place, after=draw.uniform(0, 3 * self._scenario.timing.beat))
+            self._start(place, after=rng.uniform(0, 3 * self._scenario.timing.beat))
         for blow in fault_schedule.blows(self._scenario):
             await asyncio.sleep(max(0.0, blow.at - self._loop.time()))
             self._strike(blow)
@@ -206,8 +211,8 @@ class World:
         return life if life is not None and life.up and life.machine.asleep_since is None else None
 
     def _kill(self, place: Place, life: Life) -> None:
-        """From this moment nothing of it reaches anybody, its disk included; that its program is then taken apart in
-        good order is seen by nobody."""
+        """Cut the peer and its disk off from this moment on. The orderly end of its tasks that follows has no effect on
+        others."""
         life.dead = True
         self._lan.vanished(life.address)
         life.store.unplug()
@@ -216,7 +221,7 @@ class World:
         place.life = None
 
     def _silence(self, life: Life) -> None:
-        """All that it sends is lost, but that its calls end is told to the others."""
+        """Drop everything that the peer sends, but tell the others that its calls have ended."""
         others = [other for other in self._addresses if other != life.address]
 
         def between(faults: Faults | None) -> None:
@@ -236,7 +241,7 @@ class World:
         self._start(place, after=0.0)
 
     def _part(self) -> None:
-        """By places: whoever starts meanwhile starts in its half."""
+        """Split the network by places, so that a peer that starts meanwhile belongs to its place's half."""
         halves: tuple[list[Address], list[Address]] = ([], [])
         for address, place in self._addresses.items():
             halves[place in self._half].append(address)
@@ -261,13 +266,13 @@ class World:
         who = f"{scenario.seed}/{place.name}/{place.installed}"
         identity = Identity.of_seed(f"simulation/{who}")
         session = hashlib.sha256(f"session/{who}/{place.lives}".encode()).hexdigest()[:16]
-        draw = self._draw(f"{place.name}/{place.lives}")
+        rng = self._rng(f"{place.name}/{place.lives}")
         inner = self._network.transport(timing=timing, limits=scenario.limits)
         strategy = registry.make(scenario.strategy)
         store: list[DiskStore] = []
 
         def compute(room: str) -> Compute:
-            return Unhurried(self._draw(f"{place.name}/{place.lives}/{room}"), _COMPUTING[room])
+            return Unhurried(self._rng(f"{place.name}/{place.lives}/{room}"), _COMPUTING[room])
 
         def keep(*model: object) -> DiskStore:
             return store[0]
@@ -293,7 +298,7 @@ class World:
         )
         life = Life(
             name=place.name, peer=peer, identity=identity, session=session, machine=Machine(place.name),
-            address=inner.address, heard=self._heard, draw=draw, store=store[0],
+            address=inner.address, heard=self._heard, draw=rng, store=store[0],
         )  # fmt: skip
         self._addresses[inner.address] = place.number
         if self._half:
@@ -311,7 +316,7 @@ class World:
                     rounds.cancel()
                 gone = self.invariants.opened(life, "leaving", _LEAVING)
             gone()
-        except Exception as exc:  # noqa: BLE001  whatever a peer raises is a finding
+        except Exception as exc:  # noqa: BLE001  any exception of a peer is a finding
             if not life.dead:
                 cause = sole_cause(exc) if isinstance(exc, BaseExceptionGroup) else exc
                 self.invariants.breach("quiet", f"{life.name} failed: {cause!r}")
@@ -331,7 +336,8 @@ class World:
             await asyncio.sleep(pause * life.draw.uniform(0.5, 1.5))
 
     def _round_bound(self, life: Life) -> float:
-        """One stall window is all that others may cost, however many fail: they are asked at once."""
+        """Longest duration of a round in seconds. Failing providers cost one stall window in all, because they are
+        asked at once."""
         schedule = life.peer.strategy.schedule
         exchanges = sum(isinstance(phase, Exchange) for phase in (*schedule.first, *schedule.cycle))
         return _CALLS_A_ROUND * sum(_COMPUTING.values()) + exchanges * call_bound(self._scenario.timing)
@@ -340,5 +346,5 @@ class World:
         self._trace.event(self._loop.time(), life.name, event)
         self.invariants.event(life, event)
 
-    def _draw(self, what: str) -> random.Random:
+    def _rng(self, what: str) -> random.Random:
         return random.Random(f"{self._scenario.seed}/{what}")

@@ -1,4 +1,5 @@
-"""One paper, one file. `make("pairwise", alpha=0.7)` by name; importing this package imports no torch."""
+"""The learning methods, one module or package per paper. `make("pairwise", alpha=0.7)` builds one by name; importing
+this package imports no torch."""
 
 from peerlearn.strategies.registry import make, names
 

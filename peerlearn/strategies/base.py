@@ -1,6 +1,6 @@
-"""What a way of learning from others must say. Plain synchronous torch: no I/O, no asyncio, no clock.
+"""The contract of a strategy. Strategies are plain synchronous torch code: no I/O, no asyncio, no clock.
 
-A strategy is two plain objects away from a test: every method runs without a network, in one process.
+Every method runs without a network, in one process. A test needs a learner and a strategy, and no peer.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,178 +19,207 @@ from peerlearn.types import Card, Exposure, Span
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question as the provider's strategy sees it: who asks, and what."""
+    """A question as the provider's strategy gets it, with the consumer's card."""
 
     consumer: Card
     question: Question
 
 
 class Strategy(Protocol):
-    """One method of learning from others.
+    """One method of learning from other peers.
 
-    Called on the learner's thread, one call at a time. Only `answer` runs elsewhere, beside training: it gets a
-    snapshot, must be pure, and must not touch the learner. Everything that touches the model is called inside
-    `learner.tentative()`: raising leaves model, optimizer and generators as they were.
+    All calls are made on the learner's thread, one at a time, but for `answer`. That one runs beside training: it gets
+    a snapshot, must be pure, and must not touch the learner. Every call that touches the model is made inside
+    `learner.tentative()`: when it raises, model, optimizer and generators are restored.
+
+    `peerlearn.testing.conformance.strategy` checks these promises.
     """
 
     name: ClassVar[str]
+    """Name of the method for peers and users. Only peers with the same strategy exchange knowledge."""
     shares_answers: ClassVar[bool]
-    """Whether an answer goes by the snapshot and by what the query wants and selects, and by nothing else: all who ask
-    alike are then given the same one, made once."""
+    """True if `answer` depends only on (snapshot, query.want, query.select); answers are then cached and shared between
+    consumers."""
 
     @property
     def needs(self) -> frozenset[Exposure]:
-        """What a provider must show for this method to learn from it."""
+        """The exposures that a provider must allow for this method to learn from it."""
         ...
 
     @property
     def exposes(self) -> frozenset[Exposure]:
-        """What this peer shows by answering and asking. Never more than this crosses the wire."""
+        """The exposures that this peer's answers and questions use. Nothing else crosses the wire."""
         ...
 
     def paced(self, *, lockstep: bool) -> None:
-        """Told once, before anything else is asked of it, whether the peer runs in lockstep: a method whose default is
-        not repeatable may choose one that is."""
+        """Tells the strategy whether the peer runs in lockstep. Called once, before all other calls, so that a method
+        whose default is not repeatable can choose one that is."""
         ...
 
     @property
     def schedule(self) -> Schedule:
-        """The method's own default; the configuration may override it."""
+        """The method's default schedule; the configuration may override it."""
         ...
 
     def check(self, learner: Learner) -> None:
-        """Raise ConfigError or LearnerError when this method cannot work with this model or data at all."""
+        """Raises ConfigError or LearnerError when this method cannot work with this model or data at all."""
         ...
 
     def misfit(self, learner: Learner, provider: Card) -> str | None:
-        """Why this provider cannot teach this learner by this method, in one sentence; None when it can."""
+        """One sentence about why this provider cannot teach this learner by this method; None when it can."""
         ...
 
     def prefer(self, learner: Learner, candidates: Sequence[Card]) -> Sequence[str] | None:
-        """Ids of those of the candidates (fitting, alive, in id order) to ask, best first; None: let the cards decide
-        (orchestrator.selection, by the pairwise paper's appendix A)."""
+        """Ids of the candidates to ask, best first; None: `orchestrator.consumer.selection` ranks them by their cards
+        (appendix A of the pairwise paper). `candidates`: the providers that fit and are alive, in id order."""
         ...
 
     def ask(self, learner: Learner, provider: Card) -> Question | Sequence[Question]:
-        """What I want from this provider, and what I bring it; several questions are asked one after another.
+        """The question for this provider, with the knowledge that it brings. Several questions are asked one after
+        another.
 
-        A query may name the version that is held (`have`); when the answer is "not modified" nothing is absorbed.
+        A query may name the version that the consumer holds (`have`). If the answer is then "not modified", nothing is
+        absorbed.
         """
         ...
 
     def histogram(self, learner: Learner) -> tuple[int, ...]:
-        """Labelled samples seen per class, for the card, renewed with each snapshot; shown only if exposed."""
+        """Labelled samples seen per class, for the card. Asked again with each snapshot; shown only if exposed."""
         ...
 
     def publish(self, learner: Learner) -> Any:
-        """An immutable value that travels with the next snapshot and that `answer` will need; None for most."""
+        """An immutable value to store in the next snapshot, for `answer`; None for most methods."""
         ...
 
     def answer(self, snapshot: Snapshot, asked: Asked) -> Answer:
-        """Pure: changes neither parameters, buffers, grads, optimizer nor generators."""
+        """The knowledge that was asked for, or a refusal. Pure: changes neither parameters, buffers, gradients,
+        optimizer nor generators. A KnowledgeError raised here reaches the consumer as a refusal."""
         ...
 
     def absorb(self, learner: Learner, received: Sequence[Received]) -> None:
-        """Validate and keep, or learn at once. In provider-id order; idempotent per (sender, version, member).
+        """Check knowledge, and keep it or learn from it at once. Called in provider-id order. Idempotent per (sender,
+        version, member).
 
-        Raises KnowledgeError for knowledge that does not fit, before anything is changed.
+        Raises KnowledgeError, before anything is changed, for knowledge that does not fit.
         """
         ...
 
     def forget(self, provider: str) -> None:
-        """This provider is gone or put aside: its knowledge is not to be used in coming transfers."""
+        """Use no knowledge of this provider, given by its id, in future transfers: it has left or is quarantined."""
         ...
 
     def extra_loss(self, model: nn.Module, batch: Batch) -> Tensor | None:
-        """A term for local steps, or None."""
+        """A scalar to add to the loss of local steps; None: nothing."""
         ...
 
     @property
     def resumable(self) -> bool:
-        """Whether a local span may be cut in two between any two steps, and the parts come to the same bits as the
-        whole: then it can be saved on the way."""
+        """True if a local span gives the same bits when it is cut between any two steps. It can then be saved
+        half-way."""
         ...
 
     def local(self, learner: Learner, span: Span) -> Report:
-        """Train on own labels."""
+        """Train on own labels. Raises Interrupted, Diverged or LearnerError."""
         ...
 
     def transfer(self, learner: Learner, span: Span) -> Report:
-        """Train with what was absorbed. With nothing absorbed: a report of no steps, and nothing changed."""
+        """Train with the absorbed knowledge. With none absorbed the report has no steps, and nothing changes. Raises
+        Interrupted or LearnerError, and KnowledgeError for knowledge that cannot be used."""
         ...
 
     def predict(self, learner: Learner, x: Tensor) -> Tensor:
-        """What a user gets: probabilities (B, C)."""
+        """Probabilities (B, C) on the CPU for inputs (B, ...): what a user of the peer gets."""
         ...
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Everything needed to go on to the same bits: tensors, numbers, strings, lists and dicts of these."""
+        """Everything needed to continue to the same bits: tensors, numbers, strings, and lists and dicts of these."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from the result of `state_dict`. After a rolled-back transfer the strategy may remember which
+        knowledge it has used, so that the same knowledge is not tried again."""
+        ...
 
 
-@dataclass
 @runtime_checkable
 class Separable(Protocol):
-    """A method whose transfer mixes what several have brought, so that nobody can be asked apart: it can be mixed again
-    without some of them, to find out who does harm."""
+    """A strategy whose transfer mixes the knowledge of several providers, and can mix again without some of them. This
+    finds the providers that do harm.
+
+    A strategy is recognised by having both methods; there is nothing to inherit.
+    """
 
     def transfer_without(self, learner: Learner, absent: Collection[str]) -> Report:
-        """The last transfer again without these. No providers: there is nothing to repeat, or too little is left."""
+        """Repeat the last transfer from the model before it, without the providers `absent` (ids). A report without
+        providers means that there is nothing to repeat, or too little knowledge is left."""
+        ...
 
     def transfer_done(self) -> None:
-        """The last transfer is judged: what it was made of need not be kept."""
+        """The last transfer has been judged, so its knowledge need not be kept."""
+        ...
 
 
 class Base:
-    """The usual answers. A strategy overrides what differs; inherit for these, not for identity."""
+    """Defaults for the calls of `Strategy`. A strategy overrides what differs. Nothing checks whether a class inherits
+    from this one."""
 
     shares_answers: ClassVar[bool] = False
 
     def paced(self, *, lockstep: bool) -> None:
+        """Ignores the pace."""
         return None
 
     def check(self, learner: Learner) -> None:
+        """Works with every model and data set."""
         return None
 
     def misfit(self, learner: Learner, provider: Card) -> str | None:
+        """Every provider fits."""
         return None
 
     def prefer(self, learner: Learner, candidates: Sequence[Card]) -> Sequence[str] | None:
+        """No preference: the cards decide."""
         return None
 
     def histogram(self, learner: Learner) -> tuple[int, ...]:
+        """The class counts of the private set, one count per class."""
         return learner.describe().histogram
 
     def publish(self, learner: Learner) -> Any:
+        """Nothing travels with a snapshot."""
         return None
 
     def forget(self, provider: str) -> None:
+        """Holds no knowledge of providers, so there is nothing to drop."""
         return None
 
     def extra_loss(self, model: nn.Module, batch: Batch) -> Tensor | None:
+        """Nothing to add."""
         return None
 
     @property
     def resumable(self) -> bool:
-        """So it is, of the span below; a strategy that trains its own way has to say it of its own."""
+        """True for the `local` of this class. A strategy that overrides `local` must decide for its own."""
         return type(self).local is Base.local
 
     def local(self, learner: Learner, span: Span) -> Report:
+        """Plain training, with the strategy's `extra_loss` if it overrides that."""
         adds = type(self).extra_loss is not Base.extra_loss
         return learner.fit(span, extra_loss=self.extra_loss if adds else None)
 
     def predict(self, learner: Learner, x: Tensor) -> Tensor:
+        """The model's own probabilities (B, C)."""
         return learner.predict(x)
 
     def state_dict(self) -> Mapping[str, Any]:
+        """Nothing to save."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing was saved."""
         return None
 
 
 def prefers(strategy: Strategy) -> bool:
-    """Whether it may prefer some providers to others, by a rule of its own."""
+    """True if this strategy ranks its providers by a rule of its own."""
     return getattr(type(strategy), "prefer", None) is not Base.prefer

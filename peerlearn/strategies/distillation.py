@@ -1,7 +1,8 @@
-"""Real-time knowledge distillation: the whole student learns from labels and from its teachers' outputs.
+"""Real-time knowledge distillation: all parameters of the student learn from labels and from its teachers' outputs.
 
-The baseline "KD" of the pairwise-transfer paper (Goldstein et al. 2021, section 4), with a second route for peers
-whose networks differ: outputs on a public set, as in FedMD. No code and no model definition ever comes from a peer.
+The baseline "KD" of the pairwise-transfer paper (Goldstein et al. 2021, section 4). A second route serves peers with
+different networks: outputs on a public set, as in FedMD (Li and Wang 2019). Neither code nor a model definition ever
+comes from a peer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,12 +30,14 @@ from peerlearn.types import Card, Exposure, Span, epochs
 
 @dataclass
 class Distillation(Base):
-    """Loss of a transfer step: alpha * own loss(labels) + (1 - alpha) * mean of distance(teacher, student).
+    """Loss of a transfer step: alpha * own loss(labels) + (1 - alpha) * mean over teachers of distance(teacher,
+    student).
 
-    `loss`: `kl` (KD_T, teacher to student) or `mse` on logits. `via`: a provider with the same architecture sends its
-    parameters (`params`) and is run here on private inputs; one with another architecture sends logits on a public set
-    that both hold (`outputs`), and the student matches them there. `auto` takes the first that is possible; `outputs`
-    never shows or asks for parameters. alpha 0.5 and T 1 are the values measured in the prototypes.
+    `loss`: the distance of logits (B, C), `kl` (KD_T, teacher to student) or `mse`. `via`: `params` for a provider with
+    the same architecture, which sends its parameters and is run here on private inputs; `outputs` for any other, which
+    sends logits on a public set that both hold, and the student matches them there. `auto` takes the first route that
+    is possible. With `outputs` a peer never shows or asks for parameters. alpha 0.5 and T 1 are the values of the
+    experiments. A larger alpha keeps more of the private accuracy; a larger T softens both distributions.
     """
 
     name: ClassVar[str] = "distillation"
@@ -129,7 +132,8 @@ class Distillation(Base):
     # ---- routes
 
     def _route(self, learner: Learner, provider: Card) -> Unlabelled | str | None:
-        """None: by parameters; a public set: by outputs on it; a sentence: not at all, and why."""
+        """The route from this provider: None for its parameters, a public set for its outputs on it, or a sentence why
+        there is none."""
         if provider.classes != learner.classes:
             return f"{provider.name} tells {provider.classes} classes apart, this learner {learner.classes}"
         same = provider.architecture == learner.architecture

@@ -1,7 +1,8 @@
-"""Federated averaging: all train for some epochs, all go on from the mean of their weights.
+"""Federated averaging: peers train for some epochs, then continue from the mean of their weights.
 
-McMahan et al. 2017, "Communication-efficient learning", theta <- sum_k n_k theta_k / sum_k n_k; with a globally shared
-subset in everybody's pool Zhao et al. 2018, "Federated learning with non-iid data".
+McMahan et al. 2017, "Communication-efficient learning of deep networks from decentralized data" (algorithm 1): theta <-
+sum_k n_k theta_k / sum_k n_k. FedAvgShared adds a labelled subset that all peers hold: Zhao et al. 2018, "Federated
+learning with non-iid data", section 4.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -21,22 +22,23 @@ from peerlearn.strategies.shared.teacher_memory import conditional
 from peerlearn.types import Card, Exposure, PublicSet, Span, epochs, steps
 
 _AVERAGE = (Exchange(early=False), Transfer(steps(0)))
+"""Fetch models after local training, not before it, and average them without training steps."""
 
 
 @dataclass
 class FedAvg(Base):
-    """`role` all: no hub; everybody asks everybody and averages what is new with its own. peer: brings its weights to
-    the hub, waits for the hub's next model, and goes on from it; a peer begins from the hub's model. hub: does not
-    train; averages as soon as contributions of `cohort` peers have come, and those who come later count for the next
-    average. A peer whose hub is gone learns alone.
+    """Three roles. `all`: no hub; every peer asks every other one, and averages new models with its own. `peer`: starts
+    from the hub's model, trains, brings its weights to the hub, waits for the hub's next model and continues from that;
+    without a hub it learns alone. `hub`: does not train; it averages as soon as `cohort` peers have brought models, and
+    later arrivals count for the next average.
 
-    `local_epochs`: E, of a peer's round; `local_steps`: optimizer steps instead (on a stream, request batches).
-    `aggregate`: `weighted` by the numbers of labelled samples, which the cards
-    then show; `mean`: everybody counts once, and nobody shows them; `median`, `trimmed-mean`, `krum`: bear some who
-    lie (robust.py), `liars` of them. `hub`: the hub's name or the start of its id; empty: whoever answers as one.
+    `local_epochs`: E, the epochs of a peer's round; `local_steps`: optimizer steps instead (on a stream: request
+    batches). `aggregate`: `weighted` by numbers of labelled samples, which cards then show; `mean`, with equal weights,
+    which shows no counts; `median`, `trimmed-mean` and `krum`, which tolerate lying peers (shared/robust.py). `liars`:
+    how many, for the last two. `hub`: the hub's name or the start of its id; empty: any peer that answers as a hub.
 
-    Each average overwrites the weights, so that every round begins with a fresh optimizer. BatchNorm's running
-    statistics are averaged too, its counter of batches never.
+    Each average overwrites the weights, so every round starts with fresh optimizer state. BatchNorm's running
+    statistics are averaged too, but never its batch counter.
     """
 
     name: ClassVar[str] = "fedavg"
@@ -52,7 +54,7 @@ class FedAvg(Base):
 
     _inbox: Inbox = field(default_factory=Inbox, init=False, repr=False)
     _mixed: list[Piece] = field(default_factory=list, init=False, repr=False)
-    """What a hub's last average was made of, until it is judged."""
+    """The models in a hub's last average, until the average is judged."""
 
     def __post_init__(self) -> None:
         if self.role not in ("all", "peer", "hub"):
@@ -72,7 +74,7 @@ class FedAvg(Base):
                 f"{self.name}: a hub must know how many peers make an average: set cohort, here to at least {least}"
             )
 
-    # ---- what it shows and when
+    # ---- exposures and schedule
 
     @property
     def needs(self) -> frozenset[Exposure]:
@@ -107,7 +109,7 @@ class FedAvg(Base):
             return Question(conditional(Query(want="params", select={"model": "own"}), held, provider))
         query = Query(want="params", select={"model": "average"})
         shown = averaging.shown(learner, self.publish)
-        if shown.version == 0:  # nothing trained has been shown: begin from the hub's model as it is
+        if shown.version == 0:  # nothing trained has been published yet: start from the hub's present model
             return Question(query, after=0)
         bring = Question(Query(want="nothing"), brings=averaging.brought(shown))
         return [bring, Question(query, after=1 if held is None else held + 1)]
@@ -132,8 +134,8 @@ class FedAvg(Base):
     # ---- the mean
 
     def transfer(self, learner: Learner, span: Span) -> Report:
-        """No steps: the average takes the place of the weights. Raises KnowledgeError, nothing changed, when there
-        are too few models for the rule."""
+        """Replace the weights by the average; makes no steps. Raises KnowledgeError, before anything is changed, when
+        there are too few models for the rule."""
         if len(self._inbox) < max(1, self.cohort):
             return Report()
         pieces = self._inbox.take()
@@ -149,7 +151,8 @@ class FedAvg(Base):
         return Report(providers=senders)
 
     def transfer_without(self, learner: Learner, absent: Collection[str]) -> Report:
-        """A hub's, which gets what is brought and asks nobody."""
+        """Repeat a hub's average without these peers. A hub asks no providers, so it cannot leave them out when it
+        asks."""
         pieces = [piece for piece in self._mixed if piece.sender not in absent]
         if len(pieces) < max(1, robust.least_models(self.aggregate, self.liars)):
             return Report()
@@ -175,8 +178,9 @@ class FedAvg(Base):
         teacher_checks.check_teacher(learner, knowledge, seen=received.sender.histogram)
 
     def _go_on_from(self, learner: Learner, pieces: Sequence[Piece]) -> Report:
-        """The model of the hub (the mean, if there are several). A hub that has averaged nothing yet has nothing for
-        a learner that has trained already, as an app's own loop does before its first transfer."""
+        """Replace the weights by the hub's model, or by the mean of several hubs' models. A hub's version 0 is no
+        average yet, and is ignored by a learner that has trained already: an app's own loop trains before its first
+        transfer."""
         pieces = [piece for piece in pieces if piece.version > 0 or learner.steps == 0]
         if not pieces:
             return Report()
@@ -190,11 +194,12 @@ class FedAvg(Base):
 
 @dataclass
 class FedAvgShared(FedAvg):
-    """Zhao et al.: FedAvg in which everybody's private set holds one and the same small labelled subset G of all
-    classes (learning.partition_shared makes it and adds it to the parts). That all hold the same G is checked: every
-    learner names its inputs as a public set, `Learner(public_sets=[whole.subset(ids).unlabelled("shared")])`.
+    """FedAvg where every private set contains the same small labelled subset G of all classes (Zhao et al. 2018,
+    section 4).
 
-    `shared`: the name of that public set.
+    `peerlearn.data.partition_shared` makes G and adds it to the parts. Every learner also names G's inputs as a public
+    set, `Learner(public_sets=[whole.subset(ids).unlabelled("shared")])`, which is how peers check that they hold the
+    same G. `shared`: the name of that public set.
     """
 
     name: ClassVar[str] = "fedavg-shared"

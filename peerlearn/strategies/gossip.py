@@ -1,4 +1,4 @@
-"""Gossip averaging: after each local epoch two peers meet, and both leave with the mean of their weights.
+"""Gossip averaging: after each local epoch peers meet in pairs, and both continue with the mean of their weights.
 
 Boyd et al. 2006, "Randomized gossip algorithms": theta_i, theta_j <- (theta_i + theta_j) / 2.
 """
@@ -21,13 +21,14 @@ from peerlearn.types import Card, Exposure, Span
 
 @dataclass
 class Gossip(Base):
-    """`pairing` lot: Boyd's asynchronous model, for peers at their own pace; the meeting is exact when the neighbour
-    is between two spans, else its answer is of before the span. `pairs`: the synchronous model, for lockstep:
-    the same bits in every run; with an odd number of peers one sits each round out.
+    """`pairing` lot: Boyd's asynchronous model, for peers in free pace. Each peer draws a neighbour at random. The
+    average is exact when that neighbour is between two spans; during a span it answers with its weights from before.
+    `pairs`: the synchronous model, for lockstep, with the same bits in every run; with an odd number of peers one has
+    no partner.
 
-    Floating tensors are averaged in float64, BatchNorm's running statistics among them, its counter of batches never;
-    what the optimizer had gathered for them is dropped. A gate that rolls a meeting back breaks the law of the mean
-    for that pair.
+    Floating tensors are averaged in float64, BatchNorm's running statistics included, but never its batch counter. The
+    optimizer's state for them is dropped. When the gate rolls a meeting back at one peer only, that pair does not keep
+    the mean of all weights.
     """
 
     name: ClassVar[str] = "gossip"
@@ -82,7 +83,7 @@ class Gossip(Base):
         self._inbox.forget(provider)
 
     def transfer(self, learner: Learner, span: Span) -> Report:
-        """No steps: the mean of one's own present weights and all that wait."""
+        """Replace the weights by the mean of the peer's present weights and all waiting models; makes no steps."""
         pieces = self._inbox.take()
         if not pieces:
             return Report()

@@ -1,4 +1,5 @@
-"""Learning alone, plain or class-balanced: the controls for every other method. They ask nobody and show nothing."""
+"""Learning alone, plain or class-balanced: the controls for all other methods. They ask no provider and show
+nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ from peerlearn.types import Card, Exposure, Span, epochs
 
 @dataclass
 class Isolated(Base):
-    """`passes`: epochs per round. Two, so that a round passes over the private data as often as a round of the methods
-    that follow a local epoch by a transfer epoch."""
+    """`passes`: epochs per round. Two, because a round of the transfer methods also passes twice over the private data:
+    a local epoch and a transfer epoch."""
 
     name: ClassVar[str] = "isolated"
     shares_answers: ClassVar[bool] = True
@@ -64,11 +65,12 @@ class Isolated(Base):
 
 @dataclass
 class IsolatedBalanced(Isolated):
-    """Class-balanced learning alone: the control for methods that lead a model from its own classes towards all.
+    """Class-balanced learning alone: the control for methods that move a model from its own classes towards all
+    classes.
 
-    Rare classes count as much as frequent ones. The loss of a batch is sum_b w_y(b) CE_b / sum_b w_y(b), with
-    w_c = N / (K n_c) from the private histogram: K classes present, n_c of N samples of class c. The same passes over
-    the data as Isolated.
+    Rare classes count as much as frequent ones. The loss of a batch is sum_b w_y(b) CE_b / sum_b w_y(b), with w_c = N /
+    (K n_c) from the private histogram: n_c of N samples have class c, and K classes occur. A round has as many passes
+    as Isolated's.
     """
 
     name: ClassVar[str] = "isolated-balanced"

@@ -1,29 +1,30 @@
-"""Strategies by name. Ours and third parties' alike are entry points of the group "peerlearn.strategies"."""
+"""Strategies by name. Ours and third parties' are found through entry points of the group "peerlearn.strategies"."""
 
 import inspect
-from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, cast, get_args, get_origin
 
 from peerlearn.errors import ConfigError
+from peerlearn.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from peerlearn.strategies.base import Strategy
 
 GROUP = "peerlearn.strategies"
+"""The entry point group in which packages register strategies."""
 
 
 def names() -> tuple[str, ...]:
-    """All strategies that are installed, in order; imports none of them."""
+    """Names of all installed strategies, sorted; imports none of them."""
     return tuple(sorted(_found()))
 
 
 def make(strategy: "str | Strategy", **options: Any) -> "Strategy":
-    """The strategy of this name with these options; an instance is given back as it is.
+    """Build the strategy of this name with these options. An instance is returned unchanged.
 
-    Raises ConfigError for an unknown name or option (naming the nearest), for a value that cannot be meant, and for
-    options beside an instance.
+    Raises ConfigError for an unknown name or option (with the nearest known one), for a value of the wrong type, and
+    for options beside an instance.
     """
     if not isinstance(strategy, str):
         if options:
@@ -32,7 +33,7 @@ def make(strategy: "str | Strategy", **options: Any) -> "Strategy":
     found = _found()
     if strategy not in found:
         raise ConfigError(
-            f"there is no strategy {strategy!r}, only {', '.join(sorted(found))}{_nearest(strategy, found)}"
+            f"there is no strategy {strategy!r}, only {', '.join(sorted(found))}{did_you_mean(strategy, found)}"
         )
     try:
         kind = found[strategy].load()
@@ -41,7 +42,8 @@ def make(strategy: "str | Strategy", **options: Any) -> "Strategy":
     known = inspect.signature(kind).parameters
     for option, value in options.items():
         if option not in known:
-            raise ConfigError(f"{strategy} has no option {option!r}, only {', '.join(known)}{_nearest(option, known)}")
+            near = did_you_mean(option, known)
+            raise ConfigError(f"{strategy} has no option {option!r}, only {', '.join(known)}{near}")
         hint = known[option].annotation
         if not _fits(value, hint):
             raise ConfigError(f"{strategy}: {option} is to be {_named(hint)}, not {value!r}")
@@ -49,13 +51,13 @@ def make(strategy: "str | Strategy", **options: Any) -> "Strategy":
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Whether a plain value is of this type; what is not plain is for the strategy itself to judge."""
+    """True if a plain value has this type. Other types are left to the strategy's own checks."""
     if isinstance(hint, str) or hint is inspect.Parameter.empty:
         return True
     if get_origin(hint) in (Union, UnionType):
         return any(_fits(value, each) for each in get_args(hint))
     if get_origin(hint) is Literal:
-        return isinstance(value, str)  # which of the words is for the strategy to say
+        return isinstance(value, str)  # the strategy itself checks which words it knows
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
@@ -64,7 +66,7 @@ def _fits(value: object, hint: Any) -> bool:
 
 
 def _named(hint: Any) -> str:
-    """For people."""
+    """The type in words, for messages."""
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(map(_named, get_args(hint)))
     if get_origin(hint) is Literal:
@@ -74,11 +76,7 @@ def _named(hint: Any) -> str:
 
 
 def _found() -> dict[str, EntryPoint]:
-    """Ours win over a third party's of the same name: nobody changes what `pairwise` means."""
+    """Entry points by name. Ours win over a third party's of the same name, so that `pairwise` has one meaning
+    everywhere."""
     points = sorted(entry_points(group=GROUP), key=lambda p: (p.value.startswith("peerlearn."), p.value))
     return {point.name: point for point in points}
-
-
-def _nearest(name: str, known: Any) -> str:
-    close = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

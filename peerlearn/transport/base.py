@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from peerlearn.types import Address
 from peerlearn.wire.frames import Message
@@ -18,13 +18,24 @@ class Credentials(Protocol):
     """
 
     @property
-    def authority(self) -> bytes: ...
+    def authority(self) -> bytes:
+        """Certificates that the other end's must lead to."""
+        ...
+
     @property
-    def certificate(self) -> bytes: ...
+    def certificate(self) -> bytes:
+        """Our certificate, and those that lead to the authority."""
+        ...
+
     @property
-    def key(self) -> bytes: ...
+    def key(self) -> bytes:
+        """The private key of our certificate."""
+        ...
+
     @property
-    def server_name(self) -> str: ...
+    def server_name(self) -> str:
+        """The name that every member's certificate is made out to."""
+        ...
 
 
 _THIS_MACHINE = ("127.", "::1", "memory")
@@ -40,18 +51,19 @@ class Guard(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls, as far as the connection itself tells."""
+    """The peer that calls, as far as the connection itself tells."""
 
     host: str
-    """Where it is seen to come from."""
+    """The address that it is seen to call from."""
     certificates: tuple[bytes, ...] = ()
     """DER, as its end of the connection has shown and proved them, its own first; none without TLS."""
     connection: str = ""
-    """Which one; tells callers apart that share a machine."""
+    """Names the connection, to tell apart callers that share a machine."""
 
     @property
     def counted_as(self) -> str | bytes:
-        """Who is counted as one: a certificate; without TLS a machine, and on this machine a connection."""
+        """The key under which limits count this caller: its certificate; without TLS its machine, and on this machine
+        its connection."""
         if self.certificates:
             return self.certificates[0]
         return self.connection or self.host if self.host.startswith(_THIS_MACHINE) else self.host
@@ -63,20 +75,29 @@ class Service(Protocol):
     Raise PeerRefused to say no: the caller gets reason and sentence.
     """
 
-    async def introduce(self, introduction: pb.Introduction, caller: Caller) -> pb.Introduction: ...
+    async def introduce(self, introduction: pb.Introduction, caller: Caller) -> pb.Introduction:
+        """Our introduction, in answer to the caller's."""
+        ...
 
-    def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Notice]: ...
+    def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Notice]:
+        """Notices about us, until the caller leaves or we do."""
+        ...
 
     async def told(self, request: pb.WatchRequest, caller: Caller, notices: AsyncIterator[pb.Notice]) -> None:
-        """What whoever watches `tells` by the same call, as long as it watches. The iterator raises PeerUnreachable or
-        WireError when it breaks off."""
+        """Hear the notices that the watching peer sends upstream on the same call, until it stops watching. The
+        iterator raises PeerUnreachable or WireError when the call breaks off."""
         ...
 
-    async def admit(self, header: pb.Header, caller: Caller) -> None:
-        """Decide on a question's first frame, before any bulk flows and before anything is allocated for it."""
+    async def admit(self, header: pb.Header, caller: Caller) -> Any:
+        """Decide on a question's first frame, before any bulk flows and before anything is allocated for it.
+
+        Returns whatever `answer` needs to know of the consumer.
+        """
         ...
 
-    async def answer(self, question: Message, caller: Caller) -> Message: ...
+    async def answer(self, question: Message, admitted: Any) -> Message:
+        """Answer a question that was admitted. `admitted`: what `admit` returned for it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +129,21 @@ class Transport(Protocol):
     (the peer said no) or WireError (it sent something that is not a message); after any of these the transport
     goes on working. Cancelling a call ends it at both sides.
 
-    With a guard, the certificates of an introduction that comes back are those of the connection that it came over;
-    and `certificates`, SHA-256 of each, are whose holder alone may take what is asked or watched, and answer it. A
-    transport without TLS pays no heed to them.
+    With a guard, the certificates of an introduction that comes back are those of the connection that it came over.
+    `certificates` are the SHA-256 of certificates: only a holder of one of them may get the question or the request to
+    watch, and answer it. A transport without TLS ignores them.
     """
 
     def serving(self, service: Service) -> AbstractAsyncContextManager[Address]:
         """Serve inside the block; yields the address bound. NetworkError when the port is taken."""
         ...
 
-    async def introduce(self, to: Address, introduction: pb.Introduction) -> pb.Introduction: ...
+    async def introduce(self, to: Address, introduction: pb.Introduction) -> pb.Introduction:
+        """Introduce ourselves; returns the introduction of the peer there."""
+        ...
 
     async def reach(self, to: Address) -> None:
-        """Returns when somebody listens there, whoever it is."""
+        """Returns when any program listens there."""
         ...
 
     def watch(
@@ -133,7 +156,7 @@ class Transport(Protocol):
     ) -> AsyncGenerator[pb.Notice, None]:
         """Notices as they come; ends when the peer ends the stream. The caller judges silence.
 
-        `notices`: what to tell meanwhile, when the request `tells`; to those only who speak 1.2.
+        `notices`: what to tell meanwhile, when the request `tells`.
         """
         ...
 

@@ -1,1 +1,1 @@
-"""The process around a peer: memory allocator, garbage collector, limit of open files."""
+"""Settings of the process around a peer: memory allocator, garbage collector, limit of open files."""

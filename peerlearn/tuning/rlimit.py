@@ -1,17 +1,19 @@
-"""Whether this process may open as many connections as its limits allow peers: said at the start, not found out."""
+"""A check at start that this process may open the connections that its limits allow."""
 
 import os
 import resource
 import sys
 
 PER_PEER = 3
-"""Connections with one other peer: the one it calls us by, and ours for small and for large calls."""
+"""Connections with one other peer: the one on which it calls us, and our two to it, for small and for large calls."""
 
 _FOR_THE_REST = 32
+"""Files and sockets for everything else: listening sockets, discovery, state and log files."""
 
 
 def shortage(peers: int) -> str | None:
-    """Why so many peers cannot all be met, and what to do, in one sentence; None when they can."""
+    """One sentence about why this process cannot open connections to so many peers, and what to do; None when it
+    can."""
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = _open_now() + _FOR_THE_REST + PER_PEER * peers
     if allowed == resource.RLIM_INFINITY or needed <= allowed:

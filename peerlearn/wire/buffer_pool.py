@@ -1,4 +1,4 @@
-"""Memory for the bodies of messages: what one message needs no more the next one gets, its pages in place already."""
+"""Memory for the bodies of messages: a region that one message has left serves the next, its pages in place already."""
 
 import mmap
 import weakref
@@ -10,7 +10,8 @@ LEAST = 4 * MIB
 """Below it an allocator has memory at hand anyway."""
 
 _WASTE = 1.25
-"""How many times too large a region may be for the message that gets it."""
+"""How many times larger than its message a region may be. Bodies of one model differ by a few bytes; more would hold
+memory that no message asked for."""
 
 _FLAGS = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
 _HUGE, _FREE = getattr(mmap, "MADV_HUGEPAGE", None), getattr(mmap, "MADV_FREE", None)
@@ -29,10 +30,12 @@ class BufferPool:
 
     @property
     def idle_bytes(self) -> int:
+        """Bytes of regions that no message uses."""
         return sum(map(len, tuple(self._idle)))
 
     def take(self, nbytes: int, most_idle: int) -> memoryview:
-        """`most_idle`: what may lie idle once this is given back. Raises MemoryError."""
+        """A writable view of `nbytes` bytes, with any content. `most_idle`: bytes that may lie idle once this is given
+        back. Raises MemoryError."""
         if nbytes < MIB:
             return memoryview(bytearray(nbytes))
         import numpy as np  # takes a third of the time in which a program without it starts and asks once
@@ -52,7 +55,7 @@ class BufferPool:
         """The smallest that fits. Others may take and give back meanwhile: each step is one of a list's own."""
         for region in sorted(tuple(self._idle), key=len):
             if nbytes <= len(region) <= _WASTE * nbytes:
-                with suppress(ValueError):  # somebody was faster
+                with suppress(ValueError):  # another thread took it first
                     self._idle.remove(region)
                     return region
         self.drop()  # of other sizes: they would lie there beside the new one

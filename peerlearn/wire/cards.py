@@ -18,7 +18,11 @@ _HOST: Final = re.compile(r"[0-9A-Za-z._:%-]{1,255}")
 _METRICS: Final = 64
 _PUBLIC_SETS: Final = 64
 _EXPOSURES: Final = 64
+"""At most so many on a card: several times what any strategy has, and little beside `limits.card_bytes`."""
+
 _CERTIFICATE_BYTES: Final = 32
+"""Of a certificate's SHA-256."""
+
 _KNOWN_EXPOSURES: Final = frozenset(str(exposure) for exposure in Exposure)
 
 
@@ -28,19 +32,21 @@ def is_peer_id(text: str) -> bool:
 
 
 def is_session(text: str) -> bool:
+    """Whether this can be the name of a session: 1 to 64 letters, digits, `_` or `-`."""
     return _SESSION.fullmatch(text) is not None
 
 
 def address_to_pb(address: Address) -> pb.Address:
+    """The address as a message."""
     return pb.Address(host=address.host, port=address.port)
 
 
 def address_from_pb(message: pb.Address) -> Address:
-    """Raises Corrupt for a host that is not one, or a port that nobody can listen on."""
+    """Raises Corrupt for a host that is not one, or a port that cannot be listened on."""
     return _address(message.host, message.port)
 
 
-@lru_cache(maxsize=4096)  # of those who know one another, everybody names the same
+@lru_cache(maxsize=4096)  # peers that know one another all name the same few hundred addresses
 def _address(host: str, port: int) -> Address:
     if not _HOST.fullmatch(host) or not 1 <= port <= 65535:
         raise Corrupt(f"{host[:64]!r} port {port} is not an address")
@@ -48,7 +54,7 @@ def _address(host: str, port: int) -> Address:
 
 
 def card_to_pb(card: Card) -> pb.Card:
-    """Metrics that are not finite are left out: nobody could compare them."""
+    """The card as a message. Metrics that are not finite are left out, because they cannot be compared."""
     message = pb.Card(
         id=card.id,
         name=card.name,

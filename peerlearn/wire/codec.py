@@ -1,6 +1,6 @@
 """Questions and answers as messages and back: knowledge on one side, a header and a body on the other."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import get_args
 
 import torch
@@ -12,10 +12,10 @@ from peerlearn.errors import Corrupt, KnowledgeError, RefusalReason
 from peerlearn.knowledge import Answer, Knowledge, NotModified, Outputs, Params, Query, Question, Refusal, Sparse
 from peerlearn.types import PeerId
 from peerlearn.wire.frames import Message, check_header
-from peerlearn.wire.manifest import our_protocol
-from peerlearn.wire.reuse.negotiation import Held, Line, take
+from peerlearn.wire.protocol import our_protocol
+from peerlearn.wire.reuse.negotiation import Held, Line, take_all
 from peerlearn.wire.select import dump_select, load_select
-from peerlearn.wire.tensors import Body, to_wire
+from peerlearn.wire.tensors import Body, all_to_wire
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 IDS = "ids"
@@ -26,8 +26,8 @@ DETAIL_CHARS = 500
 
 _WANTS = frozenset(get_args(Query.__annotations__["want"]))
 _LIMITS = Limits()
-ToWire = Callable[[str, Tensor | Sparse, str], Line]
-"""A tensor's name, itself and the cast to its line of the manifest and its bytes."""
+ToWire = Callable[[Mapping[str, Tensor | Sparse], str], Iterable[Line]]
+"""From tensors by name and the cast to a line of the manifest and the bytes of each."""
 
 
 def encode_question(
@@ -46,7 +46,6 @@ def encode_question(
     """
     header = _header(sender, session, strategy)
     query = question.query
-    header.complaint = question.complaint
     header.query.want = query.want
     header.query.select = dump_select(query.select, limits or _LIMITS)
     header.query.have_session = query.have_session
@@ -60,7 +59,7 @@ def encode_question(
         header.query.have = query.have
     if query.at is not None:
         header.query.at = query.at
-    body = _add_knowledge(header, question.brings, "", to_wire) if question.brings is not None else ()
+    body = _add_knowledge(header, question.brings, "", all_to_wire) if question.brings is not None else ()
     return Message(header, body)
 
 
@@ -86,14 +85,13 @@ def decode_question(message: Message, *, limits: Limits | None = None) -> Questi
             cast=query.cast or (f"topk:{query.top!r}" if query.top else ""),
         ),
         _knowledge(message, {}) if header.HasField("knowledge") else None,
-        complaint=header.complaint,
     )
 
 
 def encode_answer(
-    answer: Answer, *, sender: PeerId, session: str, strategy: str, cast: str = "", line: ToWire = to_wire
+    answer: Answer, *, sender: PeerId, session: str, strategy: str, cast: str = "", lines: ToWire = all_to_wire
 ) -> Message:
-    """`cast` is the query's: wider floating tensors travel as this dtype and are given back in their own. `line` may
+    """`cast` is the query's: wider floating tensors travel as this dtype and are given back in their own. `lines` may
     leave out what the consumer holds (`reuse.Reuse`); without it, a top-k cast is answered in full.
 
     Tensors are not copied: they must not change until the message was sent. Raises KnowledgeError for what cannot be
@@ -107,7 +105,7 @@ def encode_answer(
         header.refusal.reason = answer.reason
         header.refusal.detail = answer.detail[:DETAIL_CHARS]
         return Message(header)
-    return Message(header, _add_knowledge(header, answer, cast, line))
+    return Message(header, _add_knowledge(header, answer, cast, lines))
 
 
 def decode_answer(message: Message, *, limits: Limits | None = None, held: Held | None = None) -> Answer:
@@ -136,7 +134,7 @@ def _header(sender: PeerId, session: str, strategy: str) -> pb.Header:
     return pb.Header(protocol=our_protocol(), sender=sender, session=session, strategy=strategy)
 
 
-def _add_knowledge(header: pb.Header, knowledge: Knowledge, cast: str, line: ToWire) -> tuple[memoryview, ...]:
+def _add_knowledge(header: pb.Header, knowledge: Knowledge, cast: str, lines: ToWire) -> tuple[memoryview, ...]:
     if cast and cast not in DTYPE_CASTS and not top_share(cast):
         raise KnowledgeError(f"there is no cast to {cast!r}; use one of {', '.join(sorted(DTYPE_CASTS))}")
     header.knowledge.version = knowledge.version
@@ -149,23 +147,17 @@ def _add_knowledge(header: pb.Header, knowledge: Knowledge, cast: str, line: ToW
         header.knowledge.params.architecture = knowledge.architecture
         header.knowledge.params.member = knowledge.member
         named = knowledge.tensors
-    body = tuple(_add_tensors(header, named, cast if cast in DTYPE_CASTS else "", line))
+    body: list[memoryview] = []
+    for line, parts in lines(named, cast if cast in DTYPE_CASTS else ""):
+        header.tensors.append(line)
+        body.extend(parts)
     header.body_bytes = sum(map(len, body))
-    return body
-
-
-def _add_tensors(
-    header: pb.Header, named: Mapping[str, Tensor | Sparse], cast: str, line: ToWire
-) -> Iterator[memoryview]:
-    for name, tensor in named.items():
-        about, parts = line(name, tensor, cast)
-        header.tensors.append(about)
-        yield from parts
+    return tuple(body)
 
 
 def _knowledge(message: Message, held: Held) -> Knowledge:
     header, body = message.header, Body(message.body)
-    tensors = {line.name: take(line, body, held) for line in header.tensors}
+    tensors = take_all(header.tensors, body, held)
     kind = header.knowledge.WhichOneof("kind")
     if kind == "params":
         params = header.knowledge.params

@@ -94,9 +94,6 @@ class LinkEstimate:
 class Packer:
     """Decides for one message, tensor by tensor, which blocks travel compressed. One thread at a time."""
 
-    masks = False
-    """Whether the receiver has said that it reads masked blocks; to be set before the first block is packed."""
-
     def __init__(self, link: LinkEstimate, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self._link = link
         self._clock = clock
@@ -108,20 +105,18 @@ class Packer:
 
     def tensor(self, nbytes: int, width: int) -> "TensorPacker | None":
         """For a run of `nbytes` of elements of `width` bytes; None when it is not worth looking at."""
-        return TensorPacker(self._link, self._clock, width, masks=self.masks) if nbytes >= TINY else None
+        return TensorPacker(self._link, self._clock, width) if nbytes >= TINY else None
 
 
 class TensorPacker:
     """Packs the blocks of one tensor; probes the first of them and every 16th later."""
 
-    def __init__(self, link: LinkEstimate, clock: Callable[[], float], width: int, *, masks: bool = False) -> None:
+    def __init__(self, link: LinkEstimate, clock: Callable[[], float], width: int) -> None:
         self._link = link
         self._clock = clock
         self._candidates: list[int] = [pb.Packed.LZ4]
         if width in _SHUFFLED and not link.loopback:  # shuffling makes sparse data larger, and loopback packs no other
-            self._candidates.append(_SHUFFLED[width])
-            if masks:
-                self._candidates.append(_MASKED[width])
+            self._candidates += (_SHUFFLED[width], _MASKED[width])
         self._codec: int | None = None
         self._rate = 0.0
         self._blocks = 0

@@ -13,7 +13,7 @@ from peerlearn.errors import Corrupt, Oversized, Truncated
 from peerlearn.wire.buffer_pool import arenas
 from peerlearn.wire.compress import Packer, codec_name, unpack
 from peerlearn.wire.framing import WHOLE_BYTES, Block, Frame, parse, serialize
-from peerlearn.wire.manifest import body_sections, check_header, check_protocol
+from peerlearn.wire.manifest import body_sections, check_header
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "Message",
     "blocks",
     "check_header",
-    "check_protocol",
     "parse",
     "serialize",
     "whole",
@@ -44,14 +43,14 @@ class Message:
     """The limits that its header was found to keep when it arrived."""
 
 
-def blocks(message: Message, packer: Packer, *, start: int = 0, brief: bool = False) -> Iterator[Frame]:
+def blocks(message: Message, packer: Packer, *, start: int = 0, beside: bool = False) -> Iterator[Frame]:
     """The frames of a message, in order. Small tensors share a block; packed ones have blocks of their own.
 
-    `start`: the bytes of the body that the receiver has already: the checksum covers them, they are not sent. `brief`:
-    the receiver takes a short body beside its header.
+    `start`: the bytes of the body that the receiver has already: the checksum covers them, they are not sent. `beside`:
+    a short body stands beside its header, in one frame, as in every answer; a question's waits until it is agreed to.
     """
     header = message.header
-    if brief and header.body_bytes <= WHOLE_BYTES:
+    if beside and header.body_bytes <= WHOLE_BYTES:
         yield whole(message)
         return
     yield pb.Frame(header=header)
@@ -122,6 +121,7 @@ class Assembler:
         return ",".join(codec_name(codec) for codec in self._codecs)
 
     def feed(self, frame: Frame) -> Message | None:
+        """Take the next frame; returns the message when this was its last one."""
         if self._message is not None:
             raise Corrupt("a frame came after the end of the message")
         if isinstance(frame, Block):

@@ -36,6 +36,7 @@ class Block:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all parts."""
         return sum(map(len, self.parts))
 
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator
 
 from peerlearn.config import Limits
-from peerlearn.errors import Corrupt, ForeignProtocol, Oversized
-from peerlearn.types import PROTOCOL
+from peerlearn.errors import Corrupt, Oversized
+from peerlearn.wire.protocol import check_protocol
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 ITEM_BYTES = {
@@ -71,7 +71,7 @@ def check_header(header: pb.Header, limits: Limits) -> None:
     for name, text in (("sender", header.sender), ("session", header.session), ("strategy", header.strategy)):
         _check_size(len(text), limits.name_chars, f"characters of {name}")
     _check_query(header.query, limits)
-    check_name(header.answer)
+    check_answer_name(header.answer)
     _check_size(header.resumed_at, header.body_bytes, "bytes that have come of it")
     if header.tensors and not header.HasField("knowledge"):
         raise Corrupt(f"the header lists {len(header.tensors)} tensors but names no knowledge that they belong to")
@@ -92,29 +92,15 @@ def check_header(header: pb.Header, limits: Limits) -> None:
     _check_size(held, limits.body_bytes, "bytes of tensors once decoded")
 
 
-def check_name(answer: bytes) -> None:
-    """Raises Oversized unless it may name an answer."""
+def check_answer_name(answer: bytes) -> None:
+    """Raises Oversized for an answer's name of more than DIGEST_BYTES: the receiver keeps it and sends it back."""
     _check_size(len(answer), DIGEST_BYTES, "bytes of the name of an answer")
-
-
-def our_protocol() -> pb.Protocol:
-    """The version that this release speaks, as it is said to others."""
-    return pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1])
-
-
-def check_protocol(protocol: pb.Protocol) -> None:
-    """Another major version is refused. Raises ForeignProtocol."""
-    if protocol.major != PROTOCOL[0]:
-        raise ForeignProtocol(
-            f"the peer speaks protocol {protocol.major}.{protocol.minor}, this one {PROTOCOL[0]}.{PROTOCOL[1]}: "
-            "install the same release of peerlearn on both"
-        )
 
 
 def _check_query(query: pb.Query, limits: Limits) -> None:
     _check_size(len(query.select), limits.select_bytes, "bytes of query")
     _check_size(len(query.held), limits.tensors * DIGEST_BYTES, "bytes of names of tensors held")
-    check_name(query.resume.answer)
+    check_answer_name(query.resume.answer)
     if len(query.held) % DIGEST_BYTES:
         raise Corrupt(f"the query names tensors that are held in {len(query.held)} bytes, not {DIGEST_BYTES} each")
     if not 0 <= query.top <= 1:
@@ -189,7 +175,8 @@ def _held_bytes(tensor: pb.TensorHeader) -> int:
         return 0
     whole = elements(tensor) * width if tensor.base else 0  # the copy that the values are put in
     sparse = tensor.encoding != pb.TensorHeader.DENSE
-    return whole + tensor.stored * (max(width, ITEM_BYTES[tensor.dtype]) + (_HELD_INDEX_BYTES if sparse else 0))
+    # A cast makes values narrower, so `width` is the larger of the two.
+    return whole + tensor.stored * (width + (_HELD_INDEX_BYTES if sparse else 0))
 
 
 def _check_size(declared: int, most: int, what: str) -> None:

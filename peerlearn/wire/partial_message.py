@@ -22,14 +22,14 @@ class PartialMessage:
 
     @property
     def resume(self) -> pb.Resume | None:
-        """What to ask the provider for; None when there is nothing to go on with."""
+        """What to ask the provider for; None when there is nothing to resume."""
         header = self._answer.header if self._answer is not None else None
         if self._answer is None or header is None or not header.answer or not self._answer.filled:
             return pb.Resume(answer=self._promised) if self._promised else None
         return pb.Resume(answer=header.answer, at=self._answer.filled)
 
     def promise(self, name: bytes) -> None:
-        """None of it has come; the provider keeps all of it under this name."""
+        """Nothing of the answer has come; the provider keeps all of it under this name."""
         self._answer, self._promised = None, name
 
     @property
@@ -39,7 +39,8 @@ class PartialMessage:
         return header.body_bytes if header is not None else 0
 
     def take(self, first: pb.Frame, limits: Limits) -> Assembler:
-        """Who takes the frames after this first one of an answer. Raises Corrupt when it goes on with another."""
+        """The assembler for the frames after this first one of an answer. Raises Corrupt when it is the rest of another
+        answer."""
         if first.header.resumed_at:
             if self._answer is None:
                 raise Corrupt("the answer goes on at a byte that was not asked for")
@@ -50,5 +51,5 @@ class PartialMessage:
         return self._answer
 
     def drop(self) -> None:
-        """It is whole, or it is worth nothing."""
+        """The answer is whole, or worth nothing."""
         self._answer, self._promised = None, b""

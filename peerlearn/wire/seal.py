@@ -22,16 +22,10 @@ def sealed(data: bytes) -> bytes:
 
 
 def check_seal(message: Sealed, data: bytes, what: str) -> None:
-    """`message` is what `data` was read as; its checksum is taken off. Raises Corrupt unless the bytes end with it, or
-    are just what a peer of version 1.0 writes: no checksum, and nothing that this version does not know.
-
-    The second half makes the first sure: a flipped bit that lets a field swallow the checksum leaves something odd.
-    """
-    if len(data) >= SEAL_BYTES and data[-SEAL_BYTES] == _TAG:
-        digest = xxhash.xxh3_64_intdigest(memoryview(data)[:-SEAL_BYTES]).to_bytes(8, "little")
-        if data[-8:] == digest:
-            message.ClearField("check")
-            return
-    message.DiscardUnknownFields()
-    if message.HasField("check") or message.ByteSize() != len(data):
+    """`message` is what `data` was read as; its checksum is taken off. Raises Corrupt unless the bytes end with it."""
+    if len(data) < SEAL_BYTES or data[-SEAL_BYTES] != _TAG:
+        raise Corrupt(f"{what} does not end with a checksum: it was changed or cut short on the way")
+    digest = xxhash.xxh3_64_intdigest(memoryview(data)[:-SEAL_BYTES]).to_bytes(8, "little")
+    if data[-8:] != digest:
         raise Corrupt(f"{what} has a wrong checksum: it was changed on the way")
+    message.ClearField("check")

@@ -36,7 +36,7 @@ def load_select(data: bytes, limits: Limits) -> dict[str, Json]:
     try:
         value = _STRICT.decode(data.decode())
         if b"\\u" in data:
-            json.dumps(value, ensure_ascii=False).encode()  # half surrogates: they would break whoever prints them
+            json.dumps(value, ensure_ascii=False).encode()  # half surrogates: printing them would fail
     except ValueError as exc:
         raise Corrupt("the query's select is not JSON") from exc
     if not isinstance(value, dict):

@@ -1,6 +1,6 @@
 """Tensors as bytes and back: views where the memory allows it, copies only where it does not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -32,6 +32,18 @@ def to_wire(name: str, tensor: Tensor | Sparse, cast: str = "") -> tuple[pb.Tens
     header.shape.extend(values.shape)
     header.stored = values.numel()
     return header, bytes_of(values)
+
+
+def all_to_wire(
+    named: Mapping[str, Tensor | Sparse], cast: str = ""
+) -> list[tuple[pb.TensorHeader, tuple[memoryview, ...]]]:
+    """`to_wire` of each, in order."""
+    return [to_wire(name, tensor, cast) for name, tensor in named.items()]
+
+
+def all_from_wire(headers: Iterable[pb.TensorHeader], body: "Body") -> dict[str, Tensor | Sparse]:
+    """`from_wire` of each, by name, in the order of the body. Raises Corrupt."""
+    return {header.name: from_wire(header, body) for header in headers}
 
 
 def from_wire(header: pb.TensorHeader, body: "Body") -> Tensor | Sparse:
@@ -91,7 +103,13 @@ def bytes_of(tensor: Tensor) -> tuple[memoryview, ...]:
     return (flat.view(torch.uint8).numpy().data,)  # the memoryview holds the array, the array the tensor
 
 
+def all_bytes(tensors: Iterable[Tensor]) -> list[tuple[memoryview, ...]]:
+    """`bytes_of` each."""
+    return [bytes_of(tensor) for tensor in tensors]
+
+
 def dtype_name(name: str, tensor: Tensor) -> str:
+    """The tensor's dtype as a manifest names it: "float32", ... Raises KnowledgeError for one that cannot travel."""
     if tensor.layout is not torch.strided or tensor.dtype not in _NAMES:
         raise KnowledgeError(
             f"tensor {name!r} is {tensor.dtype} ({tensor.layout}), which cannot be sent; send one of "

@@ -19,7 +19,7 @@ from peerlearn.transport.grpc.transport import GrpcTransport
 from peerlearn.types import Address
 from peerlearn.wire.codec import decode_answer, encode_question
 from peerlearn.wire.frames import Message
-from peerlearn.wire.manifest import our_protocol
+from peerlearn.wire.protocol import our_protocol
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 _SMALL = b"x" * 64

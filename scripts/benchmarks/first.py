@@ -16,7 +16,7 @@ def main(address: str, payload: str) -> None:
     from peerlearn.transport.grpc.transport import GrpcTransport
     from peerlearn.types import Address
     from peerlearn.wire.frames import Message
-    from peerlearn.wire.manifest import our_protocol
+    from peerlearn.wire.protocol import our_protocol
     from peerlearn.wire.v1 import fabric_pb2 as pb
 
     async def ask() -> int:

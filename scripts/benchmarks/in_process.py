@@ -134,7 +134,7 @@ class _SilentGuest:
     async def told(self, request: pb.WatchRequest, caller: Caller, notices: AsyncIterator[pb.Notice]) -> None:
         await self._membership.told(request, caller, notices)
 
-    async def admit(self, header: pb.Header, caller: Caller) -> None:
+    async def admit(self, header: pb.Header, caller: Caller) -> Caller:
         raise PeerRefused("bench", RefusalReason.STRATEGY, "nothing is asked here")
 
     async def answer(self, question: Message, caller: Caller) -> Message:

@@ -20,7 +20,7 @@ from peerlearn.types import Address, PeerId
 from peerlearn.wire.codec import decode_question, encode_answer
 from peerlearn.wire.compress import LinkEstimate
 from peerlearn.wire.frames import Message
-from peerlearn.wire.manifest import our_protocol
+from peerlearn.wire.protocol import our_protocol
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 ME, SESSION, STRATEGY = PeerId("0" * 32), "bench", "bench"
@@ -74,9 +74,10 @@ class BenchService:
     async def told(self, request: pb.WatchRequest, caller: Caller, notices: AsyncIterator[pb.Notice]) -> None:
         """Nobody watches here who tells."""
 
-    async def admit(self, header: pb.Header, caller: Caller) -> None:
+    async def admit(self, header: pb.Header, caller: Caller) -> Caller:
         if header.HasField("knowledge"):
             raise PeerRefused("bench", RefusalReason.STRATEGY, "nothing is taken here")
+        return caller
 
     async def answer(self, question: Message, caller: Caller) -> Message:
         asked = decode_question(question, limits=LIMITS)

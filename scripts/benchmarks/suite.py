@@ -1,6 +1,5 @@
 """All figures, by name, in the order in which they are taken."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from benchmarks.processes import Stage, Unable, side
 from benchmarks.results import Result, combined
 from peerlearn.errors import ConfigError
 from peerlearn.security.group import Group
+from peerlearn.suggest import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,8 @@ def chosen(only: Sequence[str]) -> list[Figure]:
     names = [figure.name for figure in FIGURES]
     for name in only:
         if name not in names and name not in GROUPS:
-            near = difflib.get_close_matches(name, [*names, *GROUPS], n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "scripts/bench --list shows all"
-            raise ConfigError(f"there is no figure {name!r} to measure; {hint}")
+            near = did_you_mean(name, [*names, *GROUPS]) or "; scripts/bench --list shows all"
+            raise ConfigError(f"there is no figure {name!r} to measure{near}")
     return [figure for figure in FIGURES if not only or figure.name in only or figure.group in only]
 
 

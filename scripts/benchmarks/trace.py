@@ -92,11 +92,10 @@ def main(strategy: str = "fedavg") -> None:
     torch.set_num_threads(1)
     trace = asyncio.run(traced(strategy))
     calls, rooms = trace.calls, trace.rooms
-    print(
-        f"{strategy}: {len(calls)} calls, {len(set(calls))} functions, {len(set(rooms))} rooms, {len(rooms) - 1} moves"
-    )
+    figures = f"{len(calls)} calls, {len(set(calls))} functions, {len(set(rooms))} rooms, {len(rooms) - 1} moves"
+    sys.stdout.write(f"{strategy}: {figures}\n")
     for module, times in Counter(rooms).most_common(SHOWN):
-        print(f"{times:5} {module}")
+        sys.stdout.write(f"{times:5} {module}\n")
 
 
 if __name__ == "__main__":

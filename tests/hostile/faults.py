@@ -9,6 +9,8 @@ from functools import partial
 from typing import Any, Literal
 from unittest import mock
 
+import xxhash
+
 from peerlearn.config import Limits
 from peerlearn.errors import PeerUnreachable, RefusalReason
 from peerlearn.transport.base import Caller
@@ -19,9 +21,9 @@ from peerlearn.wire.frames import Block, parse, serialize
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 Moment = Literal["before", "header", "body", "trailer", "whole"]
-"""Before anything is answered; in the header; in the middle of the body; after the body, in the trailer. Short answers
-come in one frame, except to a consumer of version 1.1, which all but `whole` make of the one that asks. Those of brief
-exchanges are one frame: `before` and `whole` bend them too."""
+"""Before anything is answered; in the header; in the middle of the body; after the body, in the trailer. A short
+answer is one frame: for all moments but `whole` it is taken apart into header, blocks and trailer. Answers to unary
+calls stay one frame: `before` and `whole` bend them too."""
 
 PIECES = 4
 """Into so many blocks a body is cut, so that it has a middle."""
@@ -32,13 +34,13 @@ CRAWL = 1000.0
 @dataclass(slots=True)
 class Plan:
     """What a provider does wrong from now on; nothing while `kind` is empty. `strikes` counts how often it did,
-    `briefly` how often in a brief exchange."""
+    `in_unary_calls` how often in answer to a unary call."""
 
     kind: str = ""
     moment: Moment = "before"
     strikes: int = 0
-    briefly: int = 0
-    desks: list[Dispatcher] = field(default_factory=list)
+    in_unary_calls: int = 0
+    dispatchers: list[Dispatcher] = field(default_factory=list)
 
     def heal(self) -> None:
         self.kind = ""
@@ -46,44 +48,44 @@ class Plan:
     @property
     def at_rest(self) -> bool:
         """No exchange is under way and no memory is held for one, at any of its doors."""
-        return all(desk.under_way == (0, 0) for desk in self.desks)
+        return all(dispatcher.under_way == (0, 0) for dispatcher in self.dispatchers)
 
 
 @contextmanager
 def badly(plan: Plan) -> Iterator[None]:
     """Peers that open inside the block answer by this plan, over either transport."""
-    desk = partial(_BadDesk, plan=plan)
+    dispatcher = partial(_BadDispatcher, plan=plan)
     with (
-        mock.patch("peerlearn.transport.memory.transport.Dispatcher", desk),
-        mock.patch("peerlearn.transport.grpc.transport.Dispatcher", desk),
+        mock.patch("peerlearn.transport.memory.transport.Dispatcher", dispatcher),
+        mock.patch("peerlearn.transport.grpc.transport.Dispatcher", dispatcher),
     ):
         yield
 
 
-class _BadDesk(Dispatcher):
+class _BadDispatcher(Dispatcher):
     def __init__(self, *args: Any, plan: Plan) -> None:
         super().__init__(*args)
         self._plan = plan
-        plan.desks.append(self)
+        plan.dispatchers.append(self)
 
     async def exchange(self, pipe: Pipe, caller: Caller) -> None:
         plan = self._plan
         await super().exchange(_Bent(pipe, plan) if plan.kind else pipe, caller)
 
-    async def brief(self, data: bytes, caller: Caller) -> bytes:
-        answer, plan = await super().brief(data, caller), self._plan
+    async def unary_exchange(self, data: bytes, caller: Caller) -> bytes:
+        answer, plan = await super().unary_exchange(data, caller), self._plan
         if not plan.kind:
             return answer
         reply, before = _Reply(), plan.strikes
         try:
             await _Bent(reply, plan, whole=True).write(answer)
         finally:
-            plan.briefly += plan.strikes - before
+            plan.in_unary_calls += plan.strikes - before
         return reply.said
 
 
 class _Reply:
-    """What a brief exchange is answered, as a pipe."""
+    """The answer to a unary call, as a pipe."""
 
     def __init__(self) -> None:
         self.said = b""
@@ -111,16 +113,10 @@ class _Bent:
         self._pieces = 0
 
     async def read(self) -> bytes | None:
-        data = await self._pipe.read()
-        if data is None or self._plan.moment == "whole" or what_is(data) != "header":
-            return data
-        frame = parse(data)
-        assert isinstance(frame, pb.Frame)
-        frame.header.protocol.minor = 1
-        return serialize(frame)
+        return await self._pipe.read()
 
     async def write(self, data: bytes) -> None:
-        for frame in _pieces(data):
+        for frame in (data,) if self.whole else _pieces(data):
             if self._over:
                 return
             if not self._struck and self._now(frame):
@@ -296,13 +292,21 @@ def what_is(frame: bytes) -> str:
 
 
 def _pieces(frame: bytes) -> Iterator[bytes]:
-    if what_is(frame) != "block":
-        yield frame
-        return
+    """The frame, its body cut into PIECES; a body beside a header becomes blocks with the trailer that these need."""
     parsed = parse(frame, Limits())
-    assert isinstance(parsed, Block)
-    (whole,) = parsed.parts
-    for part in _cut(whole, -(-len(whole) // PIECES)):
+    if isinstance(parsed, Block):
+        (body,) = parsed.parts
+        yield from _blocks(body)
+    elif parsed.whole:
+        yield serialize(pb.Frame(header=parsed.header))
+        yield from _blocks(memoryview(parsed.whole))
+        yield serialize(pb.Frame(trailer=pb.Trailer(checksum=xxhash.xxh3_64_intdigest(parsed.whole))))
+    else:
+        yield frame
+
+
+def _blocks(body: memoryview) -> Iterator[bytes]:
+    for part in _cut(body, -(-len(body) // PIECES)):
         yield serialize(Block((part,)))
 
 

@@ -84,7 +84,7 @@ async def send(channel: grpc.aio.Channel, given: Input, *, half_open: bool = Fal
 
 
 async def _send(channel: grpc.aio.Channel, given: Input, half_open: bool) -> str:
-    method = EXCHANGE if given.call == "Brief" else f"/{SERVICE}/{given.call}"
+    method = EXCHANGE if given.call == "UnaryExchange" else f"/{SERVICE}/{given.call}"
     if given.call == "Introduce":
         introduce: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
         await introduce(given.messages[0])
@@ -97,9 +97,9 @@ async def _send(channel: grpc.aio.Channel, given: Input, half_open: bool) -> str
             return "watched" if not stream.done() else _status(await stream.code(), await stream.details() or "", given)
         finally:
             stream.cancel()
-    if given.call == "Brief":
-        brief: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
-        return _said(await brief(given.messages[0], metadata=((MARK, "1"),)))
+    if given.call == "UnaryExchange":
+        unary: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
+        return _said(await unary(given.messages[0], metadata=((MARK, "1"),)))
     exchange: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(method)
     call = exchange()
     try:
@@ -182,7 +182,7 @@ class Storm:
             rng = random.Random(f"{self._seed}:{next(self._numbers)}")
             given = mutated(self._seeds, rng)
             said = await send(channel, given, half_open=rng.random() < 0.02)
-            self.tally.answers[f"{given.call:9} {said}"] += 1
+            self.tally.answers[f"{given.call:13} {said}"] += 1
             self.tally.tried += 1
 
     async def _stay_known(self, channel: grpc.aio.Channel) -> None:
@@ -205,7 +205,7 @@ async def fuzz(seconds: float, seed: int, log: Path) -> list[str]:
     """What is wrong; nothing, when all is well. Raises Found."""
     tag = secrets.token_hex(4)
     seeds = await calls(tag)
-    seeds += [each for each in seeds if each.call in ("Exchange", "Brief")]  # the most to go wrong in
+    seeds += [each for each in seeds if each.call in ("Exchange", "UnaryExchange")]  # the most to go wrong in
     with log.open("wb") as errors:
         async with worker(errors=errors, tag=tag, pause=0.02, **PEER) as target:
             before = sample(target.pid)

@@ -13,14 +13,14 @@ from google.protobuf.message import DecodeError, Message
 from peerlearn.wire.seal import sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
-Call = Literal["Introduce", "Watch", "Exchange", "Brief"]
-"""`Brief`: an exchange of one frame each way."""
+Call = Literal["Introduce", "Watch", "Exchange", "UnaryExchange"]
+"""`UnaryExchange`: an exchange of one frame each way."""
 
 _KINDS: dict[Call, type[Message]] = {
     "Introduce": pb.Introduction,
     "Watch": pb.WatchRequest,
     "Exchange": pb.Frame,
-    "Brief": pb.Frame,
+    "UnaryExchange": pb.Frame,
 }
 _NUMBERS = (0, 1, 2, 7, 127, 128, 255, 65535, 2**20, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**62, 2**63 - 1, 2**64 - 1)
 _TEXTS = (

@@ -12,6 +12,7 @@ from peerlearn.errors import PeerUnreachable
 from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.peer import Peer
 from peerlearn.strategies.gossip import Gossip
+from peerlearn.testing import blob_learner
 from peerlearn.transport.base import Caller
 from peerlearn.transport.exchange.dispatcher import Dispatcher
 from peerlearn.transport.exchange.protocol import Pipe
@@ -19,7 +20,6 @@ from peerlearn.wire.frames import Block, parse, serialize
 from peerlearn.wire.seal import sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
 from tests.hostile.mutate import Call, Input
-from tests.support.village import learner
 
 
 async def calls(tag: str) -> list[Input]:
@@ -55,7 +55,7 @@ async def calls(tag: str) -> list[Input]:
 
 
 def _peer(name: str, tag: str, seed: int, *discovery: Static) -> Peer:
-    its = learner([0, 1], seed, hidden=32)
+    its = blob_learner([0, 1], seed, hidden=32)
     return Peer(
         its, name=name, strategy=Gossip(), gate=Gate(metric="off"),
         network=Network(group_tag=tag, timing=brisk()), internals=Internals(discovery=discovery),

@@ -21,13 +21,11 @@ from peerlearn.strategies.distillation import Distillation
 from peerlearn.strategies.fedavg import FedAvg
 from peerlearn.strategies.gossip import Gossip
 from peerlearn.strategies.pairwise.strategy import Pairwise
+from peerlearn.testing import PeerNetwork, bits, blob_learner, gathered, nothing_left, until
 from peerlearn.transport.exchange.unary import UnaryHistory
 from tests.hostile.faults import CASES, KINDS, Moment, Plan, badly
-from tests.hostile.leaks import nothing_left
-from tests.support.tiny import bits
-from tests.support.village import Village, gathered, learner, until
-from tests.unit.strategies.test_clue import DRIFTING, KNOWING, QUIET, stream_learner
-from tests.unit.strategies.test_mhd import option, villager
+from tests.support.clue import DRIFTING, KNOWING, QUIET, stream_learner
+from tests.support.mhd import mhd_learner, small_mhd
 
 TIMING = Timing(beat=0.1, suspect_after=5.0, gone_after=15.0, base=1.2, stall=0.4, retry_first=0.05, retry_most=0.5)
 OFF = Gate(metric="off")
@@ -49,7 +47,7 @@ class Way:
 
 
 def ours(classes: list[int], seed: int) -> Callable[[], Learner]:
-    return lambda: learner(classes, seed, hidden=32)
+    return lambda: blob_learner(classes, seed, hidden=32)
 
 
 WAYS = {
@@ -64,7 +62,7 @@ WAYS = {
         rounds=QUIET + 8,
         ahead=10,
     ),
-    "mhd": Way(option, lambda: villager([0, 1, 2], 1), lambda: villager([1, 2, 3], 2)),  # asks for outputs
+    "mhd": Way(small_mhd, lambda: mhd_learner([0, 1, 2], 1), lambda: mhd_learner([1, 2, 3], 2)),  # asks for outputs
 }
 
 LONG = ("clue", "mhd")
@@ -77,7 +75,7 @@ async def alone(name: str) -> str:
     """The model of a consumer that never met anybody, after the same rounds."""
     if name not in _lonely:
         way = WAYS[name]
-        async with Village(timing=TIMING).peer("amber", way.consumer(), strategy=way.strategy(), gate=OFF) as peer:
+        async with PeerNetwork(timing=TIMING).peer("amber", way.consumer(), strategy=way.strategy(), gate=OFF) as peer:
             await peer.run(way.rounds)
             _lonely[name] = model_of(peer)
     return _lonely[name]
@@ -111,24 +109,24 @@ async def test_whatever_a_provider_does_over_grpc_the_consumer_goes_on(name: str
     await one_case(name, kind, moment, "grpc")
 
 
-BRIEF = [case for case in CASES if case[1] in ("before", "whole") and case[0] != "says twice"]
-"""A brief exchange has no room for a second frame."""
+IN_UNARY_CALLS = [case for case in CASES if case[1] in ("before", "whole") and case[0] != "says twice"]
+"""The answer to a unary call has no room for a second frame."""
 
 
-@pytest.mark.parametrize(("kind", "moment"), BRIEF)
-async def test_whatever_a_provider_does_when_asked_briefly_the_consumer_goes_on(
+@pytest.mark.parametrize(("kind", "moment"), IN_UNARY_CALLS)
+async def test_whatever_a_provider_does_when_asked_by_a_unary_call_the_consumer_goes_on(
     kind: str, moment: Moment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the first question on, so that nothing good has come before."""
     monkeypatch.setattr(UnaryHistory, "expected", lambda self, to, question, partial=None: True)
     plan = await one_case("gossip", kind, moment, "grpc")
-    assert plan.briefly == plan.strikes
+    assert plan.in_unary_calls == plan.strikes
 
 
 async def one_case(name: str, kind: str, moment: Moment, network: Literal["memory", "grpc"]) -> Plan:
     way, plan, expected = WAYS[name], Plan(kind, moment), await alone(name)
     async with nothing_left(more_fds=0 if network == "memory" else 32):
-        village = Village(network, TIMING)
+        village = PeerNetwork(network, TIMING)
         amber = village.peer("amber", way.consumer(), strategy=way.strategy(), gate=OFF)
         birch = village.peer("birch", way.provider(), strategy=way.strategy(), gate=OFF)
         async with asyncio.timeout(90):
@@ -149,7 +147,7 @@ async def one_case(name: str, kind: str, moment: Moment, network: Literal["memor
     return plan
 
 
-async def judge(village: Village, amber: Peer, way: Way, plan: Plan, expected: str) -> None:
+async def judge(village: PeerNetwork, amber: Peer, way: Way, plan: Plan, expected: str) -> None:
     said = village.events["amber"]
     local = [event.round for event in said.of(Trained) if event.phase == "local"]
     assert sorted(set(local)) == list(range(way.rounds)), "every round was made"
@@ -171,7 +169,7 @@ async def judge(village: Village, amber: Peer, way: Way, plan: Plan, expected: s
     )
 
 
-async def recover(village: Village, amber: Peer, plan: Plan) -> None:
+async def recover(village: PeerNetwork, amber: Peer, plan: Plan) -> None:
     """From now on the provider is honest: it is asked again, and what it says is taken."""
     plan.heal()
     if amber.strategy.name == "clue":
@@ -186,7 +184,7 @@ async def test_one_that_dies_between_rounds_and_returns_elsewhere_with_an_older_
     name: str, network: Literal["memory", "grpc"]
 ) -> None:
     way, identity = WAYS[name], Identity.ephemeral()
-    village = Village(network, replace(TIMING, suspect_after=1.0, gone_after=4.0))
+    village = PeerNetwork(network, replace(TIMING, suspect_after=1.0, gone_after=4.0))
     amber = village.peer("amber", way.consumer(), strategy=way.strategy(), gate=OFF)
     first = village.peer("birch", way.provider(), strategy=way.strategy(), gate=OFF, identity=identity)
     async with amber, asyncio.timeout(90):
@@ -213,9 +211,9 @@ async def test_one_that_dies_between_rounds_and_returns_elsewhere_with_an_older_
 async def test_a_bad_provider_keeps_nobody_from_learning_from_a_good_one() -> None:
     """Three peers: the liar costs its own answers and no one else's; the two others go on teaching each other."""
     plan = Plan("flips bits", "body")
-    village = Village(timing=TIMING)
-    amber, cedar = village.peer("amber", learner([0, 1], 1)), village.peer("cedar", learner([2, 3], 3))
-    birch = village.peer("birch", learner([2, 3], 2))
+    village = PeerNetwork(timing=TIMING)
+    amber, cedar = village.peer("amber", blob_learner([0, 1], 1)), village.peer("cedar", blob_learner([2, 3], 3))
+    birch = village.peer("birch", blob_learner([2, 3], 2))
     with badly(plan):
         await birch.__aenter__()
     try:

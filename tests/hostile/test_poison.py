@@ -5,18 +5,16 @@ or whose labels are shuffled.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from peerlearn.config import Timing
 from peerlearn.errors import KnowledgeError
 from peerlearn.events import Complaint, FetchFailed, Gated, Quarantined, Refused, Trained
-from peerlearn.knowledge import Answer, Knowledge, Outputs, Params, Query, Question, Received, Sparse
+from peerlearn.knowledge import Outputs, Params, Query, Received
 from peerlearn.learning import plausible
 from peerlearn.learning.dataset import Unlabelled
 from peerlearn.learning.learner import Learner
@@ -37,21 +35,22 @@ from peerlearn.strategies.mhd.heads import MultiHead
 from peerlearn.strategies.mhd.strategy import MHD
 from peerlearn.strategies.pairwise.strategy import Pairwise
 from peerlearn.strategies.shared import averaging, robust
+from peerlearn.testing import (
+    PeerNetwork,
+    blob_learner,
+    blob_model,
+    blobs,
+    gathered,
+    same,
+    tiny_card,
+    tiny_learner,
+    until,
+)
 from peerlearn.types import Card, epochs, steps
-from tests.support.tiny import tiny_card, tiny_learner
-from tests.support.village import Village, blobs, gathered, learner, net, same, until
-from tests.unit.strategies.test_fedgkt import edge_learner, edge_of, hub_learner, hub_of
-
-Spoil = Callable[[str, Tensor], Tensor]
-PATIENT = Timing(beat=0.1, suspect_after=5.0, gone_after=15.0, base=5.0, stall=5.0, retry_first=0.05, retry_most=0.5)
-"""Nobody is missed for being slow on a busy machine: who is asked when is then the same in each run."""
-
+from tests.support.fedgkt import edge_learner, edge_of, hub_learner, hub_of
+from tests.support.liars import PATIENT, Spoil, liar, onesided, scaled, skilled, spoilt
 
 # ---- liars
-
-
-def scaled(name: str, tensor: Tensor) -> Tensor:
-    return tensor * 1e4 if tensor.is_floating_point() else tensor
 
 
 def not_finite(name: str, tensor: Tensor) -> Tensor:
@@ -62,58 +61,12 @@ def misshapen(name: str, tensor: Tensor) -> Tensor:
     return torch.cat([tensor, tensor], dim=-1)
 
 
-def onesided(name: str, tensor: Tensor) -> Tensor:
-    """Says class 0 of everything. Within all that is checked: the scale, and right as often as by guessing."""
-    return tensor + 90 * torch.eye(4)[0] if name == "fc.bias" else tensor
-
-
-def spoilt(knowledge: Knowledge, spoil: Spoil) -> Knowledge:
-    if isinstance(knowledge, Outputs):
-        return replace(knowledge, tensors={name: spoil(name, tensor) for name, tensor in knowledge.tensors.items()})
-
-    def one(name: str, tensor: Tensor | Sparse) -> Tensor | Sparse:
-        if isinstance(tensor, Sparse):
-            return replace(tensor, values=spoil(name, tensor.values))
-        return spoil(name, tensor)
-
-    return replace(knowledge, tensors={name: one(name, tensor) for name, tensor in knowledge.tensors.items()})
-
-
-def liar(strategy: Strategy, spoil: Spoil) -> Strategy:
-    """Spoils whatever it hands over, asked and unasked."""
-    answer, ask = strategy.answer, strategy.ask
-
-    def lie(*args: Any) -> Answer:
-        said = answer(*args)
-        return spoilt(said, spoil) if isinstance(said, Params | Outputs) else said
-
-    def bring(*args: Any) -> Question | Sequence[Question]:
-        asked = ask(*args)
-        every = [asked] if isinstance(asked, Question) else asked
-        return [replace(q, brings=spoilt(q.brings, spoil)) if q.brings is not None else q for q in every]
-
-    vars(strategy).update(answer=lie, ask=bring)
-    return strategy
-
-
-def skilled(classes: list[int], seed: int, *, shift: int = 0, held_out: float = 0.2) -> Learner:
-    """Knows its classes well before it meets anybody. `shift`: calls each class by the name of another."""
-    x, y = blobs(classes, seed)
-    model = net()
-    its = Learner(
-        model, (x, (y + shift) % 4), classes=4, seed=seed, batch_size=32, held_out=held_out,
-        optimizer=torch.optim.Adam(model.parameters(), lr=1e-2),
-    )  # fmt: skip
-    its.fit(epochs(12))
-    return its
-
-
 def accuracy(its: Learner, strategy: Strategy) -> float:
     assert its.held_out is not None
     return float((strategy.predict(its, its.held_out.x).argmax(dim=1) == its.held_out.y).double().mean())
 
 
-def check_the_gate_kept_its_promise(village: Village, peer: Peer, gate: Gate) -> None:
+def check_the_gate_kept_its_promise(village: PeerNetwork, peer: Peer, gate: Gate) -> None:
     for event in village.events[peer.name].of(Gated):
         assert not event.kept or event.after >= event.before - gate.tolerance
     assert all(bool(torch.isfinite(t).all()) for t in peer.learner.state.values() if t.is_floating_point())
@@ -125,21 +78,21 @@ PUBLIC = Unlabelled(blobs([0, 1, 2, 3], 99)[0], torch.arange(240), "square")
 
 
 def heads(seed: int) -> Learner:
-    model = MultiHead.over(net(), aux=2)
+    model = MultiHead.over(blob_model(), aux=2)
     return Learner(model, blobs([0, 1, 2], seed), classes=4, seed=seed, batch_size=32, public_sets=[PUBLIC])
 
 
 METHODS: dict[str, tuple[Callable[[], Strategy], Callable[[int], Learner]]] = {
-    "pairwise": (Pairwise, lambda seed: learner([0, 1, 2], seed)),
-    "distillation by parameters": (Distillation, lambda seed: learner([0, 1, 2], seed)),
+    "pairwise": (Pairwise, lambda seed: blob_learner([0, 1, 2], seed)),
+    "distillation by parameters": (Distillation, lambda seed: blob_learner([0, 1, 2], seed)),
     "distillation by outputs": (
         lambda: Distillation(via="outputs"),
-        lambda seed: learner([0, 1, 2], seed, public_sets=[PUBLIC]),
+        lambda seed: blob_learner([0, 1, 2], seed, public_sets=[PUBLIC]),
     ),
-    "gossip": (Gossip, lambda seed: learner([0, 1, 2], seed)),
-    "fedavg": (FedAvg, lambda seed: learner([0, 1, 2], seed)),
+    "gossip": (Gossip, lambda seed: blob_learner([0, 1, 2], seed)),
+    "fedavg": (FedAvg, lambda seed: blob_learner([0, 1, 2], seed)),
     "mhd": (lambda: MHD(warm_up=2), heads),
-    "admm": (lambda: registry.make("admm-gossip"), lambda seed: learner([0, 1, 2], seed)),
+    "admm": (lambda: registry.make("admm-gossip"), lambda seed: blob_learner([0, 1, 2], seed)),
 }
 
 
@@ -149,7 +102,7 @@ async def test_what_cannot_be_meant_is_refused_each_time_and_after_three_times_i
     method: str, spoil: Spoil
 ) -> None:
     make, its = METHODS[method]
-    village = Village(timing=PATIENT)
+    village = PeerNetwork(timing=PATIENT)
     amber = village.peer("amber", its(1), strategy=make())
     birch = village.peer("birch", its(2), strategy=liar(make(), spoil))
     async with gathered(amber, birch), asyncio.timeout(60):
@@ -168,7 +121,7 @@ async def test_what_cannot_be_meant_is_refused_each_time_and_after_three_times_i
         await amber.run(2)
     assert heard == 3
     assert len(village.events["amber"].of(FetchFailed)) == heard, "it is asked no more"
-    async with Village(timing=PATIENT).peer("amber", its(1), strategy=make()) as alone:
+    async with PeerNetwork(timing=PATIENT).peer("amber", its(1), strategy=make()) as alone:
         await alone.run(5)
     assert same(amber.learner.state, alone.learner.state), "as if it had never met anybody"
 
@@ -180,7 +133,7 @@ BY_PARAMETERS = {name: METHODS[name][0] for name in ("pairwise", "distillation b
 async def test_a_teacher_whose_labels_are_shuffled_is_refused_and_an_honest_one_beside_it_teaches(
     method: str,
 ) -> None:
-    make, village = BY_PARAMETERS[method], Village(timing=PATIENT)
+    make, village = BY_PARAMETERS[method], PeerNetwork(timing=PATIENT)
     amber = village.peer("amber", skilled([0, 1, 2], 1), strategy=make())
     birch = village.peer("birch", skilled([0, 1, 2, 3], 2, shift=1), strategy=make())
     classes = [0, 1, 2, 3] if method in ("gossip", "fedavg") else [2, 3]  # a mean of strangers does harm by itself
@@ -205,7 +158,7 @@ async def test_a_teacher_whose_labels_are_shuffled_is_refused_and_an_honest_one_
 
 async def test_of_three_providers_the_one_that_does_harm_is_found_by_the_gate_and_put_aside_alone() -> None:
     make: Callable[[], Strategy] = FedAvg
-    village, gate = Village(timing=PATIENT), Gate()
+    village, gate = PeerNetwork(timing=PATIENT), Gate()
     amber = village.peer("amber", skilled([0, 1, 2], 1), strategy=make(), gate=gate)
     others = {
         "birch": village.peer("birch", skilled([0, 1, 2, 3], 2), strategy=make()),
@@ -274,7 +227,7 @@ def test_a_hub_averages_without_those_with_whom_the_gate_fails_and_blames_them_a
 
 
 async def test_a_hub_learns_on_beside_a_liar_puts_it_aside_alone_and_its_owner_hears_why() -> None:
-    village, everybody = Village(timing=PATIENT), [0, 1, 2, 3]
+    village, everybody = PeerNetwork(timing=PATIENT), [0, 1, 2, 3]
     hub = village.peer("hub", skilled(everybody, 1), strategy=FedAvg(role="hub", cohort=3))
     peers = {
         name: village.peer(name, skilled(everybody, 2 + n), strategy=liar(FedAvg(role="peer"), onesided)
@@ -301,10 +254,10 @@ async def test_a_hub_learns_on_beside_a_liar_puts_it_aside_alone_and_its_owner_h
 
 
 async def test_a_hub_that_refused_three_clones_learns_nothing_of_them_and_says_why() -> None:
-    village, classes = Village(timing=PATIENT), [0, 1, 2, 3]
-    hub = village.peer("hub", learner(classes, 0), strategy=Cloned(role="hub", first_epochs=2, hub_epochs=1))
+    village, classes = PeerNetwork(timing=PATIENT), [0, 1, 2, 3]
+    hub = village.peer("hub", blob_learner(classes, 0), strategy=Cloned(role="hub", first_epochs=2, hub_epochs=1))
     false = liar(Cloned(edge_epochs=1, visits=9, hub="hub"), scaled)
-    edge = village.peer("edge", learner(classes, 1), strategy=false)
+    edge = village.peer("edge", blob_learner(classes, 1), strategy=false)
     async with gathered(hub, edge), asyncio.timeout(60):
         await hub.run(0)
         await edge.run(1)
@@ -328,7 +281,7 @@ def unlike_its_labels(name: str, tensor: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("spoil", [louder, blind, unlike_its_labels], ids=lambda spoil: spoil.__name__)
 async def test_a_hub_refuses_feature_maps_that_cannot_be_meant(spoil: Spoil) -> None:
-    village = Village(timing=PATIENT)
+    village = PeerNetwork(timing=PATIENT)
     hub = village.peer("hub", hub_learner(), strategy=hub_of())
     edge = village.peer("edge", edge_learner(), strategy=liar(edge_of(wait=False), spoil))
     async with gathered(hub, edge), asyncio.timeout(60):
@@ -388,8 +341,8 @@ def test_significant_parameters_out_of_all_scale_make_no_helper() -> None:
 @pytest.mark.parametrize("classes", [[0, 1], [1, 2], [2, 3], [0, 1, 2, 3], [0], [3]], ids=str)
 def test_an_honest_teacher_passes_at_every_stage_whatever_its_classes(classes: list[int], seen: str) -> None:
     """From untrained to trained for long, against a student that knows nothing and one that knows its classes."""
-    students = [learner([0, 1], 1, held_out=0.3), skilled([0, 1], 1, held_out=0.3)]
-    teacher = learner(classes, 7)
+    students = [blob_learner([0, 1], 1, held_out=0.3), skilled([0, 1], 1, held_out=0.3)]
+    teacher = blob_learner(classes, 7)
     for _ in range(12):
         known = teacher.describe().histogram if seen == "shown" else ()
         for student in students:
@@ -400,14 +353,14 @@ def test_an_honest_teacher_passes_at_every_stage_whatever_its_classes(classes: l
 
 @pytest.mark.parametrize("seen", ["shown", "not shown"])
 def test_shuffled_labels_are_told_by_what_both_hold(seen: str) -> None:
-    student, teacher = learner([0, 1, 2, 3], 1, held_out=0.3), skilled([0, 1, 2, 3], 7, shift=1)
+    student, teacher = blob_learner([0, 1, 2, 3], 1, held_out=0.3), skilled([0, 1, 2, 3], 7, shift=1)
     known = teacher.describe().histogram if seen == "shown" else ()
     with pytest.raises(KnowledgeError, match=r"sure and wrong about classes that both hold: right for \d%"):
         plausible.check_network(student, teacher.build(teacher.state), seen=known)
 
 
 def test_with_few_samples_held_out_nobody_is_called_wrong() -> None:
-    student, teacher = learner([0, 1, 2, 3], 1, held_out=0.03), skilled([0, 1, 2, 3], 7, shift=1)
+    student, teacher = blob_learner([0, 1, 2, 3], 1, held_out=0.03), skilled([0, 1, 2, 3], 7, shift=1)
     assert student.held_out is not None
     assert len(student.held_out) < plausible.FEWEST
     plausible.check_network(student, teacher.build(teacher.state), seen=(60,) * 4)

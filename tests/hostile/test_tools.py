@@ -23,15 +23,15 @@ from tests.hostile.soak import thirds
 
 INTRODUCTION = Input("Introduce", (sealed(pb.Introduction(group_tag="g").SerializeToString()),))
 QUESTION = Input("Exchange", (serialize(pb.Frame(header=pb.Header(sender="a", query=pb.Query(want="params")))),))
-BRIEF = Input("Brief", QUESTION.messages)
-SEEDS = [INTRODUCTION, QUESTION, BRIEF, Input("Watch", (sealed(pb.WatchRequest(id="a").SerializeToString()),))]
+UNARY = Input("UnaryExchange", QUESTION.messages)
+SEEDS = [INTRODUCTION, QUESTION, UNARY, Input("Watch", (sealed(pb.WatchRequest(id="a").SerializeToString()),))]
 
 
 def test_the_same_seed_makes_the_same_inputs_and_another_makes_others() -> None:
     one, two, other = ([mutated(SEEDS, random.Random(f"{seed}:{n}")) for n in range(300)] for seed in ("a", "a", "b"))
     assert one == two
     assert one != other
-    assert {each.call for each in one} == {"Introduce", "Watch", "Exchange", "Brief"}
+    assert {each.call for each in one} == {"Introduce", "Watch", "Exchange", "UnaryExchange"}
     assert sum(each in SEEDS for each in one) < 30, "most are changed"
 
 
@@ -69,7 +69,7 @@ async def test_a_peer_that_fails_over_an_input_is_found_out() -> None:
         raise ZeroDivisionError
 
     async with served(breaks) as channel:
-        for culprit in (QUESTION, BRIEF):
+        for culprit in (QUESTION, UNARY):
             with pytest.raises(Found, match="ZeroDivisionError") as found:
                 await send(channel, culprit)
             assert found.value.culprit == culprit

@@ -20,10 +20,9 @@ from peerlearn.discovery.mdns import Mdns
 from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.peer import Peer
 from peerlearn.schedule import Local, Publish, Schedule
+from peerlearn.testing import bits, blob_learner
 from peerlearn.tuning.malloc import tune_allocator
 from peerlearn.types import epochs
-from tests.support.tiny import bits
-from tests.support.village import learner
 
 KEEPS = Schedule(cycle=(Local(epochs(1)), Publish()), on={"received": ()})
 """Takes what others bring, looks at it, and does not learn from it: its model is its own, bit for bit."""
@@ -63,7 +62,7 @@ async def main(settings: dict[str, Any]) -> None:
     loop.add_reader(sys.stdin, stop.set)  # nothing is ever written to it: it is readable when it ends
     tune_allocator()
     peer = Peer(
-        learner(settings["classes"], settings["seed"], hidden=32),
+        blob_learner(settings["classes"], settings["seed"], hidden=32),
         name=settings["name"],
         strategy=settings["strategy"],
         state=settings.get("state"),

@@ -2,14 +2,19 @@
 
 import asyncio
 import dataclasses
+import gc
 import hashlib
 import json
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from peerlearn.assembly import Assembly
 from peerlearn.cli.main import main
 from peerlearn.data.datasets import Split
 from peerlearn.errors import ConfigError, StateError
@@ -18,12 +23,19 @@ from peerlearn.experiments.report import tables as report
 from peerlearn.experiments.run import build, fabric, network_faults, results
 from peerlearn.experiments.run import runner as running
 from peerlearn.experiments.run.build import SharedData
+from peerlearn.experiments.run.fabric import PeerRun
+from peerlearn.experiments.run.network_faults import Kind
+from peerlearn.experiments.run.recorder import Recorder
+from peerlearn.experiments.run.results import Folder
 from peerlearn.experiments.run.runner import Job
 from peerlearn.experiments.run.workloads import adaptation
 from peerlearn.experiments.spec import experiment, library
 from peerlearn.experiments.spec.topology import Topology
 from peerlearn.learning.dataset import Dataset
-from tests.support.tiny import CLASSES, tiny_data
+from peerlearn.learning.learner import Learner
+from peerlearn.learning.snapshot import Snapshot
+from peerlearn.peer import Peer
+from peerlearn.testing import CLASSES, tiny_data
 
 TINY = """
 name = "tiny"
@@ -150,8 +162,8 @@ def finished(out: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("before", "after", "says"),
     [
-        ('[data]\nname = "blobs"', '[dta]\nname = "blobs"', "unknown key 'dta', did you mean 'data'"),
-        ("batch_size = 16", "batchsize = 16", "training: unknown key 'batchsize', did you mean 'batch_size'"),
+        ('[data]\nname = "blobs"', '[dta]\nname = "blobs"', "unknown key 'dta'; known are .*; did you mean 'data'"),
+        ("batch_size = 16", "batchsize = 16", "training: unknown key 'batchsize'; .*; did you mean 'batch_size'"),
         ("batch_size = 16", "batch_size = 1.5", "training.batch_size: a whole number is expected"),
         ("batch_size = 16", "batch_size = 0", "batch_size must be at least 1"),
         ('kind = "half"', 'kind = "hlaf"', "'hlaf' is not one of full, half.*did you mean 'half'"),
@@ -167,7 +179,7 @@ def finished(out: Path) -> set[str]:
             '"isolated" }\nfaults = { loss = 2 }',
             "isolated.faults: loss must be a share between 0 and 1",
         ),
-        ('"isolated" }', '"isolated" }\nfaults = { los = 0.1 }', "unknown key 'los', did you mean 'loss'"),
+        ('"isolated" }', '"isolated" }\nfaults = { los = 0.1 }', "unknown key 'los'; .*; did you mean 'loss'"),
         ("passes = 2 } }", "passes = 2 } }\nfaults = { loss = 0.1 }", "central uses no network"),
         ('measured = ["target"]', 'measured = ["tarmac"]', "no peer 'tarmac'"),
         ("min(pairwise.map_moved) > 0", "min(piarwise.map_moved) > 0", "no variant 'piarwise'"),
@@ -363,14 +375,31 @@ def test_a_run_directory_holds_everything(tmp_path: Path) -> None:
     assert {"private", "private_before", "on_a", "shared_at_private_0.50", "map_moved"} <= set(target["series"])
 
 
+@pytest.mark.parametrize(
+    ("file", "changed", "why"),
+    [
+        ("result.json", {"seed": "0"}, r"result\.json is not what this program writes \(seed: a whole number"),
+        ("result.json", {"peers": {"target": {}}}, "peers.target: 'measured' is missing"),
+        ("result.json", {"more": 1}, "unknown key 'more'"),
+        ("experiment.json", {"variants": []}, "variants: a table is expected"),
+        ("experiment.json", {"head": {"nam": "x"}}, "head: unknown key 'nam'"),
+    ],
+)
+def test_a_result_that_was_altered_is_one_sentence(tmp_path: Path, file: str, changed: Any, why: str) -> None:
+    path, out = written(tmp_path), tmp_path / "out"
+    run(path, out, quick=True)
+    place = next(out.rglob(file))
+    place.write_text(json.dumps(json.loads(place.read_text()) | changed))
+    with pytest.raises(StateError, match=why):
+        results.stored(out)
+
+
 def test_rows_are_means_over_the_last_rounds_then_over_seeds(tmp_path: Path) -> None:
     path, out = written(tmp_path), tmp_path / "out"
     run(path, out)
     stored = results.stored(out)
     row = next(r for r in rows.rows(stored) if (r.variant, r.metric) == ("isolated", "shared"))
-    by_hand = [
-        sum(v for _, v in stored.runs["isolated"][seed]["peers"]["target"]["series"]["shared"]) / 2 for seed in (0, 1)
-    ]
+    by_hand = [sum(v for _, v in stored.runs["isolated"][seed].peers["target"].series["shared"]) / 2 for seed in (0, 1)]
     assert list(row.values.values()) == pytest.approx(by_hand)
     assert row.n == 2
     assert row.sd == pytest.approx(abs(by_hand[0] - by_hand[1]) / 2**0.5)
@@ -462,8 +491,8 @@ def test_streams_give_errors_per_batch_and_adaptation(tmp_path: Path) -> None:
     run(written(tmp_path, STREAM), out)
     stored = results.stored(out)
     found = {(r.variant, r.metric): r.mean for r in rows.rows(stored)}
-    assert len(stored.runs["clue"][0]["peers"]["target"]["series"]["error"]) == 14
-    assert len(stored.runs["clue"][0]["peers"]["target"]["series"]["shared"]) == 2
+    assert len(stored.runs["clue"][0].peers["target"].series["error"]) == 14
+    assert len(stored.runs["clue"][0].peers["target"].series["shared"]) == 2
     assert {("clue", m) for m in ("adaptation", "recovery", "error_after", "error_base")} <= set(found)
     assert found["isolated", "bytes_received"] == 0
     assert [verdict.holds for verdict in report.verdicts(stored)] == [True]
@@ -517,9 +546,9 @@ def test_a_hub_that_waits_for_others_is_measured_by_its_versions(tmp_path: Path)
     out = tmp_path / "out"
     run(written(tmp_path, HUB), out)
     (found,) = results.stored(out).runs["cpp"].values()
-    assert [round_ for round_, _ in found["peers"]["hub"]["series"]["shared"]] == [1, 2, 3]
-    assert [round_ for round_, _ in found["peers"]["hub"]["series"]["consensus"]] == [2, 3]
-    assert found["peers"]["hub"]["totals"]["bytes_received"] > 0
+    assert [round_ for round_, _ in found.peers["hub"].series["shared"]] == [1, 2, 3]
+    assert [round_ for round_, _ in found.peers["hub"].series["consensus"]] == [2, 3]
+    assert found.peers["hub"].totals["bytes_received"] > 0
 
 
 # ---------------------------------------------------------------- the commands
@@ -597,3 +626,51 @@ def test_every_experiment_that_ships_can_be_read() -> None:
         quick = experiment.load(each.path, quick=True)
         assert len(quick.head.seeds) == 1
         assert all(setup.rounds > 0 for setup in quick.variants.values())
+
+
+# ---------------------------------------------------------------- many of them in one process
+
+
+@pytest.mark.parametrize("transport", ["memory", "grpc"])
+def test_nothing_of_a_run_is_left_when_it_is_done(tmp_path: Path, transport: Kind) -> None:
+    """Whatever the collector of the process does: models of run after run would else pile up."""
+    gc.collect()
+    before = left()
+    gc.disable()
+    try:
+        run(written(tmp_path), tmp_path / "out", quick=True, transport=transport)
+        assert left() - before == Counter()
+    finally:
+        gc.enable()
+
+
+def left() -> Counter[str]:
+    """How many there are of what a run is made of, by class."""
+    kinds = (Peer, Assembly, Learner, PeerRun, Recorder, SharedData, Snapshot, Folder, experiment.Experiment)
+    return Counter(type(each).__name__ for each in gc.get_objects() if type(each) in kinds)
+
+
+@pytest.mark.parametrize(
+    ("missing", "experiment_of_it", "extra"), [("river", "clue-detectors", "peerlearn[drift]")]
+)  # fmt: skip
+def test_experiments_are_listed_where_an_extra_is_not_installed(
+    missing: str, experiment_of_it: str, extra: str
+) -> None:
+    """A plain install has no extras: each experiment says what it needs, and the others can be run."""
+    listed = without([missing, "sklearn", "matplotlib"], "experiment", "list", "--json")
+    rows_ = {row["name"]: row["skipped"] for row in json.loads(listed.stdout)["experiments"]}
+    assert extra in rows_.pop(experiment_of_it)
+    assert not [why for why in rows_.values() if "peerlearn[" in why]
+    tried = without([missing], "experiment", "run", experiment_of_it, "--quick", "--out", "/nonexistent/there")
+    assert (tried.returncode, tried.stdout) == (2, "")
+    assert extra in tried.stderr
+    assert tried.stderr.count("\n") == 1
+
+
+def without(missing: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process in which these packages cannot be imported."""
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({missing!r})); from peerlearn.cli.main import main;"
+        f"sys.exit(main({list(arguments)!r}))"
+    )
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -28,6 +28,7 @@ from peerlearn.strategies.gossip import Gossip
 from peerlearn.strategies.isolated import Isolated, IsolatedBalanced
 from peerlearn.strategies.mhd.strategy import MHD
 from peerlearn.strategies.pairwise.strategy import Pairwise
+from peerlearn.testing import PeerNetwork, blob_learner, blobs, gathered
 from peerlearn.transport.exchange.dispatcher import read_introduction, read_notice
 from peerlearn.transport.faults.queues import SimulatedLink
 from peerlearn.transport.memory.transport import MemoryNetwork
@@ -35,8 +36,10 @@ from peerlearn.types import Address, Card, Exposure
 from peerlearn.wire.cards import parse_card
 from peerlearn.wire.frames import Assembler, Message, parse
 from peerlearn.wire.v1 import fabric_pb2 as pb
-from tests.support.village import Village, blobs, gathered, learner
-from tests.unit.strategies import test_cloned, test_clue, test_fedgkt, test_mhd
+from tests.support import cloned as small_cloned
+from tests.support import clue as streams
+from tests.support import fedgkt as tiny_gkt
+from tests.support import mhd as headed
 
 LIMITS = Limits()
 FULL, LAYERS, SIGNIFICANT = Exposure.PARAMS_FULL, Exposure.PARAMS_LAYERS, Exposure.PARAMS_SIGNIFICANT
@@ -76,10 +79,10 @@ class Spy(MemoryNetwork):
         super().__init__()
         self.heard: list[Heard] = []
 
-    def lane(self, source: Address, target: Address, kind: str) -> SimulatedLink:
+    def link(self, source: Address, target: Address, kind: str) -> SimulatedLink:
         heard = Heard(kind, source, up=len(self.heard) % 2 == 0)  # a call makes the way up, then the way down
         self.heard.append(heard)
-        return Tapped(heard.frames, self._weather.way(source, target, kind), lambda: self.passage(source, target))
+        return Tapped(heard.frames, self._injector.way(source, target, kind), lambda: self.passage(source, target))
 
 
 def messages(heard: Heard) -> Iterator[Message]:
@@ -152,7 +155,7 @@ def leaks(spy: Spy, learners: Iterable[Learner]) -> bool:
 
 def member(name: str, strategy: Strategy, seed: int, *, hidden: int = 12) -> Who:
     public = Unlabelled(blobs([0, 1, 2, 3], 99, 60)[0], torch.arange(60), "shared")
-    its = learner([seed, seed + 1], seed, hidden=hidden, amount=120, public_sets=[public])
+    its = blob_learner([seed, seed + 1], seed, hidden=hidden, amount=120, public_sets=[public])
     return name, its, strategy
 
 
@@ -166,24 +169,24 @@ def fedavg_hub() -> list[Who]:
 
 
 def cloned() -> list[Who]:
-    return [(name, *test_cloned.made_of(name)) for name in test_cloned.SEEDS]
+    return [(name, *small_cloned.made_of(name)) for name in small_cloned.TURNS]
 
 
 def fedgkt(predict_by: str) -> list[Who]:
-    hub = test_fedgkt.hub_of(edges=2, predict_by=predict_by)
-    edges = [(name, test_fedgkt.edge_learner(seed), test_fedgkt.edge_of(predict_by=predict_by))
+    hub = tiny_gkt.hub_of(edges=2, predict_by=predict_by)
+    edges = [(name, tiny_gkt.edge_learner(seed), tiny_gkt.edge_of(predict_by=predict_by))
              for seed, name in enumerate(("amber", "birch"), 1)]  # fmt: skip
-    return [("hub", test_fedgkt.hub_learner(), hub), *edges]
+    return [("hub", tiny_gkt.hub_learner(), hub), *edges]
 
 
 def clue() -> list[Who]:
-    return [(name, its, Clue()) for name, its in test_clue.learners().items()]
+    return [(name, its, Clue()) for name, its in streams.learners().items()]
 
 
 def mhd(mode: Literal["outputs", "checkpoint"]) -> list[Who]:
     """Of one architecture: checkpoints, and embeddings without a projection, need that."""
     strategy = partial(MHD, refresh=4, public_batch=32, warm_up=1, mode=mode)
-    return [(name, test_mhd.villager(test_mhd.VILLAGE[name][0], 1), strategy()) for name in ("amber", "birch")]
+    return [(name, headed.mhd_learner(headed.CLASSES_OF[name][0], 1), strategy()) for name in ("amber", "birch")]
 
 
 METHODS: dict[str, tuple[Callable[[], list[Who]], set[Exposure], int]] = {
@@ -212,8 +215,8 @@ METHODS: dict[str, tuple[Callable[[], list[Who]], set[Exposure], int]] = {
 """Peers, the exposures that are seen between them, and rounds. A hub makes no rounds of its own."""
 
 
-async def spied_on(people: list[Who], rounds: int) -> tuple[Spy, Village]:
-    village, spy = Village(), Spy()
+async def spied_on(people: list[Who], rounds: int) -> tuple[Spy, PeerNetwork]:
+    village, spy = PeerNetwork(), Spy()
     village.network = spy
     pace = "free" if people[0][0] == "hub" else "lockstep"
     peers = [
@@ -267,7 +270,7 @@ class Leaky(Distillation):
         return replace(answer, tensors={"logits": STOLEN[: len(answer.ids)]})
 
 
-STOLEN: Tensor = learner([0, 1], 0, amount=120).sample(60)
+STOLEN: Tensor = blob_learner([0, 1], 0, amount=120).sample(60)
 
 
 async def test_the_spy_finds_a_raw_input_that_crosses() -> None:

@@ -6,28 +6,27 @@ import statistics
 import subprocess
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 
 import grpc
 import grpc.aio
-import psutil
 import pytest
 
 from peerlearn.config import MIB, Limits
 from peerlearn.errors import PeerRefused, RefusalReason
+from peerlearn.testing import until
+from peerlearn.testing.messages import ScriptedService, answer, forever
+from peerlearn.testing.messages import question as small_question
 from peerlearn.transport.base import Caller
 from peerlearn.transport.exchange.fair_queue import FairQueue
 from peerlearn.transport.grpc.channels import options
 from peerlearn.transport.grpc.server import SERVICE
-from peerlearn.types import Address
 from peerlearn.wire.frames import serialize
 from peerlearn.wire.v1 import fabric_pb2 as pb
-from tests.integration.test_transport import Make, Service, answer, forever, make
-from tests.integration.test_transport import question as small_question
-from tests.processes.test_netns import Lan, lan
 from tests.support.fair_peer import ROOMY, question
-from tests.support.village import until
+from tests.support.fair_provider import provider
+from tests.support.namespaces import Lan, lan
+from tests.support.transports import Make, make
 
 __all__ = ["lan", "make"]  # fixtures
 
@@ -130,8 +129,8 @@ async def test_one_consumer_may_not_take_all_exchanges(make: Make) -> None:
         return await forever(answer())
 
     provider, greedy, modest = make(limits=Limits(exchanges_per_peer=1)), make(), make()
-    service = Service(hang)  # type: ignore[arg-type]
-    async with provider.serving(service) as at, greedy.serving(Service()), modest.serving(Service()):
+    service = ScriptedService(hang)  # type: ignore[arg-type]
+    async with provider.serving(service) as at, greedy.serving(ScriptedService()), modest.serving(ScriptedService()):
         async with asyncio.TaskGroup() as group:
             first = group.create_task(greedy.exchange(at, small_question()))
             await asked.wait()
@@ -146,22 +145,6 @@ async def test_one_consumer_may_not_take_all_exchanges(make: Make) -> None:
 
 
 # ---------------------------------------------------------------- processes
-
-
-@asynccontextmanager
-async def provider(host: str = "127.0.0.1", *, space: str = "") -> AsyncIterator[tuple[psutil.Process, Address]]:
-    inside = ["ip", "netns", "exec", space] if space else []
-    child = await asyncio.create_subprocess_exec(
-        *inside, sys.executable, "-m", "tests.support.fair_peer", "provider", host, stdout=PIPE
-    )
-    try:
-        assert child.stdout is not None
-        async with asyncio.timeout(60):
-            port = int(await child.stdout.readline())
-        yield psutil.Process(child.pid), Address(host, port)
-    finally:
-        child.kill()
-        await child.wait()
 
 
 async def test_a_slow_consumer_costs_its_provider_a_few_blocks_of_memory() -> None:

@@ -34,9 +34,10 @@ from peerlearn.security.authority import fingerprint_of
 from peerlearn.security.group import DAY, _rendered
 from peerlearn.security.revocation import Revocations, open_revocations
 from peerlearn.strategies.distillation import Distillation
+from peerlearn.testing import tiny_id
 from peerlearn.types import Address, Card, Exposure
 from peerlearn.wire.v1 import fabric_pb2 as pb
-from tests.support.tiny import tiny_id
+from tests.support.certificates import unreadable
 
 LIMITS = Limits()
 
@@ -133,18 +134,6 @@ def test_a_bad_file_is_an_error_with_the_fix_and_stays_as_it_is(lab: Group, spoi
     with pytest.raises(GroupError, match=sentence):
         Group.load(path)
     assert (path.read_bytes() if path.is_file() else None) == content
-
-
-def unreadable(certificate: bytes) -> dict[str, bytes]:
-    """Certificates in DER that somebody has made up: each comes apart at another place, and some only when a field is
-    looked at."""
-    changes = {
-        "kind of key": ("2a8648ce3d0201", "2a8648ce3d0202"), "curve": ("2a8648ce3d030107", "2a8648ce3d03010f"),
-        "no point": ("034200", "034201"), "version": ("a003020102", "a003020113"), "no name": ("5504030c", "5504040c"),
-        "twice one extension": ("0603551d0e", "0603551d23"), "text": (b"peerlearn".hex(), "70656572fffefdfcfb"),
-        "date": ("5a170d", "5a170d39"),
-    }  # fmt: skip
-    return {why: bytes.fromhex(certificate.hex().replace(*change)) for why, change in changes.items()}
 
 
 @pytest.mark.parametrize("what", unreadable(b""))
@@ -588,7 +577,7 @@ def test_limits_are_read_with_units() -> None:
 def test_exposures_are_read_for_all_and_for_one() -> None:
     assert options.exposures([]) is None
     read = options.exposures(["card.histogram", "amber=params.full,outputs.public", "amber=params.layers"])
-    assert read == {"*": ["card.histogram"], "amber": ["params.full", "outputs.public", "params.layers"]}
+    assert read == {"*": ("card.histogram",), "amber": ("params.full", "outputs.public", "params.layers")}
     with pytest.raises(ConfigError, match="PEER=WHAT"):
         options.exposures(["=params.full"])
 

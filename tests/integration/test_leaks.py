@@ -9,11 +9,11 @@ import psutil
 import pytest
 
 from peerlearn.config import MIB
+from peerlearn.testing import until
 from peerlearn.transport.grpc.transport import GrpcTransport
 from peerlearn.types import Address
-from tests.integration.test_fair_queue import provider
 from tests.support.fair_peer import PATIENT, ROOMY, question
-from tests.support.village import until
+from tests.support.fair_provider import provider
 
 SIZE = 4_000_000
 

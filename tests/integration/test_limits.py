@@ -14,14 +14,15 @@ import pytest
 from peerlearn.config import Limits
 from peerlearn.errors import Oversized
 from peerlearn.security.revocation import check_size
+from peerlearn.testing.messages import EndlessWatch
 from peerlearn.transport.grpc.transport import GrpcTransport
 from peerlearn.wire.cards import parse_card
 from peerlearn.wire.frames import Assembler, Block, check_header, parse, serialize
+from peerlearn.wire.seal import sealed
 from peerlearn.wire.select import load_select
 from peerlearn.wire.v1 import fabric_pb2 as pb
-from tests.integration.test_transport import Endless
-from tests.unit.wire.test_cards import plain
-from tests.unit.wire.test_frames import floats, header
+from tests.support.cards import plain
+from tests.support.headers import floats, header
 
 
 def begun(block: int, limits: Limits) -> None:
@@ -60,6 +61,8 @@ DECLARED: dict[str, tuple[int, Callable[[Limits], object], Callable[[Limits], ob
                          lambda x: check_size(pb.SignedRevocations(list=b"x" * 11, signature=b"y"), x)),
 }  # fmt: skip
 
+SMALL_CALLS = "../peerlearn/testing/conformance/transports.py"
+EXCHANGES = "../peerlearn/testing/conformance/exchanging.py"
 ELSEWHERE = {
     "held_bytes": ("integration/test_tls.py", "test_what_questions_bring_together_is_bounded"),
     "reuse_bytes": ("unit/wire/test_reuse.py", "test_what_a_provider_keeps_for_deltas_is_bounded"),
@@ -71,12 +74,12 @@ ELSEWHERE = {
         "integration/test_fair_queue.py",
         "test_a_slow_consumer_costs_its_provider_a_few_blocks_of_memory",
     ),
-    "acquaintances": ("integration/test_transport.py", "test_an_introduction_beyond_the_limits_is_refused"),
+    "acquaintances": (SMALL_CALLS, "an_introduction_beyond_the_limits_is_refused("),
     "peers": ("unit/directory/test_directory.py", "directory(peers=2"),
-    "exchanges": ("integration/test_transport.py", "test_one_exchange_too_many_is_refused_as_busy"),
+    "exchanges": (EXCHANGES, "one_exchange_too_many_is_refused_as_busy("),
     "exchanges_per_peer": ("integration/test_fair_queue.py", "exchanges_per_peer="),
     "in_flight_bytes": ("integration/test_fair_queue.py", "test_no_more_is_in_flight_than_the_limit"),
-    "watches": ("integration/test_transport.py", "test_a_watcher_that_leaves_ends_the_stream_at_the_other_side"),
+    "watches": (SMALL_CALLS, "a_watcher_that_leaves_ends_the_watch_at_both_sides("),
     "calls": ("integration/test_tls.py", "test_one_caller_cannot_keep_a_peer_busy"),
     "streams": ("integration/test_limits.py", "test_more_calls_than_streams_on_one_connection_wait_for_their_turn"),
 }
@@ -109,11 +112,11 @@ def test_what_just_fits_is_taken_and_one_more_is_refused_before_anything_is_allo
 async def test_more_calls_than_streams_on_one_connection_wait_for_their_turn() -> None:
     """As gRPC sees to it: the third watch is heard of when one of two others has ended."""
     async with (
-        GrpcTransport(limits=Limits(streams=2)).serving(Endless()) as at,
+        GrpcTransport(limits=Limits(streams=2)).serving(EndlessWatch()) as at,
         grpc.aio.insecure_channel(str(at), options=[("grpc.use_local_subchannel_pool", 1)]) as channel,
     ):
         watch: Any = channel.unary_stream("/peerlearn.wire.v1.Fabric/Watch")
-        request = pb.WatchRequest().SerializeToString()
+        request = sealed(pb.WatchRequest().SerializeToString())
         first, second = watch(request), watch(request)
         assert await first.read()
         assert await second.read()

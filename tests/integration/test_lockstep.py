@@ -14,8 +14,8 @@ from peerlearn.schedule import Local, Transfer
 from peerlearn.strategies.base import Asked, Strategy
 from peerlearn.strategies.distillation import Distillation
 from peerlearn.strategies.pairwise.strategy import Pairwise
+from peerlearn.testing import PeerNetwork, blob_learner, gathered, same
 from peerlearn.types import Card, PeerId
-from tests.support.village import Village, gathered, learner, same
 
 ROUNDS = 3
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
@@ -27,7 +27,7 @@ SEEDS = {"amber": ([0, 1], 1), "birch": ([2, 3], 2), "cedar": ([1, 2], 3)}
 
 def directly(make: Callable[[], Strategy], ids: dict[str, PeerId]) -> dict[str, dict[str, Tensor]]:
     """The method without any fabric: two dozen lines that say what the fabric must come to."""
-    learners = {name: learner(*SEEDS[name]) for name in ids}
+    learners = {name: blob_learner(*SEEDS[name]) for name in ids}
     strategies = {name: make() for name in ids}
     cards = {name: card_of(learners[name], strategies[name], ids[name], name) for name in ids}
     for version in range(ROUNDS):
@@ -52,9 +52,9 @@ def card_of(its: Learner, strategy: Strategy, peer: PeerId, name: str) -> Card:
 
 
 async def by_fabric(kind: str, make: Callable[[], Strategy]) -> tuple[dict[str, PeerId], dict[str, dict[str, Tensor]]]:
-    village = Village(kind)  # type: ignore[arg-type]
+    village = PeerNetwork(kind)  # type: ignore[arg-type]
     off = Gate(metric="off")
-    peers = [village.peer(n, learner(*s), strategy=make(), pace="lockstep", gate=off) for n, s in SEEDS.items()]
+    peers = [village.peer(n, blob_learner(*s), strategy=make(), pace="lockstep", gate=off) for n, s in SEEDS.items()]
     async with gathered(*peers):
         async with asyncio.TaskGroup() as running:
             for peer in peers:
@@ -67,7 +67,7 @@ async def by_fabric(kind: str, make: Callable[[], Strategy]) -> tuple[dict[str, 
 async def test_the_network_changes_no_bit(kind: str, strategy: str) -> None:
     ids, networked = await by_fabric(kind, STRATEGIES[strategy])
     alone = directly(STRATEGIES[strategy], ids)
-    start = learner(*SEEDS["amber"]).state
+    start = blob_learner(*SEEDS["amber"]).state
     for name in ids:
         assert same(networked[name], alone[name]), f"{name} differs"
         assert not same(networked[name], start)
@@ -75,9 +75,9 @@ async def test_the_network_changes_no_bit(kind: str, strategy: str) -> None:
 
 async def test_lockstep_peers_of_unequal_speed_stay_within_one_round() -> None:
     """The slow one has twenty times the data; nobody runs ahead, and nobody is refused a version."""
-    village = Village()
-    quick = village.peer("quick", learner([0, 1], 1, amount=64), pace="lockstep")
-    slow = village.peer("slow", learner([2, 3], 2, amount=1280), pace="lockstep")
+    village = PeerNetwork()
+    quick = village.peer("quick", blob_learner([0, 1], 1, amount=64), pace="lockstep")
+    slow = village.peer("slow", blob_learner([2, 3], 2, amount=1280), pace="lockstep")
     async with gathered(quick, slow), asyncio.TaskGroup() as running:
         running.create_task(quick.run(5))
         running.create_task(slow.run(5))

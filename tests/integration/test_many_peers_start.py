@@ -17,18 +17,18 @@ from peerlearn.errors import PeerUnreachable
 from peerlearn.events import MemorySink
 from peerlearn.membership.introducing import Introducer
 from peerlearn.membership.introductions import Introductions
+from peerlearn.membership.ourselves import Ourselves
 from peerlearn.membership.problems import Problems
 from peerlearn.membership.resolving import Resolver
 from peerlearn.security import Identity, sign_card
 from peerlearn.tasks import background
+from peerlearn.testing import SOON, until
+from peerlearn.testing.messages import ScriptedService
 from peerlearn.transport.grpc.transport import GrpcTransport
 from peerlearn.transport.memory.transport import MemoryTransport
 from peerlearn.types import PROTOCOL, Address, Card, PeerId
 from peerlearn.wire.v1 import fabric_pb2 as pb
-from tests.integration.test_membership import Village
-from tests.integration.test_transport import Service as Served
-from tests.support.patience import SOON
-from tests.support.village import until
+from tests.support.members import Village
 
 LIMITS = Limits()
 TIMING = Timing(base=30, stall=30)
@@ -70,11 +70,11 @@ class Street:
         return pb.Introduction(protocol=pb.Protocol(major=PROTOCOL[0]), card=sign_card(identity, card))
 
 
-def meeter(street: Street, timing: Timing = TIMING) -> Introducer:
+def introducer_of(street: Street, timing: Timing = TIMING) -> Introducer:
     directory = Directory(PeerId(""), group_tag="", timing=timing, limits=LIMITS)
-    greeter = Introductions(directory, group_tag="", limits=LIMITS, card=None)
+    introductions = Introductions(directory, group_tag="", limits=LIMITS, card=None)
     return Introducer(
-        street, directory, greeter,  # type: ignore[arg-type]  # neither watch nor exchange is called
+        street, directory, introductions,  # type: ignore[arg-type]  # neither watch nor exchange is called
         timing=timing, is_me=lambda card: False, heard=lambda card, said, address: None, refused=lambda exc: None,
     )  # fmt: skip
 
@@ -82,7 +82,7 @@ def meeter(street: Street, timing: Timing = TIMING) -> Introducer:
 async def test_dead_addresses_do_not_hold_up_the_living() -> None:
     amber = Identity.ephemeral()
     street = Street(amber=amber)
-    meet = meeter(street).meet
+    meet = introducer_of(street).meet
     async with asyncio.TaskGroup() as group, asyncio.timeout(SOON):
         dead = [group.create_task(meet([Address(f"dead{number}", 1)], doubtful=True)) for number in range(40)]
         await asyncio.sleep(0)
@@ -96,7 +96,7 @@ async def test_dead_addresses_do_not_hold_up_the_living() -> None:
 
 async def test_what_comes_of_an_introduction_holds_for_all_who_wanted_it() -> None:
     street = Street(amber=Identity.ephemeral())
-    meet = meeter(street).meet
+    meet = introducer_of(street).meet
     async with asyncio.TaskGroup() as group:
         told = [group.create_task(meet([Address("amber", 1)])) for _ in range(5)]
     assert {card.name for task in told if (card := task.result()) is not None} == {"amber"}
@@ -105,7 +105,7 @@ async def test_what_comes_of_an_introduction_holds_for_all_who_wanted_it() -> No
 
 async def test_when_the_one_who_introduces_is_cancelled_another_does_it() -> None:
     street = Street(amber=Identity.ephemeral())
-    meet = meeter(street).meet
+    meet = introducer_of(street).meet
     async with asyncio.TaskGroup() as group, asyncio.timeout(SOON):
         first = group.create_task(meet([Address("amber", 1)]))
         await until(lambda: bool(street.called))
@@ -118,7 +118,7 @@ async def test_when_the_one_who_introduces_is_cancelled_another_does_it() -> Non
 
 async def test_a_silent_address_is_silent_for_all_who_wait() -> None:
     street = Street()
-    meet = meeter(street, Timing(base=0.1)).meet
+    meet = introducer_of(street, Timing(base=0.1)).meet
 
     async def unreachable() -> None:
         with pytest.raises(PeerUnreachable, match="no answer within"):
@@ -150,20 +150,20 @@ async def test_hearsay_of_somebody_found_by_oneself_is_news_only_when_that_was_i
     peer, empty = "ef" * 16, street()
     directory = Directory(PeerId("00" * 16), group_tag="", timing=TIMING, limits=LIMITS)
     async with background() as tasks, asyncio.timeout(SOON):
-        seeker = Resolver(
-            "00" * 16, directory, meeter(empty), tasks, timing=TIMING, limits=LIMITS, rng=random.Random(0),
-            problems=Problems(MemorySink()), unwanted=lambda hint: False,
+        resolver = Resolver(
+            Ourselves(id="00" * 16, session="s", timing=TIMING, limits=LIMITS), directory, introducer_of(empty), tasks,
+            rng=random.Random(0), problems=Problems(MemorySink()), unwanted=lambda hint: False,
         )  # fmt: skip
-        seeker.hinted(seeks("mdns", peer[:12], "a"))
-        seeker.hinted(seeks("exchange", peer, "a"))
-        assert set(seeker._pursuits) == {("mdns", peer[:12])}
-        seeker.hinted(seeks("exchange", "cd" * 16, "a"))
-        seeker.hinted(seeks("exchange", "ef" * 8 + "00" * 8, "b"))
-        assert len(seeker._pursuits) == 3, "another peer, and another address"
+        resolver.hinted(seeks("mdns", peer[:12], "a"))
+        resolver.hinted(seeks("exchange", peer, "a"))
+        assert set(resolver._pursuits) == {("mdns", peer[:12])}
+        resolver.hinted(seeks("exchange", "cd" * 16, "a"))
+        resolver.hinted(seeks("exchange", "ef" * 8 + "00" * 8, "b"))
+        assert len(resolver._pursuits) == 3, "another peer, and another address"
         await until(lambda: bool(empty.called))
         await asyncio.sleep(0.05)
-        seeker.hinted(seeks("exchange", peer, "a"))
-        assert (("exchange", peer) in seeker._pursuits) is (street is Empty)
+        resolver.hinted(seeks("exchange", peer, "a"))
+        assert (("exchange", peer) in resolver._pursuits) is (street is Empty)
 
 
 # ---------------------------------------------------------------- acquaintances
@@ -171,10 +171,10 @@ async def test_hearsay_of_somebody_found_by_oneself_is_news_only_when_that_was_i
 
 async def test_what_is_said_of_an_acquaintance_is_as_it_is_now() -> None:
     directory = Directory(PeerId("00" * 16), group_tag="", timing=TIMING, limits=LIMITS)
-    greeter = Introductions(directory, group_tag="", limits=LIMITS, card=pb.SignedCard)
+    introductions = Introductions(directory, group_tag="", limits=LIMITS, card=pb.SignedCard)
 
     def told() -> dict[str, list[str]]:
-        known = greeter.greet("10.0.0.9").known
+        known = introductions.greet("10.0.0.9").known
         return {acquaintance.id: [address.host for address in acquaintance.addresses] for acquaintance in known}
 
     one, two = (Card(id=PeerId(digit * 32), name=digit, session="s1") for digit in "12")
@@ -187,7 +187,7 @@ async def test_what_is_said_of_an_acquaintance_is_as_it_is_now() -> None:
     assert told() == {one.id: ["10.0.0.3"]}
     directory.confirm(two, Address("10.0.0.4", 1), 2.0, reached=True)
     assert told() == {one.id: ["10.0.0.3"], two.id: ["10.0.0.4"]}
-    at_home = greeter.greet("127.0.0.1").known
+    at_home = introductions.greet("127.0.0.1").known
     assert [acquaintance.id for acquaintance in at_home] == [one.id, two.id]
 
 
@@ -201,7 +201,7 @@ async def test_too_few_descriptors_are_one_sentence_at_the_start(
     for peers, said in ((20, 0), (256, 1)):
         caplog.clear()
         with caplog.at_level(logging.WARNING, "peerlearn"):
-            async with GrpcTransport(limits=Limits(peers=peers)).serving(Served()):
+            async with GrpcTransport(limits=Limits(peers=peers)).serving(ScriptedService()):
                 pass
         assert len(caplog.messages) == said
     assert "this process may open 256 files and connections, and 256 other peers can take" in caplog.text

@@ -18,8 +18,8 @@ from peerlearn.discovery.base import Announcement, Hint
 from peerlearn.discovery.interfaces import Interface, callable_from_afar, is_loopback, nearest_first, own_hosts
 from peerlearn.discovery.mdns import SERVICE, Mdns
 from peerlearn.errors import NetworkError
+from peerlearn.testing import SOON, timed
 from peerlearn.types import Address
-from tests.support.patience import SOON, timed
 
 LAN_PEER = Path(__file__).parents[1] / "support" / "lan_peer.py"
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,119 +13,26 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import grpc.aio
 import pytest
 
-from peerlearn.config import Limits, Timing, brisk
+from peerlearn.config import brisk
 from peerlearn.directory import Directory, Liveness
 from peerlearn.discovery.lobby import Lobby
 from peerlearn.errors import ConfigError, IdentityError, NetworkError, PeerRefused, PeerUnreachable, RefusalReason
-from peerlearn.events import MemorySink, PeerChanged
+from peerlearn.events import PeerChanged
 from peerlearn.membership import Membership, Observer
-from peerlearn.membership import watching as following
+from peerlearn.membership.watching import Watcher
 from peerlearn.security import Identity, open_card, sign_card
+from peerlearn.simulation.loop import VirtualLoop
 from peerlearn.tasks import background
+from peerlearn.testing import SOON, timed
 from peerlearn.transport.base import Caller, Transport
 from peerlearn.transport.grpc.transport import GrpcTransport
 from peerlearn.transport.memory.transport import MemoryNetwork, MemoryTransport
 from peerlearn.types import PROTOCOL, Address, Card, PeerId
-from peerlearn.wire.frames import Message
 from peerlearn.wire.seal import sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
-from tests.support.patience import SOON, timed
+from tests.support.members import LIMITS, Guest, Served, Village
 
-LIMITS = Limits()
 DEAD = Address("127.0.0.1", 9)
-
-
-@dataclass
-class Guest:
-    """One peer's right tower, without anything that learns."""
-
-    name: str
-    membership: Membership
-    transport: Transport
-    address: Address
-    events: MemorySink
-    identity: Identity
-
-    @property
-    def directory(self) -> Directory:
-        return self.membership.directory
-
-    @property
-    def id(self) -> PeerId:
-        return self.identity.id
-
-    def names(self) -> list[str]:
-        return sorted(contact.name for contact in self.directory.alive())
-
-    def life(self, name: str) -> list[str]:
-        return [event.status for event in self.events.of(PeerChanged) if event.name == name]
-
-
-class Served:
-    """The two halves of a Service that membership has; exchanges are not its business."""
-
-    def __init__(self, membership: Membership) -> None:
-        self.introduce = membership.introduce
-        self.watch = membership.watch
-        self.told = membership.told
-
-    async def admit(self, header: pb.Header, caller: Caller) -> None:
-        raise PeerRefused("test", RefusalReason.STRATEGY, "nothing is asked here")
-
-    async def answer(self, question: Message, caller: Caller) -> Message:
-        raise PeerRefused("test", RefusalReason.STRATEGY, "nothing is asked here")
-
-
-@dataclass
-class Village:
-    """Makes peers that share a network."""
-
-    kind: str
-    timing: Timing = field(default_factory=brisk)
-    network: MemoryNetwork = field(default_factory=MemoryNetwork)
-
-    def transport(self) -> Transport:
-        if self.kind == "memory":
-            return self.network.transport(timing=self.timing, limits=LIMITS)
-        return GrpcTransport(Address("127.0.0.1", 0), timing=self.timing, limits=LIMITS)
-
-    @asynccontextmanager
-    async def peer(
-        self,
-        name: str,
-        *,
-        peers: Sequence[Address] = (),
-        identity: Identity | None = None,
-        group_tag: str = "",
-        lobby: Lobby | None = None,
-        session: str = "",
-        discoveries: Sequence[Any] = (),
-        limits: Limits = LIMITS,
-        hidden: bool = False,
-    ) -> AsyncIterator[Guest]:
-        identity = identity or Identity.ephemeral()
-        events = MemorySink()
-        transport = self.transport()
-        directory = Directory(identity.id, group_tag=group_tag, timing=self.timing, limits=limits)
-        doors: list[Any] = list(discoveries)
-        membership = Membership(
-            identity,
-            directory,
-            transport,
-            doors,
-            timing=self.timing,
-            limits=limits,
-            group_tag=group_tag,
-            record=events,
-            peers=peers,
-        )
-        card = Card(id=identity.id, name=name, session=session or os.urandom(8).hex(), classes=2, histogram=(1, 2))
-        async with transport.serving(Served(membership)) as address:
-            if lobby is not None:
-                doors.append(lobby.door(address))
-            seen = Address("127.0.0.1", 0) if hidden else address
-            async with membership.running(seen, card):
-                yield Guest(name, membership, transport, address, events, identity)
 
 
 @pytest.fixture(params=["memory", "grpc"])
@@ -499,7 +406,7 @@ async def test_whoever_does_not_show_its_card_by_a_watch_is_introduced_to(
 ) -> None:
     """One that has introduced itself and does not tell of itself is only watched in turn; else we introduce ourselves
     too."""
-    monkeypatch.setattr(following, "_TOLD_SINCE", (1, 99))
+    monkeypatch.setattr(Watcher, "_may_tell", lambda self: False)
     village = Village("memory", replace(brisk(), base=0.5))
     introduced: list[tuple[Address, Address]] = []
     introduce, watch = MemoryTransport.introduce, MemoryTransport.watch
@@ -637,14 +544,14 @@ async def test_who_tells_and_cannot_be_called_is_not_asked_and_needs_no_reassura
             await asyncio.sleep(village.timing.gone_after + 0.5)
             assert hub.names() == [], "it cannot be asked"
             assert hub.life("shy") == ["confirmed"], "it is heard of"
-            assert calls.introduced[shy.address, hub.address] <= 1 + 2, "by what it tells; now and then they mingle"
+            assert calls.introduced[shy.address, hub.address] <= 1 + 2, "by what it tells; now and then they do so anew"
             village.network._served[shy.address] = village.network._served.pop(away)
             await within(SOON, hub, "shy")
 
 
 async def test_who_could_not_be_asked_is_met_anew(calls: Calls) -> None:
     """One that we watch is not: its watch says how it is."""
-    village = Village("memory", replace(brisk(), retry_most=30.0))  # nobody mingles meanwhile
+    village = Village("memory", replace(brisk(), retry_most=30.0))  # no anti-entropy meanwhile
     async with village.peer("hub") as hub, village.peer("guest", peers=[hub.address]) as guest:
         await within(SOON, hub, "guest")
         before = calls.introduced[hub.address, guest.address], calls.introduced[guest.address, hub.address]
@@ -656,6 +563,30 @@ async def test_who_could_not_be_asked_is_met_anew(calls: Calls) -> None:
         assert calls.introduced[guest.address, hub.address] == before[1]
         assert (hub.names(), guest.names()) == (["guest"], ["hub"])
         assert hub.life("guest") == ["confirmed"]
+
+
+def test_lost_introductions_are_made_up_for_by_anti_entropy() -> None:
+    """Two peers that both know a third cannot reach each other, and give each other up. Once they can, the third tells
+    them anew, because they go on introducing themselves to it. On a clock that jumps."""
+
+    async def run() -> None:
+        village = Village("memory")
+        async with village.peer("amber") as amber, village.peer("birch", peers=[amber.address]) as birch:
+            await within(SOON, amber, "birch")
+            next_address = Address("memory", birch.address.port + 1)
+            village.network.part([birch.address], [next_address])
+            async with village.peer("cedar", peers=[amber.address]) as cedar:
+                assert cedar.address == next_address
+                await within(SOON, amber, "birch", "cedar")
+                await within(SOON, cedar, "amber")
+                await asyncio.sleep(10 * village.timing.gone_after)
+                assert (birch.names(), cedar.names()) == (["amber"], ["amber"])
+                village.network.join()
+                await within(10 * village.timing.retry_most, cedar, "amber", "birch")
+                await within(10 * village.timing.retry_most, birch, "amber", "cedar")
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(run())
 
 
 @pytest.mark.parametrize(

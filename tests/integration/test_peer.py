@@ -31,17 +31,16 @@ from peerlearn.learning.report import Report
 from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.strategies.distillation import Distillation
 from peerlearn.strategies.isolated import Isolated
+from peerlearn.testing import PeerNetwork, blob_learner, blob_model, blobs, gathered, same, timed, until
 from peerlearn.types import Exposure, Span, steps
-from tests.support.patience import timed
-from tests.support.village import Village, blobs, gathered, learner, net, same, until
 
 PATIENT = Timing(beat=0.1, suspect_after=10.0, gone_after=40.0, base=3.0, stall=3.0, retry_first=0.05, retry_most=0.5)
 
 
 @pytest.mark.parametrize("kind", ["memory", "grpc"])
 async def test_two_peers_that_ask_each_other_at_once_both_get_their_answers(kind) -> None:
-    village = Village(kind)
-    amber, birch = village.peer("amber", learner([0, 1], 1)), village.peer("birch", learner([2, 3], 2))
+    village = PeerNetwork(kind)
+    amber, birch = village.peer("amber", blob_learner([0, 1], 1)), village.peer("birch", blob_learner([2, 3], 2))
     async with gathered(amber, birch), asyncio.timeout(60), asyncio.TaskGroup() as both:
         for peer in (amber, birch):
             both.create_task(peer.run(20))
@@ -55,8 +54,8 @@ async def test_two_peers_that_ask_each_other_at_once_both_get_their_answers(kind
 @pytest.mark.parametrize("kind", ["memory", "grpc"])
 async def test_a_provider_deep_in_a_long_local_phase_answers_at_once(kind) -> None:
     """Its learner's thread is held until the consumer has finished: an answer that waited for it would never come."""
-    village = Village(kind, PATIENT)
-    consumer, provider = village.peer("amber", learner([0, 1], 1)), village.peer("birch", learner([2, 3], 2))
+    village = PeerNetwork(kind, PATIENT)
+    consumer, provider = village.peer("amber", blob_learner([0, 1], 1)), village.peer("birch", blob_learner([2, 3], 2))
     finished = threading.Event()
     async with gathered(consumer, provider), asyncio.TaskGroup() as tasks:
         long_phase = tasks.create_task(provider.train(finished.wait, 60))
@@ -68,9 +67,9 @@ async def test_a_provider_deep_in_a_long_local_phase_answers_at_once(kind) -> No
 
 async def test_answers_travel_while_local_training_runs() -> None:
     """Prefetch: each local phase is held until the answer for this round has come."""
-    village, held, said = Village(timing=PATIENT), HeldLocal(), MemorySink()
-    amber = village.peer("amber", learner([0, 1], 1), strategy=held, record=Tee(said, held.hear))
-    birch = village.peer("birch", learner([2, 3], 2))
+    village, held, said = PeerNetwork(timing=PATIENT), HeldLocal(), MemorySink()
+    amber = village.peer("amber", blob_learner([0, 1], 1), strategy=held, record=Tee(said, held.hear))
+    birch = village.peer("birch", blob_learner([2, 3], 2))
     async with gathered(amber, birch):
         await amber.run(3)
     assert len(said.of(Fetched)) == 3
@@ -95,8 +94,8 @@ class HeldLocal(Distillation):
 
 
 async def test_a_silent_provider_costs_one_stall_window_once_and_is_used_again_when_it_is_back() -> None:
-    village = Village(timing=PATIENT)
-    amber, birch = village.peer("amber", learner([0, 1], 1)), village.peer("birch", learner([2, 3], 2))
+    village = PeerNetwork(timing=PATIENT)
+    amber, birch = village.peer("amber", blob_learner([0, 1], 1)), village.peer("birch", blob_learner([2, 3], 2))
     async with gathered(amber, birch):
         await amber.run(1)
         village.network.cut(birch.address)
@@ -113,8 +112,8 @@ async def test_a_silent_provider_costs_one_stall_window_once_and_is_used_again_w
 
 
 async def test_late_joiners_and_leavers_need_no_restart_of_others() -> None:
-    village = Village()
-    amber, birch = village.peer("amber", learner([0, 1], 1)), village.peer("birch", learner([2, 3], 2))
+    village = PeerNetwork()
+    amber, birch = village.peer("amber", blob_learner([0, 1], 1)), village.peer("birch", blob_learner([2, 3], 2))
     async with amber:
         await amber.run(2)
         assert not village.events["amber"].of(Fetched)  # alone: learning went on all the same
@@ -128,15 +127,15 @@ async def test_late_joiners_and_leavers_need_no_restart_of_others() -> None:
         report = await amber.transfer()
         assert not report.providers
         assert not report.steps
-        again = village.peer("birch", learner([2, 3], 2))
+        again = village.peer("birch", blob_learner([2, 3], 2))
         async with again:
             await amber.meet(1, timeout=30)
             assert (await amber.transfer()).providers == (again.id,)
 
 
 async def test_knowledge_that_has_not_changed_is_not_sent_again() -> None:
-    village = Village()
-    amber, birch = village.peer("amber", learner([0, 1], 1)), village.peer("birch", learner([2, 3], 2))
+    village = PeerNetwork()
+    amber, birch = village.peer("amber", blob_learner([0, 1], 1)), village.peer("birch", blob_learner([2, 3], 2))
     async with gathered(amber, birch):
         await amber.run(3)  # birch does not run: its snapshot stays version 0
     first, *later = village.events["amber"].of(Fetched)
@@ -148,9 +147,9 @@ async def test_knowledge_that_has_not_changed_is_not_sent_again() -> None:
 
 
 async def test_pairwise_between_architectures_is_refused_at_start_in_one_sentence() -> None:
-    village = Village()
-    amber = village.peer("amber", learner([0, 1], 1), strategy="pairwise")
-    birch = village.peer("birch", learner([2, 3], 2, hidden=20), strategy="pairwise")
+    village = PeerNetwork()
+    amber = village.peer("amber", blob_learner([0, 1], 1), strategy="pairwise")
+    birch = village.peer("birch", blob_learner([2, 3], 2, hidden=20), strategy="pairwise")
     async with gathered(amber, birch):
         await amber.run(1)
         await amber.run(2)
@@ -162,9 +161,9 @@ async def test_pairwise_between_architectures_is_refused_at_start_in_one_sentenc
 
 
 async def test_a_peer_of_another_strategy_is_not_asked_and_its_questions_are_refused() -> None:
-    village = Village()
-    amber = village.peer("amber", learner([0, 1], 1))
-    birch = village.peer("birch", learner([2, 3], 2), strategy="isolated")
+    village = PeerNetwork()
+    amber = village.peer("amber", blob_learner([0, 1], 1))
+    birch = village.peer("birch", blob_learner([2, 3], 2), strategy="isolated")
     async with gathered(amber, birch):
         await amber.run(1)
     assert "answers by isolated" in village.events["amber"].of(Decided)[0].why
@@ -173,18 +172,18 @@ async def test_a_peer_of_another_strategy_is_not_asked_and_its_questions_are_ref
 
 async def test_exposure_is_an_allow_list_and_both_lists_are_printed() -> None:
     with pytest.raises(ConfigError, match=r"shows card.histogram, outputs.public, params.full.*only card.histogram"):
-        Village().peer("amber", learner([0, 1], 1), expose=[Exposure.HISTOGRAM])
-    village = Village()
-    hidden = village.peer("birch", learner([2, 3], 2), strategy="isolated")
+        PeerNetwork().peer("amber", blob_learner([0, 1], 1), expose=[Exposure.HISTOGRAM])
+    village = PeerNetwork()
+    hidden = village.peer("birch", blob_learner([2, 3], 2), strategy="isolated")
     async with hidden:
         assert hidden.card.histogram == ()
         assert hidden.card.exposes == frozenset()
 
 
 async def test_the_gate_rolls_harm_back_to_the_bit() -> None:
-    village = Village()
-    amber = village.peer("amber", learner([0, 1], 1), strategy=Harmful(), gate=Gate(tolerance=0.05))
-    birch = village.peer("birch", learner([2, 3], 2), strategy=Harmful())
+    village = PeerNetwork()
+    amber = village.peer("amber", blob_learner([0, 1], 1), strategy=Harmful(), gate=Gate(tolerance=0.05))
+    birch = village.peer("birch", blob_learner([2, 3], 2), strategy=Harmful())
     async with gathered(amber, birch):
         await amber.run(4)
         good, at = {n: t.clone() for n, t in amber.learner.state.items()}, amber.learner.mark().sampler
@@ -215,16 +214,16 @@ async def test_the_callers_own_exception_comes_out_as_it_went_in() -> None:
     class Mine(Exception):
         pass
 
-    village = Village()
+    village = PeerNetwork()
     with pytest.raises(Mine):
-        async with village.peer("amber", learner([0, 1], 1)), village.peer("birch", learner([2, 3], 2)):
+        async with village.peer("amber", blob_learner([0, 1], 1)), village.peer("birch", blob_learner([2, 3], 2)):
             raise Mine
 
 
 async def test_a_bug_in_a_strategy_ends_the_peer_visibly() -> None:
-    village = Village()
+    village = PeerNetwork()
     with pytest.raises(ZeroDivisionError):
-        async with village.peer("amber", learner([0, 1], 1), strategy=Buggy()) as amber:
+        async with village.peer("amber", blob_learner([0, 1], 1), strategy=Buggy()) as amber:
             await amber.run(1)
 
 
@@ -237,8 +236,8 @@ class Buggy(Isolated):
 
 
 async def test_leaving_mid_step_ends_the_step_and_leaves_the_learner_to_the_app() -> None:
-    village = Village()
-    amber = village.peer("amber", learner([0, 1], 1, amount=20_000), strategy="isolated")
+    village = PeerNetwork()
+    amber = village.peer("amber", blob_learner([0, 1], 1, amount=20_000), strategy="isolated")
     with pytest.raises(TimeoutError):
         async with amber, asyncio.timeout(0.3):
             await amber.run(1000)
@@ -249,8 +248,8 @@ async def test_leaving_mid_step_ends_the_step_and_leaves_the_learner_to_the_app(
 
 
 async def test_cancelling_run_stops_training_and_another_run_goes_on() -> None:
-    village = Village()
-    async with village.peer("amber", learner([0, 1], 1), strategy="isolated") as amber:
+    village = PeerNetwork()
+    async with village.peer("amber", blob_learner([0, 1], 1), strategy="isolated") as amber:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 await amber.run()
@@ -260,8 +259,8 @@ async def test_cancelling_run_stops_training_and_another_run_goes_on() -> None:
 
 
 async def test_a_peer_is_driven_by_one_call_at_a_time() -> None:
-    village = Village()
-    async with village.peer("amber", learner([0, 1], 1), strategy="isolated") as amber, asyncio.TaskGroup() as tasks:
+    village = PeerNetwork()
+    async with village.peer("amber", blob_learner([0, 1], 1), strategy="isolated") as amber, asyncio.TaskGroup() as tasks:
         first = tasks.create_task(amber.run(3))
         await until(lambda: amber.rounds_done > 0)
         with pytest.raises(ConfigError, match="one run"):
@@ -271,8 +270,8 @@ async def test_a_peer_is_driven_by_one_call_at_a_time() -> None:
 
 
 async def test_a_program_that_holds_its_loop_up_is_told_and_blames_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    village = Village(timing=brisk())
-    amber, birch = village.peer("amber", learner([0, 1], 1)), village.peer("birch", learner([2, 3], 2))
+    village = PeerNetwork(timing=brisk())
+    amber, birch = village.peer("amber", blob_learner([0, 1], 1)), village.peer("birch", blob_learner([2, 3], 2))
     async with gathered(amber, birch):
         time.sleep(village.timing.gone_after + 0.2)  # noqa: ASYNC251  what an app does that trains on the loop
         await asyncio.sleep(2 * village.timing.beat)
@@ -281,8 +280,8 @@ async def test_a_program_that_holds_its_loop_up_is_told_and_blames_nobody(caplog
 
 
 async def test_an_app_keeps_its_own_loop_and_its_next_answers_travel_while_it_trains() -> None:
-    village = Village()
-    amber, birch = village.peer("amber", learner([0, 1], 1)), village.peer("birch", learner([2, 3], 2))
+    village = PeerNetwork()
+    amber, birch = village.peer("amber", blob_learner([0, 1], 1)), village.peer("birch", blob_learner([2, 3], 2))
     async with gathered(amber, birch):
         for _ in range(3):
             before = amber.learner.steps
@@ -298,15 +297,15 @@ async def test_an_app_keeps_its_own_loop_and_its_next_answers_travel_while_it_tr
 
 
 async def test_a_resumed_run_comes_to_the_same_bits_as_one_that_was_never_interrupted(tmp_path: Path) -> None:
-    village = Village()
-    whole = village.peer("amber", learner([0, 1, 2, 3], 1), strategy="isolated")
+    village = PeerNetwork()
+    whole = village.peer("amber", blob_learner([0, 1, 2, 3], 1), strategy="isolated")
     async with whole:
         await whole.run(4)
-    first = village.peer("amber", learner([0, 1, 2, 3], 1), strategy="isolated", state=tmp_path / "amber")
+    first = village.peer("amber", blob_learner([0, 1, 2, 3], 1), strategy="isolated", state=tmp_path / "amber")
     async with first:
         await first.run(2)
         who = first.id
-    second = village.peer("amber", learner([0, 1, 2, 3], 1), strategy="isolated", state=tmp_path / "amber")
+    second = village.peer("amber", blob_learner([0, 1, 2, 3], 1), strategy="isolated", state=tmp_path / "amber")
     async with second:
         assert second.id == who
         assert second.rounds_done == 2
@@ -316,47 +315,47 @@ async def test_a_resumed_run_comes_to_the_same_bits_as_one_that_was_never_interr
 
 
 async def test_a_state_directory_that_does_not_fit_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    village = Village()
-    async with village.peer("amber", learner([0, 1], 1), strategy="isolated", state=tmp_path) as amber:
+    village = PeerNetwork()
+    async with village.peer("amber", blob_learner([0, 1], 1), strategy="isolated", state=tmp_path) as amber:
         await amber.run(1)
     with pytest.raises(StateError, match="another state directory"):
-        async with village.peer("amber", learner([0, 1], 1), strategy="distillation", state=tmp_path):
+        async with village.peer("amber", blob_learner([0, 1], 1), strategy="distillation", state=tmp_path):
             pass
     with pytest.raises(StateError, match=r"architecture|another model"):
-        async with village.peer("amber", learner([0, 1], 1, hidden=20), strategy="isolated", state=tmp_path):
+        async with village.peer("amber", blob_learner([0, 1], 1, hidden=20), strategy="isolated", state=tmp_path):
             pass
     for name in ("state", "previous"):
         (tmp_path / "checkpoint" / f"{name}.safetensors").write_bytes(b"not a checkpoint")
     with pytest.raises(StateError):
-        async with village.peer("amber", learner([0, 1], 1), strategy="isolated", state=tmp_path):
+        async with village.peer("amber", blob_learner([0, 1], 1), strategy="isolated", state=tmp_path):
             pass
 
 
 async def test_one_identity_is_held_by_one_peer(tmp_path: Path) -> None:
-    village = Village()
-    async with village.peer("amber", learner([0, 1], 1), state=tmp_path):
+    village = PeerNetwork()
+    async with village.peer("amber", blob_learner([0, 1], 1), state=tmp_path):
         with pytest.raises(IdentityError, match="in use"):
-            async with village.peer("twin", learner([0, 1], 1), state=tmp_path):
+            async with village.peer("twin", blob_learner([0, 1], 1), state=tmp_path):
                 pass
 
 
 async def test_another_group_tag_is_another_world() -> None:
-    village, elsewhere = Village(), Village()
+    village, elsewhere = PeerNetwork(), PeerNetwork()
     elsewhere.network, elsewhere.lobby = village.network, village.lobby
-    async with village.peer("amber", learner([0, 1], 1)) as amber, elsewhere.peer("birch", learner([2, 3], 2)):
+    async with village.peer("amber", blob_learner([0, 1], 1)) as amber, elsewhere.peer("birch", blob_learner([2, 3], 2)):
         with pytest.raises(PeerUnreachable, match="met nobody"):
             await amber.meet(1, timeout=0.5)
 
 
 async def test_listening_beyond_loopback_fails_closed() -> None:
     with pytest.raises(ConfigError, match="--insecure"):
-        Village("grpc").peer("amber", learner([0, 1], 1), listen="0.0.0.0:0")
+        PeerNetwork("grpc").peer("amber", blob_learner([0, 1], 1), listen="0.0.0.0:0")
 
 
 async def test_only_named_providers_are_asked() -> None:
-    village = Village()
-    amber = village.peer("amber", learner([0, 1], 1), learn_from=["cedar"])
-    others = [village.peer(n, learner([2, 3], s)) for n, s in (("birch", 2), ("cedar", 3))]
+    village = PeerNetwork()
+    amber = village.peer("amber", blob_learner([0, 1], 1), learn_from=["cedar"])
+    others = [village.peer(n, blob_learner([2, 3], s)) for n, s in (("birch", 2), ("cedar", 3))]
     async with gathered(amber, *others):
         await amber.run(2)
         assert [c.name for c in others[0].others() if amber.id in c.card.learns_from] == []
@@ -364,8 +363,8 @@ async def test_only_named_providers_are_asked() -> None:
 
 
 async def test_the_card_says_who_learns_from_whom() -> None:
-    village = Village()
-    amber, birch = village.peer("amber", learner([0, 1], 1)), village.peer("birch", learner([2, 3], 2))
+    village = PeerNetwork()
+    amber, birch = village.peer("amber", blob_learner([0, 1], 1)), village.peer("birch", blob_learner([2, 3], 2))
     async with gathered(amber, birch):
         await amber.run(1)
         await until(lambda: any(birch.id in c.card.learns_from for c in birch.others()))
@@ -374,9 +373,9 @@ async def test_the_card_says_who_learns_from_whom() -> None:
 async def test_a_model_without_the_named_layer_is_refused_before_anything_is_opened() -> None:
     plain = Learner(nn.Sequential(nn.Linear(4, 4)), blobs([0, 1], 1), classes=4)
     with pytest.raises(LearnerError, match="penult"):
-        Village().peer("amber", plain, strategy="pairwise")
+        PeerNetwork().peer("amber", plain, strategy="pairwise")
 
 
 def test_net_has_a_common_start() -> None:
-    assert same(net().state_dict(), net().state_dict())
+    assert same(blob_model().state_dict(), blob_model().state_dict())
     assert brisk().beat < Timing().beat

@@ -18,8 +18,8 @@ from peerlearn.security import Identity
 from peerlearn.strategies.base import Strategy
 from peerlearn.strategies.fedavg import FedAvg
 from peerlearn.strategies.pairwise.strategy import Pairwise
-from tests.hostile.test_poison import PATIENT, liar, onesided, scaled, skilled
-from tests.support.village import Village, gathered, learner
+from peerlearn.testing import PeerNetwork, blob_learner, gathered
+from tests.support.liars import PATIENT, liar, onesided, scaled, skilled
 
 
 def as_a_kill_leaves_it(state: Path, copy: Path) -> Path:
@@ -37,11 +37,11 @@ def rewritten(state: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 async def test_after_a_kill_the_liar_is_still_put_aside_and_is_asked_no_more(tmp_path: Path) -> None:
-    village, its = Village(timing=PATIENT), Identity.of_seed("amber")
-    birch = village.peer("birch", learner([0, 1, 2], 2), strategy=liar(Pairwise(), scaled))
+    village, its = PeerNetwork(timing=PATIENT), Identity.of_seed("amber")
+    birch = village.peer("birch", blob_learner([0, 1, 2], 2), strategy=liar(Pairwise(), scaled))
 
     def amber(state: Path) -> Peer:
-        return village.peer("amber", learner([0, 1, 2], 1), strategy=Pairwise(), state=state, identity=its)
+        return village.peer("amber", blob_learner([0, 1, 2], 1), strategy=Pairwise(), state=state, identity=its)
 
     async with birch, asyncio.timeout(60):
         async with amber(tmp_path / "first") as first:
@@ -69,12 +69,14 @@ async def test_after_a_kill_the_liar_is_still_put_aside_and_is_asked_no_more(tmp
 
 
 async def test_nonsense_in_place_of_who_was_put_aside_is_said_and_not_taken_for_nobody(tmp_path: Path) -> None:
-    village = Village()
-    async with village.peer("amber", learner([0, 1], 1), state=tmp_path) as amber:
+    village = PeerNetwork()
+    async with village.peer("amber", blob_learner([0, 1], 1), state=tmp_path) as amber:
         await amber.run(1)
-    rewritten(tmp_path, lambda progress: progress.update(reputation={"givers": [], "suspicion": {"standing": [["x"]]}}))
-    with pytest.raises(StateError, match="who was put aside cannot be read"):
-        async with village.peer("amber", learner([0, 1], 1), state=tmp_path):
+    rewritten(
+        tmp_path, lambda progress: progress.update(reputation={"givers": [], "group_testing": {"standing": [["x"]]}})
+    )
+    with pytest.raises(StateError, match="who was quarantined cannot be read"):
+        async with village.peer("amber", blob_learner([0, 1], 1), state=tmp_path):
             pass
 
 
@@ -87,7 +89,7 @@ async def test_stopped_after_each_round_a_peer_tries_its_suspects_as_if_nothing_
 
 async def trials(state: Path, *, lives: int) -> list[tuple[tuple[str, ...], float]]:
     """Nine rounds beside three teachers, of whom one lies: who taught in each, and what the gate measured after."""
-    village = Village(timing=PATIENT)
+    village = PeerNetwork(timing=PATIENT)
 
     def peer(name: str, its: Learner, strategy: Strategy, **more: Any) -> Peer:
         return village.peer(name, its, strategy=strategy, identity=Identity.of_seed(name), **more)
@@ -100,7 +102,7 @@ async def trials(state: Path, *, lives: int) -> list[tuple[tuple[str, ...], floa
     found: list[tuple[tuple[str, ...], float]] = []
     async with gathered(*others), asyncio.timeout(120):
         for _ in range(lives):
-            its = learner([0, 1, 2], 1, held_out=0.2) if found else skilled([0, 1, 2], 1)
+            its = blob_learner([0, 1, 2], 1, held_out=0.2) if found else skilled([0, 1, 2], 1)
             async with peer("amber", its, FedAvg(), state=state) as amber:
                 await amber.meet(3)
                 for _ in range(9 // lives):

@@ -11,29 +11,26 @@ from peerlearn.cli import owner_status, run_settings
 from peerlearn.cli.main import main
 from peerlearn.status import QuarantinedPeer
 from peerlearn.strategies.pairwise.strategy import Pairwise
+from peerlearn.testing import PeerNetwork, blob_learner, gathered, until
 from peerlearn.wire.cards import card_to_pb
-from tests.hostile.test_poison import PATIENT, liar, scaled
-from tests.support.village import Village, gathered, learner, until
+from tests.support.liars import PATIENT, liar, scaled
 
 
 def started(state: Path, name: str) -> Path:
     """As `up` leaves a directory that it has begun to use."""
     state.mkdir()
-    how = run_settings.RunSettings(
-        directory=str(state), learner="app:learner", name=name, strategy="pairwise", goal=None, peers=(), listen=None,
-        insecure=False, group=None, group_tag="", events=None, expose=None, limits={}, save_every=30.0, cast="",
-        settings={},
-    )  # fmt: skip
-    run_settings.keep(state, how)
+    run_settings.keep(
+        run_settings.RunSettings(directory=state, learner="app:learner", name=name, strategy="pairwise", state=state)
+    )
     return state
 
 
 async def test_the_two_owners_see_why_and_no_card_says_a_word_of_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    village = Village(timing=PATIENT)
-    amber = village.peer("amber", learner([0, 1, 2], 1), strategy=Pairwise())
-    birch = village.peer("birch", learner([0, 1, 2], 2), strategy=liar(Pairwise(), scaled))
+    village = PeerNetwork(timing=PATIENT)
+    amber = village.peer("amber", blob_learner([0, 1, 2], 1), strategy=Pairwise())
+    birch = village.peer("birch", blob_learner([0, 1, 2], 2), strategy=liar(Pairwise(), scaled))
     mine, its = started(tmp_path / "amber", "amber"), started(tmp_path / "birch", "birch")
     async with gathered(amber, birch), asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         telling = [tasks.create_task(owner_status.keep(amber, mine)), tasks.create_task(owner_status.keep(birch, its))]
@@ -82,8 +79,8 @@ def test_a_directory_that_says_nothing_of_it_is_one_sentence(
 
     assert "written while peerlearn up" in said(6, "--state", str(state))
     assert "nothing was kept there" in said(6, "--state", str(tmp_path / "missing"))
-    for text in ("", "[]", "{}", '{"format": "peerlearn standing 1"}', '{"format": "peerlearn standing 2"}',
-                 '{"format": "peerlearn standing 1", "name": 1, "id": "", "strategy": "", "since": "",'
+    for text in ("", "[]", "{}", '{"format": "peerlearn owner status 1"}', '{"format": "peerlearn owner status 2"}',
+                 '{"format": "peerlearn owner status 1", "name": 1, "id": "", "strategy": "", "since": "",'
                  ' "quarantined": [], "complaints": []}'):  # fmt: skip
         (state / owner_status.FILE).write_text(text)
         assert "is damaged" in said(6, "--state", str(state))

@@ -2,10 +2,7 @@
 comes late where much else lives."""
 
 import asyncio
-import gc
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -18,27 +15,7 @@ from peerlearn.transport.grpc.transport import GrpcTransport
 from peerlearn.types import Address, PeerId
 from peerlearn.wire.frames import Message
 from peerlearn.wire.v1 import fabric_pb2 as pb
-
-TIMES = 20
-MOST = 10
-"""Objects in cycles, for each call; of one that fails there were 75."""
-
-
-def nobody() -> Address:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return Address("127.0.0.1", server.getsockname()[1])
-
-
-@contextmanager
-def few_cycles() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-        found = gc.collect()
-    finally:
-        gc.enable()
-    assert found < MOST * TIMES, f"{found / TIMES:.0f} objects in cycles for each call"
+from tests.support.cycles import TIMES, few_cycles, nobody
 
 
 def meeting(transport: GrpcTransport) -> Introducer:

@@ -12,26 +12,24 @@ import pytest
 import torch
 
 from peerlearn.config import MIB, Limits, Timing
-from peerlearn.directory import Contact, Liveness
 from peerlearn.errors import Corrupt, PeerUnreachable, WireError
 from peerlearn.knowledge import Params, Query, Question
-from peerlearn.orchestrator.consumer.fetch import Fetcher
 from peerlearn.orchestrator.consumer.partial_answers import PartialAnswers
-from peerlearn.orchestrator.exposure import Allowance, Showing
+from peerlearn.testing import until
+from peerlearn.testing.messages import ScriptedService, answer, body_of
 from peerlearn.transport.base import Caller, Traffic
 from peerlearn.transport.exchange.deadline import Overdue
 from peerlearn.transport.exchange.protocol import ask, reply
 from peerlearn.transport.exchange.resume import ResumableAnswers
 from peerlearn.transport.grpc.transport import GrpcTransport
 from peerlearn.transport.memory.transport import MemoryNetwork
-from peerlearn.types import PROTOCOL, Address, Card, Exposure, PeerId
+from peerlearn.types import PROTOCOL, Address, PeerId
 from peerlearn.wire.codec import encode_answer
 from peerlearn.wire.compress import LinkEstimate, Packer
 from peerlearn.wire.frames import Assembler, Block, Message, blocks, parse, serialize
 from peerlearn.wire.partial_message import PartialMessage
 from peerlearn.wire.v1 import fabric_pb2 as pb
-from tests.integration.test_transport import Service, answer, body_of
-from tests.support.village import until
+from tests.support.fetching import BOB, fetcher
 
 PROTO = pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1])
 QUICK = Timing(base=2.0, stall=0.5)
@@ -92,7 +90,7 @@ class Bob:
     """A provider that answers with the same bytes again and again, and counts how often it had to."""
 
     given: Message = field(default_factory=lambda: answer(BODY))
-    unfinished: ResumableAnswers = field(default_factory=lambda: ResumableAnswers(1 << 30))
+    resumable: ResumableAnswers = field(default_factory=lambda: ResumableAnswers(1 << 30))
     answered: int = 0
     down: Wire = field(default_factory=Wire)
     change: Callable[[bytes], bytes] = lambda data: data
@@ -114,9 +112,9 @@ class Bob:
         async def provide() -> None:
             with contextlib.suppress(PeerUnreachable):
                 await reply(
-                    End(up, self.down, self.change), Service(answers), lambda nbytes: None,
+                    End(up, self.down, self.change), ScriptedService(answers), lambda nbytes: None,
                     caller=Caller("memory"), timing=QUICK, limits=Limits(), link=link or LinkEstimate(loopback=True),
-                    unfinished=self.unfinished,
+                    resumable=self.resumable,
                 )  # fmt: skip
             if not self.down.cut.is_set():
                 await self.down.frames.put(None)
@@ -193,8 +191,8 @@ async def test_what_was_sent_and_then_lost_in_the_networks_buffers_is_sent_again
             )
         )
         await reply(
-            End(up, down), Service(answers), lambda nbytes: None, caller=Caller("memory"), timing=QUICK,
-            limits=Limits(), link=LinkEstimate(loopback=True), unfinished=bob.unfinished,
+            End(up, down), ScriptedService(answers), lambda nbytes: None, caller=Caller("memory"), timing=QUICK,
+            limits=Limits(), link=LinkEstimate(loopback=True), resumable=bob.resumable,
         )  # fmt: skip
         await until(lambda: partial.resume is not None)
         asking.cancel()
@@ -228,7 +226,6 @@ def test_a_body_goes_on_at_any_byte_packed_or_plain(start: int) -> None:
         parts.append(values.view(np.uint8).data)
     header.body_bytes = sum(map(len, parts))
     message, packer = Message(header, tuple(parts)), Packer(LinkEstimate())
-    packer.masks = True
     if start > header.body_bytes:
         pytest.skip("beyond the end")
     whole = b"".join(map(bytes, parts))
@@ -254,7 +251,7 @@ async def test_small_answers_are_not_kept() -> None:
     with pytest.raises(PeerUnreachable):
         await bob.asked(question(), into=partial, cut_after=100_000)
     assert partial.resume is None
-    assert len(bob.unfinished) == 0
+    assert len(bob.resumable) == 0
 
 
 async def test_only_who_has_asked_may_go_on() -> None:
@@ -282,21 +279,21 @@ class Thief(PartialMessage):
 async def test_a_provider_that_has_forgotten_gives_a_whole_answer() -> None:
     bob, partial = Bob(), PartialMessage()
     await broken(bob, partial)
-    bob.unfinished = ResumableAnswers(1 << 30)
+    bob.resumable = ResumableAnswers(1 << 30)
     bob.given = answer(BODY + 1)
     got = await bob.asked(question(), into=partial)
     assert body_of(got) == body_of(bob.given)
 
 
 async def test_what_a_provider_keeps_is_bounded_in_number_size_and_time() -> None:
-    bob = Bob(unfinished=ResumableAnswers(BODY + 1, broken=0.2))
+    bob = Bob(resumable=ResumableAnswers(BODY + 1, broken=0.2))
     for _ in range(3):
         await broken(bob, PartialMessage())
-        assert len(bob.unfinished) == 1  # one per consumer
+        assert len(bob.resumable) == 1  # one per consumer
     with pytest.raises(PeerUnreachable):
         await bob.asked(question(sender="eve"), into=PartialMessage(), cut_after=5 * MIB)
-    assert len(bob.unfinished) == 1  # and no more bytes than that
-    await until(lambda: not len(bob.unfinished))
+    assert len(bob.resumable) == 1  # and no more bytes than that
+    await until(lambda: not len(bob.resumable))
 
 
 @pytest.mark.parametrize("lie", ["another byte", "another answer", "unasked"])
@@ -346,7 +343,7 @@ async def test_over_memory_an_answer_that_fell_silent_goes_on_at_the_next_attemp
     async def answers(_: Message) -> Message:
         return given
 
-    async with serving.serving(Service(answers)) as at:
+    async with serving.serving(ScriptedService(answers)) as at:
         async with asyncio.TaskGroup() as group:
             group.create_task(_cut_when_some_came(network, at, partial))
             with pytest.raises(Overdue):
@@ -415,47 +412,6 @@ async def _pump(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
             await to.drain()
 
 
-ADA, BOB = PeerId("ad" * 16), PeerId("bb" * 16)
-
-
-def card(peer: PeerId, name: str) -> Card:
-    return Card(id=peer, name=name, session="s1", classes=4, strategy="distillation", exposes=frozenset(Exposure))
-
-
-class Here:
-    """A company of one provider."""
-
-    def __init__(self, at: Address) -> None:
-        self.contact = Contact(
-            card=card(BOB, "bob"), address=at, status=Liveness.ALIVE, last_beat=0, since=0, version=3, reached=True
-        )
-
-    def alive(self) -> list[Contact]:
-        return [self.contact]
-
-    def get(self, peer: PeerId) -> Contact | None:
-        return self.contact
-
-    def doubt(self, peer: PeerId) -> None:
-        """Met by nobody here."""
-
-    def left(self, peer: PeerId) -> bool:
-        return False
-
-    async def news(self) -> None:
-        await asyncio.Event().wait()
-
-
-def fetcher(transport: Any, at: Address) -> Fetcher:
-    showing = Showing(
-        Allowance(frozenset(Exposure)), state=frozenset({"w"}), public=frozenset(), namesakes=lambda name: 1
-    )
-    return Fetcher(
-        card(ADA, "ada"), "distillation", transport=transport, directory=Here(at), certificates=lambda peer: (),
-        showing=showing, limits=Limits(),
-    )  # fmt: skip
-
-
 async def test_over_grpc_a_lost_connection_costs_the_fetcher_only_the_bytes_in_flight() -> None:
     weights = torch.randn(6 * MIB)
     answered = 0
@@ -466,7 +422,7 @@ async def test_over_grpc_a_lost_connection_costs_the_fetcher_only_the_bytes_in_f
         knowledge = Params(tensors={"w": weights}, architecture="a", version=3)
         return encode_answer(knowledge, sender=BOB, session="s1", strategy="distillation")
 
-    async with GrpcTransport().serving(Service(answers)) as at:
+    async with GrpcTransport().serving(ScriptedService(answers)) as at:
         proxy = Proxy(at, lose_after=18 * MIB)
         async with proxy.serving() as between:
             async with GrpcTransport() as transport:

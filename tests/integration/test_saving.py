@@ -24,8 +24,8 @@ from peerlearn.schedule import Exchange, Local, Publish, Schedule, Transfer
 from peerlearn.security import Identity
 from peerlearn.strategies.distillation import Distillation
 from peerlearn.strategies.isolated import Isolated, IsolatedBalanced
+from peerlearn.testing import PeerNetwork, blob_learner, same, until
 from peerlearn.types import PeerId, epochs, steps
-from tests.support.village import Village, learner, same, until
 
 PROGRESS = Progress(
     round=3, version=4, cursor=1, into=7,
@@ -55,14 +55,14 @@ def test_only_a_plain_local_span_may_be_cut_in_two() -> None:
 # ---------------------------------------------------------------- on the way
 
 
-def isolated(village: Village, state: Path, name: str = "amber", **more: Any) -> Any:
-    return village.peer(name, learner([0, 1, 2, 3], 1), strategy=more.pop("strategy", "isolated"), state=state, **more)
+def isolated(village: PeerNetwork, state: Path, name: str = "amber", **more: Any) -> Any:
+    return village.peer(name, blob_learner([0, 1, 2, 3], 1), strategy=more.pop("strategy", "isolated"), state=state, **more)
 
 
 @pytest.mark.parametrize("strategy", [Isolated, IsolatedBalanced], ids=["divisible", "not divisible"])
 async def test_leaving_in_the_middle_of_a_span_loses_no_bit(tmp_path: Path, strategy: type[Isolated]) -> None:
-    village, long = Village(), Schedule(cycle=(Local(epochs(30)),))
-    whole = village.peer("whole", learner([0, 1, 2, 3], 1), strategy=strategy(), schedule=long)
+    village, long = PeerNetwork(), Schedule(cycle=(Local(epochs(30)),))
+    whole = village.peer("whole", blob_learner([0, 1, 2, 3], 1), strategy=strategy(), schedule=long)
     async with whole:
         await whole.run(2)
     async with isolated(village, tmp_path, strategy=strategy(), schedule=long) as first:
@@ -80,21 +80,21 @@ async def test_leaving_in_the_middle_of_a_span_loses_no_bit(tmp_path: Path, stra
 
 
 async def test_what_a_peer_was_taught_by_is_forgotten_after_a_resume_as_it_would_have_been(tmp_path: Path) -> None:
-    village = Village()
-    birch = village.peer("birch", learner([2, 3], 2))
-    async with village.peer("amber", learner([0, 1], 1), state=tmp_path) as amber:
+    village = PeerNetwork()
+    birch = village.peer("birch", blob_learner([2, 3], 2))
+    async with village.peer("amber", blob_learner([0, 1], 1), state=tmp_path) as amber:
         async with birch:
             await amber.meet(1, timeout=30)
             await amber.run(1)
         assert len(amber.strategy.state_dict()["kept"]) == 1
-    async with village.peer("amber", learner([0, 1], 1), state=tmp_path) as amber:
+    async with village.peer("amber", blob_learner([0, 1], 1), state=tmp_path) as amber:
         assert len(amber.strategy.state_dict()["kept"]) == 1
         await amber.run(1)  # the teacher is gone
         assert not amber.strategy.state_dict()["kept"]
 
 
 async def test_a_version_is_on_disk_before_anybody_hears_of_it(tmp_path: Path) -> None:
-    village = Village()
+    village = PeerNetwork()
     async with isolated(village, tmp_path) as amber:
         await amber.run(3)
     seen = [(e.kind, e.version if isinstance(e, Published) else e.round) for e in village.events["amber"].events
@@ -128,7 +128,7 @@ def read_only(folder: Path) -> None:
 
 
 async def test_a_full_disk_costs_saves_and_not_learning_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:
-    village, disk = Village(), tmp_path / "disk"
+    village, disk = PeerNetwork(), tmp_path / "disk"
     with small_disk(disk):
         async with isolated(village, disk / "state") as amber:
             await amber.run(1)
@@ -150,7 +150,7 @@ async def test_a_full_disk_costs_saves_and_not_learning_and_the_last_good_checkp
 
 
 async def test_a_state_directory_that_turns_read_only_costs_saves_and_not_learning(tmp_path: Path) -> None:
-    village, disk = Village(), tmp_path / "disk"
+    village, disk = PeerNetwork(), tmp_path / "disk"
     with small_disk(disk):
         async with isolated(village, disk / "state") as amber:
             await amber.run(1)
@@ -163,7 +163,7 @@ async def test_a_state_directory_that_turns_read_only_costs_saves_and_not_learni
 
 
 async def test_a_state_directory_that_is_deleted_costs_saves_and_is_not_made_again(tmp_path: Path) -> None:
-    village, state = Village(), tmp_path / "state"
+    village, state = PeerNetwork(), tmp_path / "state"
     async with isolated(village, state) as amber:
         await amber.run(1)
         shutil.rmtree(state)
@@ -207,13 +207,13 @@ def test_a_read_only_directory_stops_the_start_with_a_sentence(tmp_path: Path, m
 
 
 def a_learner() -> Any:
-    return learner([0, 1], 1)
+    return blob_learner([0, 1], 1)
 
 
 # ---------------------------------------------------------------- damaged checkpoints
 
 
-async def learn(village: Village, state: Path, rounds: int = 2) -> Path:
+async def learn(village: PeerNetwork, state: Path, rounds: int = 2) -> Path:
     async with isolated(village, state) as amber:
         await amber.run(rounds)
     return state / "checkpoint" / "state.safetensors"
@@ -231,7 +231,7 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
 async def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_goes_on(tmp_path: Path, damage: Any) -> None:
-    village = Village()
+    village = PeerNetwork()
     path = await learn(village, tmp_path)
     damage(path)
     async with isolated(village, tmp_path) as amber:
@@ -241,14 +241,14 @@ async def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_goes_on(t
             assert "going on from the one before it" in resumed.why
             assert (path.parent / "damaged.safetensors").exists()
         await amber.run(1)
-    straight = village.peer("straight", learner([0, 1, 2, 3], 1), strategy="isolated")
+    straight = village.peer("straight", blob_learner([0, 1, 2, 3], 1), strategy="isolated")
     async with straight:
         await straight.run(2)
     assert same(dict(straight.learner.state), dict(amber.learner.state))
 
 
 async def test_with_both_damaged_it_is_one_sentence_and_nothing_is_overwritten(tmp_path: Path) -> None:
-    village = Village()
+    village = PeerNetwork()
     path = await learn(village, tmp_path)
     flip(path)
     cut(path.with_name("previous.safetensors"))
@@ -259,7 +259,7 @@ async def test_with_both_damaged_it_is_one_sentence_and_nothing_is_overwritten(t
 
 
 async def test_a_damaged_save_on_the_way_costs_what_was_learned_since_the_snapshot(tmp_path: Path) -> None:
-    village = Village()
+    village = PeerNetwork()
     path = await learn(village, tmp_path)
     path.with_name("span.safetensors").write_bytes(b"half a")
     async with isolated(village, tmp_path) as amber:
@@ -269,7 +269,7 @@ async def test_a_damaged_save_on_the_way_costs_what_was_learned_since_the_snapsh
 
 
 async def test_a_save_on_the_way_counts_only_on_top_of_its_own_snapshot(tmp_path: Path) -> None:
-    village = Village()
+    village = PeerNetwork()
     path = await learn(village, tmp_path, 1)
     old = path.read_bytes()
     await learn(village, tmp_path, 1)
@@ -285,10 +285,10 @@ def kept(state: Path, **changed: Any) -> None:
     state.mkdir()
     (state / "identity.key").write_text("")
     settings = {
-        "format": "peerlearn run 1", "directory": str(Path(__file__).parents[2]), "name": "amber", "goal": 2,
+        "format": "peerlearn run 1", "directory": str(Path(__file__).parents[2]), "name": "amber", "rounds": 2,
         "learner": "tests.integration.test_saving:a_learner", "strategy": "isolated", "peers": [], "listen": None,
         "insecure": False, "group": None, "group_tag": "", "events": None, "expose": None, "limits": {}, "cast": "",
-        "save_every": 30.0,
+        "save_every": 30.0, "since": 0, "options": {},
     }  # fmt: skip
     (state / "run.json").write_text(json.dumps(settings | changed))
 
@@ -324,12 +324,12 @@ def half(state: Path) -> None:
         (unreadable, "cannot read"),
         (half, "is damaged"),
         (lambda state: kept(state, format="peerlearn run 2"), "says 'peerlearn run 2', this peerlearn reads"),
-        (lambda state: kept(state, peers="x"), "peers cannot be 'x'"),
+        (lambda state: kept(state, peers="x"), "peers: a list is expected, not 'x'"),
         (lambda state: kept(state, limits={"calls": 0}), "limits: calls must be positive"),
         (lambda state: kept(state, limits={"calls": "many"}), "is damaged"),
         (lambda state: kept(state, limits={"tales": 1}), "is damaged"),
         (lambda state: kept(state, directory="/no/such/place"), "which cannot be entered"),
-        (lambda state: kept(state, settings=["role"]), "settings cannot be ['role']"),
+        (lambda state: kept(state, options=["role"]), "options: a table is expected, not ['role']"),
     ],
 )
 def test_what_cannot_be_resumed_is_one_sentence(make: Any, sentence: str, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -363,9 +363,9 @@ def test_absence_is_for_lockstep() -> None:
 
 @pytest.mark.parametrize("absence", [0.0, 60.0])
 async def test_in_lockstep_others_wait_for_who_fell_silent_for_as_long_as_was_agreed(absence: float) -> None:
-    village = Village(timing=brisk())
+    village = PeerNetwork(timing=brisk())
     pace = Pace(mode="lockstep", absence=absence)
-    peers = [village.peer(n, learner([0, 1], 1), pace=pace) for n in ("amber", "birch")]
+    peers = [village.peer(n, blob_learner([0, 1], 1), pace=pace) for n in ("amber", "birch")]
     amber, birch = peers
     async with amber:
         async with birch:

@@ -16,9 +16,8 @@ from peerlearn.orchestrator.provider.answer_cache import AnswerCache
 from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.strategies.base import Asked
 from peerlearn.strategies.distillation import Distillation
+from peerlearn.testing import PeerNetwork, blob_learner, gathered, same, tiny_learner
 from peerlearn.wire.v1 import fabric_pb2 as pb
-from tests.support.tiny import tiny_learner
-from tests.support.village import Village, gathered, learner, same
 
 
 class Maker:
@@ -127,10 +126,10 @@ class Personal(Counting):
 @pytest.mark.parametrize("kind", ["memory", "grpc"])
 @pytest.mark.parametrize(("method", "times"), [(Counting, 1), (Personal, 3)])
 async def test_a_provider_answers_once_for_all_who_walk_in_step(kind: Any, method: Any, times: int) -> None:
-    village, off = Village(kind), Gate(metric="off")
+    village, off = PeerNetwork(kind), Gate(metric="off")
     names = ("amber", "birch", "cedar", "dogwood")
     peers = [
-        village.peer(name, learner([n, (n + 1) % 4], n, amount=96), strategy=method(), pace="lockstep", gate=off)
+        village.peer(name, blob_learner([n, (n + 1) % 4], n, amount=96), strategy=method(), pace="lockstep", gate=off)
         for n, name in enumerate(names)
     ]
     async with gathered(*peers):

@@ -187,7 +187,7 @@ def test_one_that_started_again_believes_only_who_goes_on_saying_that_it_is_aliv
         membership = Membership(identity, directory, transport, [], timing=timing, limits=Limits())
 
         def refused_by(who: str) -> None:
-            membership._refused(PeerRefused(who, RefusalReason.IDENTITY, "alive under another session"))
+            membership._twins.refused(PeerRefused(who, RefusalReason.IDENTITY, "alive under another session"))
 
         refused_by("birch")
         await asyncio.sleep(2 * timing.suspect_after)

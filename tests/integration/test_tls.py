@@ -6,7 +6,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,112 +17,29 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from peerlearn.arguments import Network
 from peerlearn.blocking import BlockingPeer
-from peerlearn.config import Limits, brisk
+from peerlearn.config import Limits
 from peerlearn.directory import Directory
 from peerlearn.errors import ConfigError, GroupError, PeerRefused, PeerUnreachable, RefusalReason
-from peerlearn.events import Answered, Fetched, MemorySink, PeerChanged, Refused
-from peerlearn.membership import Membership, Observer
+from peerlearn.events import Answered, Fetched, PeerChanged, Refused
+from peerlearn.membership import Observer
 from peerlearn.membership.trust import Trust
-from peerlearn.ratelimit import RateLimiter
 from peerlearn.security import Group, Identity, Passport, authority, revocation, sign_card
 from peerlearn.security.revocation import Revocations
+from peerlearn.testing import SOON, PeerNetwork, blob_learner, gathered, timed, until
 from peerlearn.transport.base import Caller
 from peerlearn.transport.grpc.tls import speaks_tls
 from peerlearn.transport.grpc.transport import GrpcTransport
-from peerlearn.types import PROTOCOL, Address, Card, Exposure, PeerId
+from peerlearn.types import Address, Card, Exposure, PeerId
 from peerlearn.wire.frames import Message
 from peerlearn.wire.v1 import fabric_pb2 as pb
-from tests.integration.test_group import unreadable
-from tests.processes.test_cli import _listed, _look, app, up
-from tests.support.patience import SOON, timed
-from tests.support.village import Village, gathered, learner, until
+from tests.support.certificates import unreadable
+from tests.support.command_line import app, listing, look, up
+from tests.support.tls_guests import LAB, LOCAL, PROTO, TIMING, Guest, guest, introduction, meet, revoked
 
 __all__ = ["app"]  # a fixture
-LOCAL = Address("127.0.0.1", 0)
-PROTO = pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1])
-TIMING = replace(brisk(), base=20.0, stall=20.0)
-"""Silence is noticed at once, but an answer may take its time."""
-LAB = Group.new("lab")
 OTHER = Group.new("other")
-
-
-@dataclass
-class Guest:
-    """One member's right tower, which answers every question by its own header."""
-
-    name: str
-    identity: Identity
-    membership: Membership
-    transport: GrpcTransport
-    passport: Passport | None
-    events: MemorySink
-    address: Address = LOCAL
-    slow: asyncio.Event | None = None
-    asked: int = 0
-
-    async def introduce(self, introduction: pb.Introduction, caller: Caller) -> pb.Introduction:
-        return await self.membership.introduce(introduction, caller)
-
-    def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Notice]:
-        return self.membership.watch(request, caller)
-
-    async def told(self, request: pb.WatchRequest, caller: Caller, notices: AsyncIterator[pb.Notice]) -> None:
-        await self.membership.told(request, caller, notices)
-
-    async def admit(self, header: pb.Header, caller: Caller) -> None:
-        self.membership.vouch(caller, PeerId(header.sender), header.session)
-
-    async def answer(self, question: Message, caller: Caller) -> Message:
-        self.asked += 1
-        if self.slow is not None:
-            await self.slow.wait()
-        return Message(pb.Header(protocol=PROTO, sender=self.identity.id, not_modified=pb.NotModified(version=1)))
-
-    @property
-    def alive(self) -> list[str]:
-        return sorted(contact.name for contact in self.membership.directory.alive())
-
-    @property
-    def card(self) -> pb.SignedCard:
-        return self.membership._current()
-
-    def question(self) -> Message:
-        header = pb.Header(protocol=PROTO, sender=self.identity.id, session=self.membership.card.session)
-        header.query.want = "nothing"
-        return Message(header)
-
-    async def ask(self, other: "Guest") -> Message:
-        holders = self.membership.certificates_of(other.identity.id)
-        return (await self.transport.exchange(other.address, self.question(), certificates=holders))[0]
-
-
-@asynccontextmanager
-async def guest(
-    name: str, group: Group | None = LAB, *others: Guest, identity: Identity | None = None, limits: Limits | None = None
-) -> AsyncIterator[Guest]:
-    identity, events, limits = identity or Identity.ephemeral(), MemorySink(), limits or Limits()
-    passport = Passport(group, limits=limits) if group is not None else None
-    transport = GrpcTransport(LOCAL, timing=TIMING, limits=limits, credentials=passport, guard=passport)
-    trust = Trust(passport, recheck=transport.recheck) if passport is not None else None
-    directory = Directory(identity.id, group_tag="", timing=TIMING, limits=limits)
-    membership = Membership(
-        identity, directory, transport, [], timing=TIMING, limits=limits, record=events, trust=trust,
-        peers=[other.address for other in others],
-    )  # fmt: skip
-    made = Guest(name, identity, membership, transport, passport, events)
-    card = Card(id=identity.id, name=name, session=f"s-{time.monotonic_ns()}")
-    async with transport.serving(made) as made.address, membership.running(made.address, card):
-        yield made
-
-
-async def meet(*guests: Guest) -> None:
-    for one in guests:
-        await until(lambda one=one: one.alive == sorted(g.name for g in guests if g is not one))  # type: ignore[misc]
-
-
-def introduction(card: pb.SignedCard | None = None) -> pb.Introduction:
-    return pb.Introduction(protocol=PROTO, card=card)
 
 
 @asynccontextmanager
@@ -155,9 +72,9 @@ async def services(channel: grpc.aio.Channel) -> list[str]:
 
 
 async def test_two_peers_of_one_group_learn_from_each_other() -> None:
-    village = Village("grpc")
-    amber = village.peer("amber", learner([0, 1], 1), group=LAB, listen=LOCAL)
-    birch = village.peer("birch", learner([2, 3], 2), group=LAB, listen=LOCAL)
+    village = PeerNetwork("grpc")
+    amber = village.peer("amber", blob_learner([0, 1], 1), group=LAB, listen=LOCAL)
+    birch = village.peer("birch", blob_learner([2, 3], 2), group=LAB, listen=LOCAL)
     async with gathered(amber, birch), asyncio.TaskGroup() as both:
         both.create_task(amber.run(2))
         both.create_task(birch.run(2))
@@ -170,11 +87,11 @@ async def test_two_peers_of_one_group_learn_from_each_other() -> None:
 
 
 async def test_a_member_without_the_key_learns_too(tmp_path: Path) -> None:
-    village = Village("grpc")
+    village = PeerNetwork("grpc")
     _, issued = LAB.issue("pi", days=1)
     issued.save(tmp_path / "pi.member")
-    amber = village.peer("amber", learner([0, 1], 1), group=LAB, listen=LOCAL)
-    pi = village.peer("pi", learner([2, 3], 2), group=tmp_path / "pi.member", listen=LOCAL)
+    amber = village.peer("amber", blob_learner([0, 1], 1), group=LAB, listen=LOCAL)
+    pi = village.peer("pi", blob_learner([2, 3], 2), group=tmp_path / "pi.member", listen=LOCAL)
     async with gathered(amber, pi):
         await pi.run(1)
     assert village.events["pi"].of(Fetched)
@@ -271,10 +188,10 @@ async def test_another_group_is_told_at_once_and_the_user_is_told_the_fix() -> N
 
 
 async def test_the_same_sentences_reach_whoever_runs_a_peer() -> None:
-    village = Village("grpc")
-    amber = village.peer("amber", learner([0], 1), group=LAB, listen=LOCAL)
+    village = PeerNetwork("grpc")
+    amber = village.peer("amber", blob_learner([0], 1), group=LAB, listen=LOCAL)
     async with amber:
-        plain = village.peer("plain", learner([1], 2), peers=[amber.address])
+        plain = village.peer("plain", blob_learner([1], 2), peers=[amber.address])
         async with plain:
             await until(lambda: any("speaks only TLS" in problem for problem in plain.problems))
 
@@ -282,8 +199,9 @@ async def test_the_same_sentences_reach_whoever_runs_a_peer() -> None:
 def test_the_blocking_twin_takes_a_group_too(tmp_path: Path) -> None:
     LAB.save(tmp_path / "lab.group")
     common: dict[str, Any] = {"group": tmp_path / "lab.group", "listen": LOCAL, "timing": TIMING}
-    with BlockingPeer(learner([0, 1], 1), name="amber", **common) as amber:
-        with BlockingPeer(learner([2, 3], 2), name="birch", peers=[amber.address], **common) as birch:
+    with BlockingPeer(blob_learner([0, 1], 1), name="amber", network=Network(**common)) as amber:
+        told = Network(peers=[amber.address], **common)
+        with BlockingPeer(blob_learner([2, 3], 2), name="birch", network=told) as birch:
             birch.meet(1, timeout=30)
             assert birch.transfer().providers == (amber.id,)
 
@@ -299,17 +217,17 @@ async def test_commands_of_a_group_from_start_to_revocation(app: str, tmp_path: 
             assert where is not None
             await birch.until("amber is here")
             await birch.until("learns from amber")
-            listed = await _listed(2, *common)
+            listed = await listing(2, *common)
             assert {peer["name"] for peer in listed["peers"]} == {"amber", "birch"}
-            assert (await _look("ls", "--seconds", "1"))["peers"] == []
+            assert (await look("ls", "--seconds", "1"))["peers"] == []
             old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             old.check_hostname, old.verify_mode, old.maximum_version = False, ssl.CERT_NONE, ssl.TLSVersion.TLSv1_2
             with pytest.raises(OSError):  # noqa: PT011  whichever way it is hung up
                 await asyncio.open_connection("127.0.0.1", int(where[1]), ssl=old)
-            told = await _look("group", "revoke", "birch", *common)
+            told = await look("group", "revoke", "birch", *common)
             assert "amber" in told["told"]
             await amber.until("birch left")
-            listed = await _listed(1, *common)
+            listed = await listing(1, *common)
             assert [peer["name"] for peer in listed["peers"]] == ["amber"]
 
 
@@ -362,7 +280,8 @@ class Impostor:
     async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Notice]:
         yield pb.Notice()
 
-    async def admit(self, header: pb.Header, caller: Caller) -> None: ...
+    async def admit(self, header: pb.Header, caller: Caller) -> Caller:
+        return caller
 
     async def answer(self, question: Message, caller: Caller) -> Message:
         return Message(pb.Header(protocol=PROTO, sender=question.header.sender))
@@ -427,13 +346,25 @@ async def test_whoever_takes_over_an_address_gets_no_questions_of_its_former_hol
                 await amber.transport.exchange(where, amber.question(), certificates=holders)
 
 
+async def test_a_pin_ends_when_another_proves_to_be_at_the_address_even_one_that_is_not_welcome() -> None:
+    async with guest("amber") as amber:
+        async with guest("birch", LAB, amber) as birch:
+            await meet(amber, birch)
+            where = birch.address
+        assert where in amber.transport._pins, "one that has left may come back, and is recognised"
+        eve, own = Identity.ephemeral(), Passport(LAB)
+        card = Card(id=eve.id, name="eve", session="s1", certificate_sha256=own.fingerprint)
+        service = Impostor(sign_card(eve, card, own.chain))
+        amber.membership._trust.learn(revoked(LAB, certificates=[own.fingerprint]), "admin")  # type: ignore[union-attr]
+        async with GrpcTransport(where, timing=TIMING, credentials=own, guard=own).serving(service):
+            with pytest.raises(PeerRefused, match="revoked"):
+                await amber.transport.introduce(where, introduction(amber.card))
+            assert where not in amber.transport._pins
+            with pytest.raises(PeerUnreachable, match="nobody has proved there who it is"):
+                await amber.transport.exchange(where, amber.question())
+
+
 # ---------------------------------------------------------------- who is shut out
-
-
-def revoked(group: Group, before: Revocations | None = None, **whom: Any) -> pb.SignedRevocations:
-    signed = (before or Revocations()).also(group, **whom).signed
-    assert signed is not None
-    return signed
 
 
 async def test_a_revoked_certificate_is_refused_everywhere_and_its_calls_end() -> None:
@@ -564,15 +495,15 @@ async def test_a_member_that_says_ever_more_is_read_at_a_bounded_pace_and_starts
                 other = replace(card, serial=card.serial + said[0], certificate_sha256=said[0].to_bytes(32, "big"))
                 yield pb.Notice(card=sign_card(mallory.identity, other))
 
-        follower = amber.membership._at_home()._watcher
-        heed = follower._heed_notice
+        watcher = amber.membership._at_home().watcher
+        apply = watcher._incoming.apply
 
-        def counted(*args: Any) -> None:
+        def counted(*args: Any, **more: Any) -> None:
             heard[0] += 1
-            heed(*args)
+            apply(*args, **more)
 
-        vars(mallory)["watch"], vars(follower)["_heed_notice"] = flood, counted
-        follower.renew()
+        vars(mallory)["watch"], vars(watcher._incoming)["apply"] = flood, counted
+        watcher.renew()
         began = asyncio.get_running_loop().time()
         while asyncio.get_running_loop().time() < began + 2:
             most = max(most, sum(task.get_name().startswith("rebind:") for task in asyncio.all_tasks()))
@@ -646,7 +577,7 @@ def test_only_certificates_and_what_is_printed_read_the_wall_clock() -> None:
     package = Path(__file__).parents[2] / "peerlearn"
     reads = re.compile(r"\btime\.time\b|\bdatetime\.(?:now|today|utcnow)\b|from time import .*\btime\b")
     readers = {str(path.relative_to(package)) for path in package.rglob("*.py") if reads.search(path.read_text())}
-    allowed = {"events.py", "cli/doctor/probes.py"}
+    allowed = {"events/sinks.py", "cli/doctor/probes.py"}
     assert {path for path in readers if not path.startswith(("security/", "cli/", "bench/", "experiments/"))} <= allowed
 
 
@@ -664,13 +595,13 @@ async def test_an_expired_certificate_ends_what_goes_on_under_it(monkeypatch: py
 
 
 async def test_what_is_not_exposed_to_a_peer_is_refused_and_recorded() -> None:
-    village = Village("grpc")
+    village = PeerNetwork("grpc")
     amber = village.peer(
-        "amber", learner([0, 1], 1), group=LAB, listen=LOCAL, strategy="distillation",
+        "amber", blob_learner([0, 1], 1), group=LAB, listen=LOCAL, strategy="distillation",
         expose={"*": ["card.histogram", "outputs.public"], "birch": ["params.full"]},
     )  # fmt: skip
-    birch = village.peer("birch", learner([2, 3], 2), group=LAB, listen=LOCAL)
-    cedar = village.peer("cedar", learner([2, 3], 3), group=LAB, listen=LOCAL)
+    birch = village.peer("birch", blob_learner([2, 3], 2), group=LAB, listen=LOCAL)
+    cedar = village.peer("cedar", blob_learner([2, 3], 3), group=LAB, listen=LOCAL)
     async with gathered(amber, birch, cedar):
         await birch.run(1)
         await cedar.run(1)
@@ -682,13 +613,13 @@ async def test_what_is_not_exposed_to_a_peer_is_refused_and_recorded() -> None:
 
 
 def test_a_group_excludes_what_would_undo_it(tmp_path: Path) -> None:
-    village, its = Village("memory"), learner([0], 1)
+    village, its = PeerNetwork("memory"), blob_learner([0], 1)
     with pytest.raises(ConfigError, match="exclude one another"):
-        Village("grpc").peer("amber", its, group=LAB, insecure=True)
+        PeerNetwork("grpc").peer("amber", its, group=LAB, insecure=True)
     with pytest.raises(ConfigError, match="leave out one of group and transport"):
         village.peer("amber", its, group=LAB)
     with pytest.raises(GroupError, match="peerlearn group new"):
-        Village("grpc").peer("amber", its, group=tmp_path / "missing")
+        PeerNetwork("grpc").peer("amber", its, group=tmp_path / "missing")
 
 
 async def test_one_caller_cannot_keep_a_peer_busy() -> None:
@@ -706,16 +637,6 @@ async def _code(call: Any) -> grpc.StatusCode:
     except grpc.aio.AioRpcError as error:
         return error.code()
     return grpc.StatusCode.OK
-
-
-def test_the_pace_is_kept_per_caller_and_comes_back() -> None:
-    pace = RateLimiter(10)
-    assert sum(pace.allows("a", 0.0) for _ in range(100)) == 50
-    assert sum(pace.allows("b", 0.0) for _ in range(100)) == 50
-    assert sum(pace.allows("a", 1.0) for _ in range(100)) == 10
-    for caller in range(5000):
-        pace.allows(str(caller), 2.0)
-    assert len(pace._buckets) <= 4096
 
 
 async def test_what_questions_bring_together_is_bounded() -> None:

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from peerlearn.config import MIB, Limits, Timing, brisk
 from peerlearn.errors import KnowledgeError, Oversized, PeerRefused, PeerUnreachable, RefusalReason, WireError
 from peerlearn.knowledge import Query, Question
+from peerlearn.testing import SOON, nothing_left, timed, until
+from peerlearn.testing.messages import QUICK, ScriptedService, answer, body_of, forever, frames_of, question
 from peerlearn.transport.base import Caller, Traffic
 from peerlearn.transport.exchange.dispatcher import Dispatcher
 from peerlearn.transport.exchange.protocol import Pipe
@@ -32,19 +34,15 @@ from peerlearn.types import PROTOCOL, Address
 from peerlearn.wire.frames import WHOLE_BYTES, Block, Message, parse, serialize, whole
 from peerlearn.wire.partial_message import PartialMessage
 from peerlearn.wire.v1 import fabric_pb2 as pb
-from tests.hostile.leaks import nothing_left
 from tests.hostile.recorded import Heard
-from tests.integration.test_reference_cycles import few_cycles, nobody
-from tests.integration.test_resumable_answers import BOB, fetcher
-from tests.integration.test_tls import LAB, guest, meet, revoked
-from tests.integration.test_transport import QUICK, Service, answer, body_of, exchanging, forever, frames_of, question
-from tests.support.patience import SOON, timed
-from tests.support.village import until
+from tests.support.cycles import few_cycles, nobody
+from tests.support.fetching import BOB, fetcher
+from tests.support.raw_grpc import exchanging
+from tests.support.tls_guests import LAB, guest, meet, revoked
 
 PROTO = pb.Protocol(major=PROTOCOL[0], minor=PROTOCOL[1])
-OLD = pb.Protocol(major=1, minor=1)
 LONG = WHOLE_BYTES + 1
-BRIEFLY = ((MARK, "1"),)
+BY_UNARY_CALL = ((MARK, "1"),)
 
 
 @dataclass
@@ -53,7 +51,7 @@ class Doors:
 
     ways: list[str] = field(default_factory=list)
     frames: list[list[bytes]] = field(default_factory=list)
-    desks: list[Dispatcher] = field(default_factory=list)
+    dispatchers: list[Dispatcher] = field(default_factory=list)
     ended: int = 0
 
     def came(self, way: str, frames: list[bytes]) -> None:
@@ -66,7 +64,7 @@ class Doors:
 
     @property
     def at_rest(self) -> bool:
-        return self.ended == len(self.ways) and all(desk.under_way == (0, 0) for desk in self.desks)
+        return self.ended == len(self.ways) and all(dispatcher.under_way == (0, 0) for dispatcher in self.dispatchers)
 
 
 @pytest.fixture
@@ -76,7 +74,7 @@ def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
     class Watched(Dispatcher):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
-            seen.desks.append(self)
+            seen.dispatchers.append(self)
 
         async def exchange(self, pipe: Pipe, caller: Caller) -> None:
             heard = Heard(pipe)
@@ -86,10 +84,10 @@ def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
             finally:
                 seen.ended += 1
 
-        async def brief(self, data: bytes, caller: Caller) -> bytes:
-            seen.came("brief", [data])
+        async def unary_exchange(self, data: bytes, caller: Caller) -> bytes:
+            seen.came("unary", [data])
             try:
-                return await super().brief(data, caller)
+                return await super().unary_exchange(data, caller)
             finally:
                 seen.ended += 1
 
@@ -98,7 +96,7 @@ def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
 
 
 @dataclass
-class Bob(Service):
+class Bob(ScriptedService):
     """Gives what it was told to give, and keeps what it was asked."""
 
     gives: Message | Exception = field(default_factory=lambda: answer(100))
@@ -139,7 +137,7 @@ Met = Callable[..., Any]
 
 @pytest.fixture
 def met(doors: Doors) -> Met:
-    """`async with met() as pair`: one question was answered shortly, and the next one will be asked briefly."""
+    """`async with met() as pair`: one question got a short answer, and the next one will be asked by a unary call."""
 
     @asynccontextmanager
     async def meeting(*, limits: Limits | None = None, timing: Timing | None = None) -> AsyncIterator[Pair]:
@@ -164,18 +162,18 @@ def not_modified() -> Message:
 @pytest.mark.parametrize(
     "given", [not_modified(), answer(1), answer(1000), answer(WHOLE_BYTES)], ids=["not modified", "1", "1000", "most"]
 )
-async def test_whoever_answers_shortly_is_asked_briefly_from_then_on_and_says_the_same(
+async def test_a_provider_of_short_answers_is_asked_by_unary_calls_from_then_on_and_says_the_same(
     met: Met, given: Message
 ) -> None:
     async with met() as pair:
         pair.ada._unary_history = UnaryHistory()
         pair.bob.gives = given
         by_stream, one = await pair.ask()
-        briefly, two = await pair.ask()
+        by_unary_call, two = await pair.ask()
         again, _ = await pair.ask()
-    assert pair.doors.ways == ["stream", "stream", "brief", "brief"]
-    assert by_stream.header == briefly.header == again.header == given.header
-    assert body_of(by_stream) == body_of(briefly) == body_of(again) == body_of(given)
+    assert pair.doors.ways == ["stream", "stream", "unary", "unary"]
+    assert by_stream.header == by_unary_call.header == again.header == given.header
+    assert body_of(by_stream) == body_of(by_unary_call) == body_of(again) == body_of(given)
     assert two.seconds > 0
     assert replace(one, seconds=0) == replace(two, seconds=0), "the same bytes on the wire"
 
@@ -186,7 +184,7 @@ async def test_a_question_is_the_same_either_way(met: Met) -> None:
             for _ in range(2):
                 await pair.ask(asked)
             one, two = pair.bob.asked[-2:]
-            assert pair.doors.ways[-1] == "brief"
+            assert pair.doors.ways[-1] == "unary"
             assert one.header == two.header
             assert body_of(one) == body_of(two) == body_of(asked)
 
@@ -203,7 +201,7 @@ async def test_a_refusal_is_the_same_either_way(met: Met, error: Exception, reas
     async with met() as pair:
         pair.bob.gives = error
         told = [await pair.fails(PeerRefused) for _ in range(2)]
-    assert pair.doors.ways == ["stream", "brief", "stream"], "after a failure nothing is expected"
+    assert pair.doors.ways == ["stream", "unary", "stream"], "after a failure nothing is expected"
     one, two = told
     assert isinstance(one, PeerRefused)
     assert one.reason is reason
@@ -211,7 +209,7 @@ async def test_a_refusal_is_the_same_either_way(met: Met, error: Exception, reas
     assert one.peer == str(pair.at)
 
 
-async def test_what_was_answered_at_length_is_never_asked_briefly(met: Met) -> None:
+async def test_what_was_answered_at_length_is_never_asked_by_a_unary_call(met: Met) -> None:
     async with met() as pair:
         pair.ada._unary_history = UnaryHistory()
         pair.bob.gives = answer(LONG)
@@ -228,9 +226,9 @@ async def test_of_another_question_and_of_another_peer_nothing_is_expected(met: 
                 setattr(other.header if name == "strategy" else other.header.query, name, value)
             await pair.ask(other)
         await pair.ada.exchange(elsewhere, question())
-        assert "brief" not in pair.doors.ways
+        assert "unary" not in pair.doors.ways
         await pair.ask()
-    assert pair.doors.ways[-1] == "brief"
+    assert pair.doors.ways[-1] == "unary"
 
 
 async def test_what_brings_much_and_what_goes_on_with_an_answer_is_for_a_stream(met: Met) -> None:
@@ -241,7 +239,7 @@ async def test_what_brings_much_and_what_goes_on_with_an_answer_is_for_a_stream(
             await pair.ask(asked, into=into)
             assert pair.doors.ways[-1] == "stream"
         await pair.ask(question(WHOLE_BYTES))
-    assert pair.doors.ways[-1] == "brief"
+    assert pair.doors.ways[-1] == "unary"
 
 
 # ---------------------------------------------------------------- an answer that has become longer
@@ -257,11 +255,11 @@ async def test_an_answer_that_has_become_longer_goes_on_as_a_stream(met: Met, si
         assert body_of(got) == body_of(answer(size))
         assert len(pair.bob.asked) == 1
         assert body_of(pair.bob.asked[0]) == body_of(asked)
-        assert pair.doors.ways[1:] == ["brief", "stream"]
+        assert pair.doors.ways[1:] == ["unary", "stream"]
         assert pair.doors.header().query.resume.at == 0
         assert len(pair.doors.header().query.resume.answer) == 16
-        brief, stream = (sum(map(len, frames)) for frames in pair.doors.frames[1:])
-        assert traffic.sent_bytes == brief + stream < 2 * brought + 300, "what it brings, it brings once"
+        unary, stream = (sum(map(len, frames)) for frames in pair.doors.frames[1:])
+        assert traffic.sent_bytes == unary + stream < 2 * brought + 300, "what it brings, it brings once"
         assert stream < 200
         assert traffic.body_bytes == size
         assert size + 100 < traffic.received_bytes < size + 400
@@ -289,7 +287,7 @@ async def test_the_very_answer_is_kept_whatever_is_published_meanwhile(met: Met)
 async def test_a_provider_that_has_forgotten_meanwhile_answers_again(met: Met) -> None:
     for broken, most in ((0.0, 1 << 30), (60.0, LONG - 1)):  # in no time, and in no memory
         async with met() as pair:
-            pair.doors.desks[-1]._resumable = ResumableAnswers(most, broken=broken)
+            pair.doors.dispatchers[-1]._resumable = ResumableAnswers(most, broken=broken)
             pair.bob.gives, pair.bob.asked = answer(LONG), []
             got, _ = await pair.ask(question(10))
             assert body_of(got) == body_of(answer(LONG))
@@ -301,17 +299,17 @@ async def test_a_provider_that_has_forgotten_meanwhile_answers_again(met: Met) -
 async def test_what_the_provider_keeps_is_one_answer_for_each_consumer(met: Met) -> None:
     async with met() as pair, channel_to(pair.at) as channel:
         pair.bob.gives = answer(LONG)
-        names = [(await briefly(channel, framed(question()))).proceed.answer for _ in range(3)]
+        names = [(await ask_by_unary_call(channel, framed(question()))).proceed.answer for _ in range(3)]
         assert len(set(names)) == 3
-        assert len(pair.doors.desks[0]._resumable) == 1
-        await briefly(channel, framed(question(sender="eve")))
-        assert len(pair.doors.desks[0]._resumable) == 2
+        assert len(pair.doors.dispatchers[0]._resumable) == 1
+        await ask_by_unary_call(channel, framed(question(sender="eve")))
+        assert len(pair.doors.dispatchers[0]._resumable) == 2
 
 
 async def test_nobody_else_gets_an_answer_by_its_name_nor_by_one_that_nobody_was_told(met: Met) -> None:
     async with met() as pair, channel_to(pair.at) as channel:
         pair.bob.gives = answer(LONG)
-        promised = await briefly(channel, framed(question()))
+        promised = await ask_by_unary_call(channel, framed(question()))
         assert promised.proceed.protocol == PROTO
         pair.bob.gives, pair.bob.asked = answer(LONG + 1), []
         for sender, name in (("eve", promised.proceed.answer), ("ada", b"?" * 16)):
@@ -354,7 +352,7 @@ async def test_a_stream_that_breaks_after_the_promise_is_tried_again_and_one_tha
                 before = len(pair.doors.ways)
                 with pytest.raises(PeerUnreachable):
                     await fetching.fetch(BOB, asked, patience=1)
-            assert pair.doors.ways[before:] == ["brief"] + ["stream"] * tries
+            assert pair.doors.ways[before:] == ["unary"] + ["stream"] * tries
 
 
 def pb_answer(nbytes: int) -> Message:
@@ -369,7 +367,7 @@ def pb_answer(nbytes: int) -> Message:
 
 async def test_what_a_question_brings_goes_beside_its_header_and_is_counted_while_it_is_held(met: Met) -> None:
     async with met(limits=Limits(held_bytes=1500)) as pair:
-        (desk,) = pair.doors.desks
+        (dispatcher,) = pair.doors.dispatchers
         let = asyncio.Event()
 
         async def slowly(asked: Message) -> Message:
@@ -379,8 +377,8 @@ async def test_what_a_question_brings_goes_beside_its_header_and_is_counted_whil
         pair.bob.answers = slowly
         async with asyncio.TaskGroup() as group:
             first = group.create_task(pair.ask(question(1000)))
-            await until(lambda: desk.under_way == (1, 1000))
-            assert pair.doors.ways[1:] == ["brief"]
+            await until(lambda: dispatcher.under_way == (1, 1000))
+            assert pair.doors.ways[1:] == ["unary"]
             assert pair.doors.frames[-1] == [serialize(whole(question(1000)))]
             refused = await pair.fails(PeerRefused, "1000 bytes already: try again", asked=question(501))
             assert isinstance(refused, PeerRefused)
@@ -388,7 +386,7 @@ async def test_what_a_question_brings_goes_beside_its_header_and_is_counted_whil
             let.set()
         assert first.result()
         assert await pair.ask(question(1500))
-        assert pair.doors.ways[1:] == ["brief", "brief", "brief"]
+        assert pair.doors.ways[1:] == ["unary", "unary", "unary"]
 
 
 async def test_a_question_that_is_not_admitted_is_not_answered_and_nothing_is_held_for_it(met: Met) -> None:
@@ -402,7 +400,7 @@ async def test_a_question_that_is_not_admitted_is_not_answered_and_nothing_is_he
         refused = await pair.fails(PeerRefused, "not for ada", asked=question(100))
         assert isinstance(refused, PeerRefused)
         assert refused.reason is RefusalReason.EXPOSURE, "it is asked before memory is"
-        assert pair.doors.ways[1:] == ["brief"]
+        assert pair.doors.ways[1:] == ["unary"]
         assert not pair.bob.asked
 
 
@@ -416,9 +414,9 @@ async def channel_to(at: Address) -> AsyncIterator[grpc.aio.Channel]:
         yield channel
 
 
-async def briefly(channel: grpc.aio.Channel, data: bytes) -> pb.Frame:
+async def ask_by_unary_call(channel: grpc.aio.Channel, data: bytes) -> pb.Frame:
     call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(EXCHANGE)
-    frame = parse(await asyncio.wait_for(call(data, metadata=BRIEFLY), SOON))
+    frame = parse(await asyncio.wait_for(call(data, metadata=BY_UNARY_CALL), SOON))
     assert isinstance(frame, pb.Frame)
     return frame
 
@@ -470,14 +468,14 @@ async def test_a_hostile_question_gets_one_refusal_and_the_connection_and_the_se
     async with met() as pair, channel_to(pair.at) as channel:
         pair.bob.asked = []
         for _ in range(2):
-            refused = (await briefly(channel, data)).header
+            refused = (await ask_by_unary_call(channel, data)).header
             assert refused.refusal.reason == reason
             assert refused.refusal.detail
             assert refused.protocol == PROTO
         assert not pair.bob.asked
-        assert body_of(parsed(await briefly(channel, framed(question())))) == body_of(answer(100))
+        assert body_of(parsed(await ask_by_unary_call(channel, framed(question())))) == body_of(answer(100))
         assert body_of((await pair.ask())[0]) == body_of(answer(100))
-        assert set(pair.doors.ways[1:]) == {"brief"}
+        assert set(pair.doors.ways[1:]) == {"unary"}
 
 
 def parsed(frame: pb.Frame) -> Message:
@@ -487,19 +485,19 @@ def parsed(frame: pb.Frame) -> Message:
 async def test_a_frame_larger_than_the_transport_takes_is_refused_by_a_status(met: Met) -> None:
     async with met() as pair, channel_to(pair.at) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await briefly(channel, bytes(9 * MIB))
+            await ask_by_unary_call(channel, bytes(9 * MIB))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert (await briefly(channel, framed(question()))).HasField("header")
+        assert (await ask_by_unary_call(channel, framed(question()))).HasField("header")
         assert await pair.ask()
 
 
 async def test_a_question_that_never_comes_takes_no_place(met: Met) -> None:
     async with met(limits=Limits(exchanges=1)) as pair, channel_to(pair.at) as channel:
         silent: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(EXCHANGE)
-        calls = [silent(metadata=BRIEFLY) for _ in range(3)]
+        calls = [silent(metadata=BY_UNARY_CALL) for _ in range(3)]
         await calls[0].done_writing()
         assert await pair.ask()
-        assert (await briefly(channel, framed(question()))).HasField("header")
+        assert (await ask_by_unary_call(channel, framed(question()))).HasField("header")
         for call in calls:
             call.cancel()
 
@@ -509,7 +507,7 @@ async def test_a_question_that_never_comes_takes_no_place(met: Met) -> None:
 
 @dataclass
 class Liar:
-    """Answers truly by a stream, and briefly with whatever it was told to."""
+    """Answers truly by a stream, and a unary call with what it was told to say."""
 
     lie: tuple[bytes, ...] = ()
     truth: list[bytes] = field(default_factory=lambda: frames_of(answer(50)))
@@ -520,12 +518,12 @@ class Liar:
     async def exchange(self, _: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
         data: object = await context.read()
         assert isinstance(data, bytes)
-        asked_briefly = any(key == MARK for key, _ in context.invocation_metadata() or ())
-        self.asked.append(("brief" if asked_briefly else "stream", data))
+        by_unary_call = any(key == MARK for key, _ in context.invocation_metadata() or ())
+        self.asked.append(("unary" if by_unary_call else "stream", data))
         try:
-            for frame in self.lie if asked_briefly else self.truth:
+            for frame in self.lie if by_unary_call else self.truth:
                 await context.write(frame)
-            if self.stays and asked_briefly:
+            if self.stays and by_unary_call:
                 await asyncio.Event().wait()
         finally:
             self.left.set()
@@ -583,7 +581,7 @@ async def test_a_lying_answer_is_an_error_by_name_and_the_next_question_goes_by_
             with pytest.raises(WireError):
                 await ada.exchange(at, question(), into=partial)
             assert partial.resume is None, "nothing of it is gone on with"
-        assert liar.ways == ["stream", "brief", "stream", "brief"]
+        assert liar.ways == ["stream", "unary", "stream", "unary"]
 
 
 async def test_a_promise_without_a_name_is_a_call_to_ask_again() -> None:
@@ -592,7 +590,7 @@ async def test_a_promise_without_a_name_is_a_call_to_ask_again() -> None:
         await ada.exchange(at, question())
         got, _ = await ada.exchange(at, question())
     assert body_of(got) == body_of(answer(50))
-    assert liar.ways == ["stream", "brief", "stream"]
+    assert liar.ways == ["stream", "unary", "stream"]
     assert not pb.Frame.FromString(liar.asked[-1][1]).header.query.HasField("resume")
 
 
@@ -609,11 +607,10 @@ async def test_whoever_promises_and_then_lies_is_an_error_too_and_its_promise_is
         assert pb.Frame.FromString(liar.asked[-1][1]).header.query.resume == pb.Resume(answer=b"n" * 16)
         liar.truth = frames_of(answer(50))
         assert await ada.exchange(at, question())
-    assert liar.ways == ["stream", "brief", "stream", "stream"]
+    assert liar.ways == ["stream", "unary", "stream", "stream"]
 
 
 async def test_more_than_one_frame_costs_one_window() -> None:
-    """As a provider of an older release answers that has taken over the address of a newer one."""
     liar = Liar((TRUE,) * 3)
     async with exchanging(liar.exchange) as at, GrpcTransport(timing=QUICK) as ada:
         await ada.exchange(at, question())
@@ -621,7 +618,7 @@ async def test_more_than_one_frame_costs_one_window() -> None:
             await ada.exchange(at, question())
         assert watch.seconds < QUICK.base + 1
         assert await ada.exchange(at, question())
-    assert liar.ways == ["stream", "brief", "stream"]
+    assert liar.ways == ["stream", "unary", "stream"]
 
 
 # ---------------------------------------------------------------- silence, and those who leave
@@ -637,7 +634,7 @@ async def test_a_provider_that_stalls_costs_one_window_and_learns_that_nobody_wa
         assert watch.seconds < QUICK.base + 1
         await asyncio.wait_for(liar.left.wait(), SOON)
         assert await ada.exchange(at, question())
-    assert liar.ways == ["stream", "brief", "stream"]
+    assert liar.ways == ["stream", "unary", "stream"]
 
 
 async def test_whoever_is_cancelled_ends_the_call_at_the_other_side_too(met: Met) -> None:
@@ -660,8 +657,8 @@ async def test_whoever_is_cancelled_ends_the_call_at_the_other_side_too(met: Met
             async with asyncio.TaskGroup() as group:
                 task = group.create_task(pair.ask())
                 await started.wait()
-                assert pair.doors.ways[-1] == "brief"
-                assert pair.doors.desks[0].under_way == (1, 0)
+                assert pair.doors.ways[-1] == "unary"
+                assert pair.doors.dispatchers[0].under_way == (1, 0)
                 task.cancel()
                 if give_up:
                     task.cancel()  # whoever cancels twice does not wait for longer, nor for less
@@ -700,11 +697,11 @@ async def test_cancelled_calls_leave_no_memory_behind(met: Met) -> None:
         process = psutil.Process()
         before = process.memory_info().rss
         assert await many(1000) > 200
-        assert set(pair.doors.ways[1:]) == {"brief"}
+        assert set(pair.doors.ways[1:]) == {"unary"}
         assert process.memory_info().rss - before < 6 * MIB
 
 
-async def test_a_brief_call_to_nobody_leaves_no_cycles() -> None:
+async def test_a_unary_call_to_nobody_leaves_no_cycles() -> None:
     async with GrpcTransport(timing=brisk()) as ada:
         with few_cycles():
             for _ in range(20):
@@ -728,13 +725,13 @@ async def test_a_provider_that_leaves_is_unreachable_and_reached_again_when_it_i
         async with GrpcTransport(at).serving(Bob()):
             for _ in range(2):
                 await ada.exchange(at, question())
-    assert doors.ways == ["stream", "brief", "stream", "brief"]
+    assert doors.ways == ["stream", "unary", "stream", "unary"]
 
 
 # ---------------------------------------------------------------- limits, groups, bad networks
 
 
-async def test_brief_exchanges_count_as_the_others_do(met: Met) -> None:
+async def test_unary_exchanges_count_as_the_others_do(met: Met) -> None:
     for limits, sentence in (
         (Limits(exchanges_per_peer=1), "1 exchanges with you are under way"),
         (Limits(exchanges=1), "1 exchanges are under way"),
@@ -751,7 +748,7 @@ async def test_brief_exchanges_count_as_the_others_do(met: Met) -> None:
             async with asyncio.TaskGroup() as group:
                 first = group.create_task(pair.ask())
                 await started.wait()
-                for way in ("brief", "stream"):
+                for way in ("unary", "stream"):
                     refused = await pair.fails(PeerRefused, sentence)
                     assert isinstance(refused, PeerRefused)
                     assert refused.reason is RefusalReason.BUSY
@@ -760,21 +757,21 @@ async def test_brief_exchanges_count_as_the_others_do(met: Met) -> None:
             assert first.result()
             assert await pair.ask()
         pair.doors.ways.clear()
-        pair.doors.desks.clear()
+        pair.doors.dispatchers.clear()
         pair.doors.ended = 0
 
 
-async def test_within_a_group_it_is_asked_briefly_and_whoever_is_shut_out_is_refused_so(doors: Doors) -> None:
+async def test_within_a_group_unary_calls_are_made_too_and_a_peer_that_is_shut_out_is_refused_so(doors: Doors) -> None:
     async with guest("amber") as amber, guest("birch", LAB, amber) as birch:
         await meet(amber, birch)
         for _ in range(2):
             await birch.ask(amber)
-        assert doors.ways == ["stream", "brief"]
+        assert doors.ways == ["stream", "unary"]
         assert birch.passport is not None
         amber.slow = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             under_way = group.create_task(refusal(birch.ask(amber)))
-            await until(lambda: doors.ways == ["stream", "brief", "brief"] and amber.asked == 3)
+            await until(lambda: doors.ways == ["stream", "unary", "unary"] and amber.asked == 3)
             trust = amber.membership._trust
             assert trust is not None
             trust.learn(revoked(LAB, certificates=[birch.passport.fingerprint]), "admin")
@@ -809,54 +806,24 @@ async def test_in_a_group_too_an_answer_is_for_the_certificate_that_has_asked(do
         got = await birch.ask(amber)
         assert body_of(got) == body_of(answer(LONG))
         assert amber.asked == 2
-    assert doors.ways == ["stream", "brief", "stream"]
+    assert doors.ways == ["stream", "unary", "stream"]
 
 
-async def test_a_bad_network_carries_brief_exchanges_as_such(doors: Doors) -> None:
+async def test_a_bad_network_carries_unary_exchanges_as_such(doors: Doors) -> None:
     bob = Bob()
     async with FaultyRelays(GrpcTransport(), NONE).serving(bob) as at, GrpcTransport(timing=brisk()) as ada:
         for given in (answer(10), answer(20), answer(LONG)):
             bob.gives = given
             assert body_of((await ada.exchange(at, question()))[0]) == body_of(given)
-    assert doors.ways == ["stream", "brief", "brief", "stream"]
+    assert doors.ways == ["stream", "unary", "unary", "stream"]
     assert len(bob.asked) == 3
 
 
-# ---------------------------------------------------------------- older releases
+# ---------------------------------------------------------------- what a stream is answered
 
 
-async def test_an_older_provider_is_never_asked_briefly() -> None:
-    liar = Liar(truth=older(50))
-    async with exchanging(liar.exchange) as at, GrpcTransport(timing=brisk()) as ada:
-        for _ in range(3):
-            assert body_of((await ada.exchange(at, question()))[0]) == body_of(answer(50))
-    assert liar.ways == ["stream"] * 3
-
-
-def older(nbytes: int) -> list[bytes]:
-    made = answer(nbytes)
-    made.header.protocol.CopyFrom(OLD)
-    return frames_of(made)
-
-
-async def test_an_older_provider_at_the_address_of_a_newer_one_is_found_out() -> None:
-    """It knows no mark: a header alone is one frame all the same, and what has a body costs one failure."""
-    async with GrpcTransport(timing=brisk()) as ada:
-        for given, understood in ((0, True), (50, False)):
-            old = Liar(tuple(older(given)), truth=older(given))
-            async with exchanging(old.exchange) as at:
-                ada._unary_history.learn(at, question(), answer(1))
-                if understood:
-                    assert (await ada.exchange(at, question()))[0].header.protocol == OLD
-                else:
-                    with pytest.raises((PeerUnreachable, WireError)):
-                        await ada.exchange(at, question())
-                assert body_of((await ada.exchange(at, question()))[0]) == body_of(answer(given))
-                assert old.ways == ["brief", "stream"]
-
-
-@pytest.mark.parametrize("minor", [0, 1, 2])
-async def test_a_plain_stream_is_answered_as_ever(met: Met, minor: int) -> None:
+@pytest.mark.parametrize("minor", [0, 7])
+async def test_a_short_answer_to_a_stream_is_one_frame_too_whatever_minor_version_asks(met: Met, minor: int) -> None:
     async with met() as pair, channel_to(pair.at) as channel:
         exchange: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(EXCHANGE)
         call = exchange()
@@ -864,9 +831,9 @@ async def test_a_plain_stream_is_answered_as_ever(met: Met, minor: int) -> None:
         asked.header.protocol.minor = minor
         await call.write(serialize(pb.Frame(header=asked.header)))
         await call.done_writing()
-        frames = [data async for data in call]
+        (frame,) = [data async for data in call]
     assert pair.doors.ways == ["stream", "stream"]
-    assert len(frames) == (1 if minor == 2 else 3)
+    assert pb.Frame.FromString(frame).whole == body_of(answer(100))
 
 
 # ---------------------------------------------------------------- what is remembered
@@ -879,27 +846,24 @@ def kind_of(place: Address, select: bytes, brings: int) -> tuple[Address, Messag
     return place, Message(header)
 
 
-def told(size: int, protocol: pb.Protocol) -> Message:
-    return Message(pb.Header(protocol=protocol, body_bytes=size))
+def told(size: int) -> Message:
+    return Message(pb.Header(protocol=PROTO, body_bytes=size))
 
 
-SHORT = told(1, PROTO)
+SHORT = told(1)
 STEPS = st.tuples(
     st.booleans(),
     st.builds(
         kind_of, st.sampled_from(PLACES), st.sampled_from([b"a", b"b"]), st.sampled_from([0, 0, WHOLE_BYTES, LONG])
     ),
-    st.sampled_from(
-        [SHORT] * 6 + [told(WHOLE_BYTES, pb.Protocol(major=1, minor=9)), told(LONG, PROTO), told(0, OLD), None]
-    ),
+    st.sampled_from([SHORT] * 6 + [told(WHOLE_BYTES), told(LONG), None]),
 )
 
 
 @settings(max_examples=200)
 @given(st.lists(STEPS, max_size=60))
 def test_unary_history_is_a_bounded_list_with_the_last_asked_at_its_end(steps: list[Any]) -> None:
-    brevity, model = UnaryHistory(), list[tuple[Address, bytes]]()
-    brevity.MOST = 4
+    history, model = UnaryHistory(4), list[tuple[Address, bytes]]()
     for asks, (to, asked), got in steps:
         kind = (to, asked.header.query.select)
         if asks:
@@ -907,27 +871,27 @@ def test_unary_history_is_a_bounded_list_with_the_last_asked_at_its_end(steps: l
             if short:
                 model.remove(kind)
                 model.append(kind)
-            assert brevity.expected(to, asked) is short
+            assert history.expected(to, asked) is short
         else:
-            brevity.learn(to, asked, got)
+            history.learn(to, asked, got)
             if kind in model:
                 model.remove(kind)
-            if got is not None and got.header.body_bytes <= WHOLE_BYTES and got.header.protocol.minor >= 2:
+            if got is not None and got.header.body_bytes <= WHOLE_BYTES:
                 model.append(kind)
             model = model[-4:]
         hashed = [(place, xxhash.xxh3_128_digest(select)) for place, select in model]
-        assert [(place, select) for place, *_, select in brevity._short] == hashed
+        assert [(place, select) for place, *_, select in history._short] == hashed
 
 
 def test_unary_history_forgets_the_least_recently_asked_of_thousands() -> None:
-    brevity = UnaryHistory()
+    history = UnaryHistory()
     for number in range(UnaryHistory.MOST):
-        brevity.learn(*kind_of(PLACES[0], b"%d" % number, 0), SHORT)
-    assert brevity.expected(*kind_of(PLACES[0], b"0", 0))
+        history.learn(*kind_of(PLACES[0], b"%d" % number, 0), SHORT)
+    assert history.expected(*kind_of(PLACES[0], b"0", 0))
     for number in (-1, -2):
-        brevity.learn(*kind_of(PLACES[0], b"%d" % number, 0), SHORT)
-    assert brevity.expected(*kind_of(PLACES[0], b"0", 0))
+        history.learn(*kind_of(PLACES[0], b"%d" % number, 0), SHORT)
+    assert history.expected(*kind_of(PLACES[0], b"0", 0))
     for gone in (b"1", b"2"):
-        assert not brevity.expected(*kind_of(PLACES[0], gone, 0))
-    assert brevity.expected(*kind_of(PLACES[0], b"3", 0))
-    assert len(brevity._short) == UnaryHistory.MOST
+        assert not history.expected(*kind_of(PLACES[0], gone, 0))
+    assert history.expected(*kind_of(PLACES[0], b"3", 0))
+    assert len(history._short) == UnaryHistory.MOST

@@ -17,13 +17,14 @@ from peerlearn.data.datasets import load
 from peerlearn.learning import models
 from peerlearn.learning.learner import Learner
 from peerlearn.peer import Peer
-from tests.support.village import learner
+from peerlearn.testing import blob_learner
 
 
 async def main(settings: dict[str, Any]) -> None:
     timing = Timing(**settings["timing"]) if "timing" in settings else Timing()
-    mine = hard_work() if settings.get("train") else learner([2, 3], 2)
-    peer = Peer(mine, name=settings["name"], network=Network(group_tag=settings["tag"], timing=timing), state=settings.get("state"))
+    mine = hard_work() if settings.get("train") else blob_learner([2, 3], 2)
+    network = Network(group_tag=settings["tag"], timing=timing)
+    peer = Peer(mine, name=settings["name"], network=network, state=settings.get("state"))
     async with peer:
         print(peer.address, flush=True)
         await (peer.run() if settings.get("train") else asyncio.Event().wait())

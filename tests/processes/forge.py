@@ -20,11 +20,10 @@ from peerlearn.arguments import Internals, Network
 from peerlearn.cli.main import main
 from peerlearn.config import Timing
 from peerlearn.events import JsonlSink
-from peerlearn.learning import checkpoint
 from peerlearn.orchestrator.pace import Pace
 from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.peer import Peer
-from tests.support.village import learner
+from peerlearn.testing import blob_learner
 
 
 def plant(what: str, n: int) -> None:
@@ -51,7 +50,7 @@ def plant(what: str, n: int) -> None:
         return real_replace(path, target)
 
     if what == "fsync":
-        checkpoint.os.fsync = fsync  # type: ignore[attr-defined]
+        os.fsync = fsync  # type: ignore[assignment]
     else:
         Path.replace = replace  # type: ignore[method-assign, assignment]
 
@@ -59,7 +58,7 @@ def plant(what: str, n: int) -> None:
 async def one_of_a_pair(given: dict[str, Any]) -> None:
     """A peer in lockstep with one other, for so many rounds; then it answers until it is killed."""
     timing = Timing(beat=0.1, suspect_after=30.0, gone_after=60.0, base=10.0, stall=10.0, retry_first=0.05)
-    mine = learner(given["classes"], given["seed"], amount=given.get("amount", 1600))
+    mine = blob_learner(given["classes"], given["seed"], amount=given.get("amount", 1600))
     peer = Peer(
         mine, strategy="distillation", name=given["name"], state=given["state"],
         pace=Pace(mode="lockstep", absence=60.0), gate=Gate(metric="off"),
@@ -88,7 +87,7 @@ def become(order: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    learner([0], 0)  # the first optimizer of a process imports half of torch
+    blob_learner([0], 0)  # the first optimizer of a process imports half of torch
     print("ready", flush=True)
     for line in sys.stdin:
         order = json.loads(line)

@@ -14,7 +14,7 @@ from peerlearn.transport.grpc.transport import GrpcTransport
 from peerlearn.types import PROTOCOL
 from peerlearn.wire.frames import Message
 from peerlearn.wire.v1 import fabric_pb2 as pb
-from tests.processes.test_cli import app, tag, up
+from tests.support.command_line import app, tag, up
 
 __all__ = ["app", "tag"]  # fixtures
 
@@ -46,7 +46,8 @@ class FromTheFuture:
     async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncGenerator[pb.Notice, None]:
         yield pb.Notice()
 
-    async def admit(self, header: pb.Header, caller: Caller) -> None: ...
+    async def admit(self, header: pb.Header, caller: Caller) -> Caller:
+        return caller
 
     async def answer(self, question: Message, caller: Caller) -> Message:
         return question

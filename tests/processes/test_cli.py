@@ -1,9 +1,7 @@
 """The command line as a user meets it: one sentence per mistake, documented exit codes, one JSON object."""
 
-import asyncio
 import io
 import json
-import os
 import re
 import secrets
 import signal
@@ -11,9 +9,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,76 +16,23 @@ import pytest
 from rich.console import Console
 
 from peerlearn import errors
-from peerlearn.cli import cards, choices
-from peerlearn.cli.demo.view import ranges
+from peerlearn.cli import cards
 from peerlearn.cli.main import main
-from peerlearn.cli.output import finite, plain
-from peerlearn.cli.progress import PeerProgress
+from peerlearn.cli.output import finite, plain, ranges
 from peerlearn.directory import Contact
 from peerlearn.directory.contacts import Liveness
+from peerlearn.events import Opening, Started, read_events
+from peerlearn.testing import timed
 from peerlearn.types import Address, Card, Exposure, PeerId
-from tests.support.patience import timed
+from tests.support.command_line import ENV, app, listing, look, tag, up
+
+__all__ = ["app", "tag"]  # fixtures
 
 ROOT = Path(__file__).parents[2]
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 AT_ONCE = 4.0
 """Seconds that leaving may take: less than any deadline in it."""
 
 COMMANDS = ("demo", "up", "resume", "ls", "show", "doctor", "version")
-
-APP = """
-    import time, torch
-    import peerlearn as pl
-
-    class Unhurried(torch.nn.Module):  # its peer learns on for as long as a test looks, and leaves the processor to it
-        def forward(self, x):
-            if self.training:
-                time.sleep(0.05)
-            return x
-
-    def net():
-        torch.manual_seed(0)
-        return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2), Unhurried())
-
-    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
-    y = (x[:, 0] > 0).long()
-
-    def learner():
-        return pl.Learner(net(), (x, y), classes=2)
-
-    def needs_more(a):
-        return learner()
-
-    def breaks():
-        return [][1]
-
-    def leaves():
-        raise SystemExit("no GPU here")
-
-    def empty():
-        return pl.Learner(net(), (x[:0], y[:0]), classes=2)
-
-    def labels():
-        return pl.Learner(net(), (x, y + 1), classes=2)
-
-    def not_a_number():
-        bad = x.clone()
-        bad[3, 1] = float("nan")
-        return pl.Learner(net(), (bad, y), classes=2)
-
-    model = net()
-    number = 3
-"""
-
-
-@pytest.fixture
-def app(tmp_path, monkeypatch):
-    """A user's app in the working directory; the name of its module."""
-    name = f"app_{secrets.token_hex(4)}"
-    (tmp_path / f"{name}.py").write_text(textwrap.dedent(APP))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    return name
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int) -> str:
@@ -255,53 +197,6 @@ def test_with_json_an_error_is_an_object_too(capsys):
 # ---------------------------------------------------------------- a live peer
 
 
-class Shell:
-    """A running `peerlearn up`, read line by line."""
-
-    def __init__(self, process: Process) -> None:
-        self.process = process
-        self.lines: list[str] = []
-
-    async def until(self, *texts: str, seconds: float = 90) -> str:
-        """Until each of these was said, in any order; the last line."""
-        missing = set(texts)
-        async with asyncio.timeout(seconds):
-            while True:
-                assert self.process.stdout is not None
-                line = (await self.process.stdout.readline()).decode()
-                assert line, f"ended without saying {missing}: {self.lines}, {await self.process.communicate()}"
-                self.lines.append(line)
-                missing = {text for text in missing if text not in line}
-                if not missing:
-                    return line
-
-    async def interrupt(self) -> tuple[int | None, float, str, str]:
-        """Ctrl-C; the exit code, the seconds it took, and the rest of what was said."""
-        with timed() as watch:
-            self.process.send_signal(signal.SIGINT)
-            out, err = await self.process.communicate()
-        return self.process.returncode, watch.seconds, out.decode(), err.decode()
-
-
-@asynccontextmanager
-async def up(app: str, *arguments: str) -> AsyncIterator[Shell]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "peerlearn", "up", f"{app}:learner", *arguments,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=ENV,
-    )  # fmt: skip
-    try:
-        yield Shell(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-@pytest.fixture
-def tag():
-    return f"test-{secrets.token_hex(6)}"
-
-
 async def test_two_peers_find_each_other_are_listed_and_leave_cleanly(app, tag, tmp_path):
     common = ("--group-tag", tag)
     async with up(app, "--name", "amber", *common, "--state", str(tmp_path / "amber"), "--json") as amber:
@@ -309,10 +204,10 @@ async def test_two_peers_find_each_other_are_listed_and_leave_cleanly(app, tag, 
             await birch.until("amber is here")
             await birch.until("learns from amber")
 
-            listed = await _listed(2, *common)
+            listed = await listing(2, *common)
             assert {p["name"] for p in listed["peers"]} == {"amber", "birch"}
             assert all(p["status"] == "alive" for p in listed["peers"])
-            seen = await _look("show", "amber", *common)
+            seen = await look("show", "amber", *common)
             assert seen["name"] == "amber"
             assert "params.full" in seen["exposes"]
             assert seen["histogram"]
@@ -332,27 +227,13 @@ async def test_two_peers_find_each_other_are_listed_and_leave_cleanly(app, tag, 
             code, seconds, _, told = await birch.interrupt()
             assert code == 0, told
             assert seconds < AT_ONCE
-    kinds = {json.loads(line)["kind"] for line in (tmp_path / "birch.jsonl").read_text().splitlines()}
+    recorded = list(read_events(tmp_path / "birch.jsonl"))
+    kinds = {each.event.kind for each in recorded}
     assert {"started", "peer", "phase", "fetched", "trained", "published", "stopped"} <= kinds
-
-
-async def _listed(amount: int, *arguments: str) -> dict[str, Any]:
-    """What `ls` tells; once more when somebody is missing, as on a machine that was busy while it looked."""
-    for _ in range(3):
-        listed = await _look("ls", *arguments)
-        if len(listed["peers"]) == amount:
-            break
-    return listed
-
-
-async def _look(*arguments: str) -> dict[str, Any]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "peerlearn", *arguments, "--json", stdout=asyncio.subprocess.PIPE, env=ENV
-    )
-    out, _ = await process.communicate()
-    assert process.returncode == 0, out
-    seen: dict[str, Any] = json.loads(out.decode().splitlines()[-1])
-    return seen
+    assert isinstance(recorded[0].event, Opening), "every event says whose it is"
+    (id,) = (each.event.id for each in recorded if isinstance(each.event, Started))
+    assert {(each.source, each.source_name) for each in recorded} == {(id, "birch")}
+    assert [each.t for each in recorded] == sorted(each.t for each in recorded)
 
 
 async def test_addresses_that_lead_nowhere_cost_a_sentence_each_and_insecure_is_said_loudly(app, tag):
@@ -433,34 +314,3 @@ def contact(name: str, *, status: Liveness = Liveness.ALIVE, **fields: Any) -> C
 def test_ranges():
     assert ranges([6, 0, 1, 2, 8, 9]) == "0-2, 6, 8-9"
     assert ranges([]) == ""
-
-
-def test_nothing_near_is_not_guessed():
-    assert choices.nearest("zzz", ["pairwise", "isolated"]) == ""
-
-
-def test_progress_follows_events():
-    row = PeerProgress(rounds=3)
-    for event in (
-        {"kind": "published", "round": 4, "version": 4},
-        {"kind": "started", "name": "amber", "address": "127.0.0.1:1"},
-        {"kind": "peer", "peer": "b1", "name": "birch", "status": "confirmed"},
-        {"kind": "phase", "round": 5, "phase": "transfer"},
-        {"kind": "fetched", "provider": "birch", "received_bytes": 500},
-        {"kind": "fetched", "provider": "birch", "received_bytes": 700},
-        {"kind": "trained", "phase": "transfer", "providers": ["birch"]},
-        {"kind": "evaluated", "metrics": {"shared": 0.5, "remote": None}},
-        {"kind": "of-a-later-version", "what": "ever"},
-    ):
-        row.seen(event)
-    assert (row.received_bytes, row.taught_by, row.accuracy) == (1200, {"birch"}, 0.5)
-    assert "round 5/7" in row.line(), "resumed after four rounds, for three more"
-    row.seen({"kind": "published", "round": 5, "version": 6})
-    assert "round 6/7" in row.line()
-    assert "learns from birch" in row.line()
-    moved = {"kind": "peer", "peer": "b1", "name": "birch", "status": "moved", "why": "found at 10.0.0.2:1"}
-    row.seen(moved)
-    assert (row.others, row.company(moved)) == ({"b1": "birch"}, "birch has moved: found at 10.0.0.2:1")
-    row.seen({"kind": "peer", "peer": "b1", "name": "birch", "status": "gone"})
-    row.seen({"kind": "stopped", "round": 6})
-    assert (row.others, row.phase, row.round) == ({}, "left", 6)

@@ -13,7 +13,9 @@ import psutil
 import pytest
 
 from peerlearn.cli.demo import children, picture
+from peerlearn.cli.demo.child_events import CHILD_EVENTS, Finished, Hello
 from peerlearn.cli.demo.children import ChildFailed, Children
+from peerlearn.events import Event, Fetched, PeerChanged, Started, Stopped, Unknown, read_events
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 MARKS = {"private", "remote", "shared"}
@@ -39,8 +41,11 @@ async def finish(process: Process) -> tuple[dict[str, Any], str]:
     return json.loads(out.decode().splitlines()[-1]), err.decode()
 
 
-def events(run_dir: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run_dir / f"events-{name}.jsonl").read_text().splitlines()]
+def events(run_dir: Path, name: str) -> list[Event]:
+    recorded = list(read_events(run_dir / f"events-{name}.jsonl", also=CHILD_EVENTS))
+    assert not [each for each in recorded if isinstance(each.event, Unknown)]
+    assert {each.source_name for each in recorded} == {name}
+    return [each.event for each in recorded]
 
 
 async def test_two_demos_at_once_do_not_mix(tmp_path):
@@ -54,11 +59,11 @@ async def test_two_demos_at_once_do_not_mix(tmp_path):
         _check_result(result, strategy)
         assert "amber" in said
         run_dir = Path(result["run_dir"])
-        mine = {name: events(run_dir, name) for name in ("amber", "birch")}
-        own = {e["id"] for rows in mine.values() for e in rows if e["kind"] == "started"}
-        met = {e["peer"] for rows in mine.values() for e in rows if e["kind"] == "peer" and e["status"] == "confirmed"}
+        mine = [*events(run_dir, "amber"), *events(run_dir, "birch")]
+        own = {e.id for e in mine if isinstance(e, Started)}
+        met = {e.peer for e in mine if isinstance(e, PeerChanged) and e.status == "confirmed"}
         assert met == own
-        fetched = sum(e["received_bytes"] for rows in mine.values() for e in rows if e["kind"] == "fetched")
+        fetched = sum(e.received_bytes for e in mine if isinstance(e, Fetched))
         assert result["bytes_received"] == fetched > 100_000
         ids.append(own)
         _check_run_directory(run_dir)
@@ -116,14 +121,17 @@ async def test_peers_leave_when_their_parent_is_killed(tmp_path):
 CHILD = """
 import json, os, signal, sys, time
 from peerlearn.cli.boundary import guarded
+from peerlearn.cli.demo.child_events import Finished, Hello
 from peerlearn.errors import NetworkError
+from peerlearn.events import Recorded, Stopped, as_json
 
-def say(**event): print(json.dumps(event), flush=True)
+def say(event): print(as_json(Recorded(event=event)), flush=True)
 
 def main():
     spec = json.loads(sys.argv[1])
-    say(kind="hello", name=spec["name"], pid=os.getpid())
+    say(Hello(name=spec["name"], classes=(), rounds=os.getpid()))
     print("a library prints this", flush=True)
+    print(json.dumps({"and": "this"}), flush=True)
     if spec["does"] == "fail":
         raise NetworkError("no multicast here")
     if spec["does"] == "crash":
@@ -132,17 +140,17 @@ def main():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
     if spec["does"] == "finish":
-        say(kind="finished")
+        say(Finished())
     sys.stdin.read()
-    say(kind="stopped")
+    say(Stopped(round=1, why="let go"))
 
 sys.exit(guarded(main))
 """
 
 
-async def family(**does: str) -> tuple[dict[str, list[Any]], BaseException | None]:
+async def family(**does: str) -> tuple[dict[str, list[Event]], BaseException | None]:
     """Children that do what they are told; what was heard of each, and how it ended."""
-    heard: dict[str, list[Any]] = {name: [] for name in does}
+    heard: dict[str, list[Event]] = {name: [] for name in does}
     specs = [{"name": name, "does": what} for name, what in does.items()]
     names = list(does)
     ran = Children(
@@ -153,6 +161,11 @@ async def family(**does: str) -> tuple[dict[str, list[Any]], BaseException | Non
     except BaseExceptionGroup as group:
         return heard, group
     return heard, None
+
+
+def pid_of(hello: Hello) -> int:
+    """These children have no rounds to do, and say their process instead."""
+    return hello.rounds
 
 
 def sole(group: BaseException | None) -> BaseException | None:
@@ -166,7 +179,7 @@ async def test_children_are_let_go_when_all_have_finished():
     heard, failure = await family(amber="finish", birch="finish")
     assert failure is None
     for events_of in heard.values():
-        assert [e["kind"] for e in events_of] == ["hello", "finished", "stopped"]
+        assert [type(e) for e in events_of] == [Hello, Finished, Stopped]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +196,7 @@ async def test_the_child_that_fails_is_named_and_takes_the_others_along(does, co
     assert isinstance(error, ChildFailed)
     assert (error.exit_code, str(error).startswith(sentence)) == (code, True)
     for events_of in heard.values():
-        assert not any(psutil.pid_exists(e["pid"]) for e in events_of if e["kind"] == "hello")
+        assert not any(psutil.pid_exists(pid_of(e)) for e in events_of if isinstance(e, Hello))
 
 
 async def test_interrupting_the_parent_ends_the_children(monkeypatch):
@@ -192,8 +205,8 @@ async def test_interrupting_the_parent_ends_the_children(monkeypatch):
     both = asyncio.Event()
 
     def heard(number, event):
-        if event["kind"] == "hello":
-            pids.append(event["pid"])
+        if isinstance(event, Hello):
+            pids.append(pid_of(event))
         if len(pids) == 2:
             both.set()
 

@@ -1,5 +1,6 @@
 """The example of a third party's method keeps to the contract, is found by entry point, and runs as it is written."""
 
+import ast
 import importlib.util
 import os
 import re
@@ -16,12 +17,20 @@ import torch
 import torch.nn.functional as F
 
 from peerlearn.errors import KnowledgeError
-from peerlearn.knowledge import Outputs, Params, Query, Question, Refusal
+from peerlearn.knowledge import Outputs, Params
 from peerlearn.learning.learner import Learner
 from peerlearn.strategies import registry
-from peerlearn.strategies.base import Asked, Strategy
+from peerlearn.strategies.isolated import Isolated
+from peerlearn.testing import (
+    bits,
+    conformance,
+    everything,
+    received,
+    tiny_card,
+    tiny_id,
+    tiny_learner,
+)
 from peerlearn.types import epochs, steps
-from tests.support.tiny import bits, everything, received, snapshot, tiny_card, tiny_id, tiny_learner, weights
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_strategy.py"
 
@@ -64,34 +73,25 @@ def test_a_step_is_the_gradient_of_the_paper_s_loss(pair, example) -> None:
         torch.testing.assert_close(learner.state[name], tensor)
 
 
-def test_it_keeps_to_the_contract(pair, example) -> None:
+@pytest.mark.parametrize("number", range(len(conformance.strategy(Isolated))))
+def test_it_keeps_to_the_contract(example, number: int) -> None:
+    conformance.strategy(example.Mutual)[number]()
+
+
+def test_it_does_not_learn_from_another_architecture(pair) -> None:
     amber, birch = pair
-    strategy: Strategy = amber[2]
-    strategy.check(amber[1])
-    alone = everything(amber[1])
-    assert strategy.transfer(amber[1], epochs(1)).steps == 0
-    assert everything(amber[1]) == alone
-    shown = snapshot(birch[1], birch[2])
-    before = everything(birch[1]), bits(dict(shown.state))
-    odd = birch[2].answer(shown, Asked(tiny_card(*amber), Question(Query(want="outputs", select={"ids": None}))))
-    assert isinstance(odd, Refusal)
-    got = received(amber, birch)
-    assert (everything(birch[1]), bits(dict(shown.state))) == before
-    strategy.absorb(amber[1], [got])
-    once = bits(strategy.state_dict())
-    strategy.absorb(amber[1], [got])
-    assert bits(strategy.state_dict()) == once
-    again = example.Mutual()
-    again.load_state_dict(strategy.state_dict())
-    twin = tiny_learner(0)
-    twin.load_state_dict({**amber[1].state_dict(), "start": twin.state_dict()["start"]})
-    again.transfer(twin, steps(3))
-    strategy.transfer(amber[1], steps(3))
-    assert weights(twin) == weights(amber[1])
-    strategy.forget(tiny_id("birch"))
-    assert strategy.transfer(amber[1], steps(3)).steps == 0
     other = replace(tiny_card(*birch), architecture="another")
-    assert strategy.misfit(amber[1], other) == "birch has another architecture"
+    assert amber[2].misfit(amber[1], other) == "birch has another architecture"
+
+
+def test_it_is_made_of_public_names_only() -> None:
+    modules = set()
+    for node in ast.walk(ast.parse(EXAMPLE.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(node.module or "")
+    assert {name for name in modules if name.startswith("peerlearn")} == {"peerlearn", "peerlearn.extending"}
 
 
 def test_foreign_knowledge_is_refused_and_changes_nothing(pair) -> None:

@@ -15,11 +15,10 @@ from peerlearn.arguments import Network
 from peerlearn.config import Timing
 from peerlearn.events import Fetched, FetchFailed, MemorySink, Trained
 from peerlearn.peer import Peer
+from peerlearn.testing import blob_learner, timed, until
 from peerlearn.transport.grpc.transport import GrpcTransport
 from peerlearn.types import Address
 from peerlearn.wire.v1 import fabric_pb2 as pb
-from tests.support.patience import timed
-from tests.support.village import learner, until
 
 CHILD = Path(__file__).with_name("child_peer.py")
 TIMING = Timing(beat=0.2, suspect_after=4.0, gone_after=12.0, base=10.0, stall=10.0, retry_first=0.05, retry_most=0.5)
@@ -47,7 +46,7 @@ async def test_a_provider_killed_in_the_middle_of_an_exchange_costs_one_stall_wi
     """The child is stopped (SIGSTOP) with an answer asked of it, then killed with -9; its state directory survives."""
     tag, said = secrets.token_hex(4), MemorySink()
     settings = {"name": "birch", "tag": tag, "state": str(tmp_path / "birch")}
-    peer = Peer(learner([0, 1], 1), name="amber", network=Network(group_tag=tag, timing=TIMING), record=said)
+    peer = Peer(blob_learner([0, 1], 1), name="amber", network=Network(group_tag=tag, timing=TIMING), record=said)
     async with peer:
         async with child(**settings) as first:
             await peer.meet(1, timeout=60)

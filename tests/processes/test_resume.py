@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from peerlearn.learning import checkpoint
-from tests.support.tiny import bits
+from peerlearn.testing import bits
 
 ROUNDS = 3
 STEPS = 54

@@ -46,8 +46,8 @@ class Provider:
             yield pb.Notice(beat=pb.Beat(count=round(time.monotonic() * 1e3)))
             await asyncio.sleep(0.02)
 
-    async def admit(self, header: pb.Header, caller: Caller) -> None: ...
-
+    async def admit(self, header: pb.Header, caller: Caller) -> Caller:
+        return caller
     async def answer(self, asked: Message, caller: Caller) -> Message:
         nbytes = int(asked.header.sender)
         if nbytes not in self._answers:

@@ -32,7 +32,7 @@ class Service:
         self.watch = membership.watch
         self.told = membership.told
 
-    async def admit(self, header: pb.Header, caller: Caller) -> None:
+    async def admit(self, header: pb.Header, caller: Caller) -> Caller:
         raise PeerRefused("test", RefusalReason.STRATEGY, "nothing is asked here")
 
     async def answer(self, question: Message, caller: Caller) -> Message:

@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from peerlearn.errors import PeerlearnError
+from peerlearn.cli.demo.child_events import CHILD_EVENTS, Finished, Hello
+from peerlearn.errors import PeerlearnError, StateError
+from peerlearn.events import Event, from_json
 
 LINE_BYTES = 1 << 20
 GRACE = 4.0
@@ -19,8 +21,8 @@ GRACE = 4.0
 PEER = (sys.executable, "-m", "peerlearn.cli.demo.peer")
 """The command of a child; its spec follows as one JSON argument."""
 
-Heard = Callable[[int, Mapping[str, Any]], None]
-"""Child number, and an event of it as a JSON object."""
+Heard = Callable[[int, Event], None]
+"""Takes the number of a child, and an event of it."""
 
 
 class ChildFailed(PeerlearnError):
@@ -87,15 +89,13 @@ class Children:
 
     def _line(self, number: int, line: str) -> None:
         try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
+            event = from_json(line, also=CHILD_EVENTS).event
+        except StateError:
             return  # a library that prints on stdout: not our words
-        if not isinstance(event, dict):
-            return
         match event:
-            case {"kind": "hello", "name": name}:
-                self._names[number] = str(name)
-            case {"kind": "finished"}:
+            case Hello():
+                self._names[number] = event.name
+            case Finished():
                 self._finished.add(number)
                 if len(self._finished) == len(self._specs):
                     self._all_finished.set()

@@ -11,13 +11,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from peerlearn import atomicfile
 from peerlearn.cli import choices
 from peerlearn.cli.demo import picture
 from peerlearn.cli.demo.children import Children
+from peerlearn.cli.demo.progress import DemoProgress
 from peerlearn.cli.demo.view import DemoView, LinesView, TableView, accuracy_table
 from peerlearn.cli.output import Output, finite
-from peerlearn.cli.progress import PeerProgress
 from peerlearn.errors import StateError
+from peerlearn.events import Event
 
 MOST_PEERS = 10
 VERSIONS_OF = ("peerlearn", "torch", "numpy", "grpcio", "protobuf", "zeroconf")
@@ -44,7 +46,7 @@ def demo(options: DemoOptions, output: Output) -> None:
         f"{options.peers} processes on this machine find one another by mDNS and learn by {options.strategy}; "
         f"run directory {run_dir}"
     )
-    rows = [PeerProgress(name=f"peer {number}") for number in range(options.peers)]
+    rows = [DemoProgress(name=f"peer {number}") for number in range(options.peers)]
     _write(run_dir / "config.json", _config(options))
     asyncio.run(_learn(options, run_dir, rows, _view(output, rows)))
     result = _result(options, run_dir, rows, time.monotonic() - began)
@@ -52,7 +54,7 @@ def demo(options: DemoOptions, output: Output) -> None:
     _tell(result, run_dir, output)
 
 
-async def _learn(options: DemoOptions, run_dir: Path, rows: Sequence[PeerProgress], view: DemoView) -> None:
+async def _learn(options: DemoOptions, run_dir: Path, rows: Sequence[DemoProgress], view: DemoView) -> None:
     """The group tag is random, so that other demos on this LAN neither see nor disturb this one."""
     tag = f"demo-{secrets.token_hex(8)}"
     specs = [
@@ -63,7 +65,7 @@ async def _learn(options: DemoOptions, run_dir: Path, rows: Sequence[PeerProgres
         for number in range(options.peers)
     ]  # fmt: skip
 
-    def heard(number: int, event: Mapping[str, Any]) -> None:
+    def heard(number: int, event: Event) -> None:
         rows[number].seen(event)
         view.seen(number, event)
 
@@ -75,7 +77,7 @@ async def _learn(options: DemoOptions, run_dir: Path, rows: Sequence[PeerProgres
         await Children(specs, heard=heard, muttered=muttered).run()
 
 
-def _view(output: Output, rows: Sequence[PeerProgress]) -> DemoView:
+def _view(output: Output, rows: Sequence[DemoProgress]) -> DemoView:
     return TableView(output.console, rows) if output.live else LinesView(output, rows)
 
 
@@ -118,7 +120,7 @@ def _version(package: str) -> str | None:
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
     try:
-        path.write_text(json.dumps(finite(value), indent=1) + "\n", encoding="utf-8")
+        atomicfile.write(path, (json.dumps(finite(value), indent=1) + "\n").encode(), mode=atomicfile.SHARED)
     except OSError as exc:
         raise StateError(f"cannot write {path}: {exc.strerror}") from exc
 
@@ -126,7 +128,7 @@ def _write(path: Path, value: Mapping[str, Any]) -> None:
 # ---------------------------------------------------------------- the result
 
 
-def _result(options: DemoOptions, run_dir: Path, rows: Sequence[PeerProgress], seconds: float) -> dict[str, Any]:
+def _result(options: DemoOptions, run_dir: Path, rows: Sequence[DemoProgress], seconds: float) -> dict[str, Any]:
     written = [json.loads((run_dir / f"result-{row.name}.json").read_text(encoding="utf-8")) for row in rows]
     return {
         "strategy": options.strategy,

@@ -17,8 +17,9 @@ from torch import Tensor
 import peerlearn as pl
 from peerlearn.cli.boundary import guarded, leave
 from peerlearn.cli.demo import recipe
+from peerlearn.cli.demo.child_events import Finished, Hello
 from peerlearn.errors import NetworkError, PeerUnreachable
-from peerlearn.events import Event, JsonlSink, PhaseStarted, Record, Tee
+from peerlearn.events import JsonlSink, PhaseStarted, Record, Tee
 from peerlearn.learning import evaluate
 from peerlearn.orchestrator.training.gated import Predict
 from peerlearn.schedule import Local, Schedule, Transfer
@@ -30,23 +31,6 @@ from peerlearn.types import Span
 
 MEETING = 60.0
 """Seconds until the others must have been found; the slowest of them imports torch on a busy machine."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hello(Event):
-    """The first word of a child: who it is, and how far it will go."""
-
-    kind = "hello"
-    name: str
-    classes: tuple[int, ...]
-    rounds: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished(Event):
-    """The results are written; the child serves the others until its parent lets it go."""
-
-    kind = "finished"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +84,9 @@ class DemoPeer:
 
     async def work(self) -> None:
         """Meet, learn, train the twin, write the results; then serve the others until released."""
-        with closing(JsonlSink.open(self._out / f"events-{self._name}.jsonl")) as events:
-            record = Tee(JsonlSink(sys.stdout), events)
+        file = self._out / f"events-{self._name}.jsonl"
+        with closing(JsonlSink.open(file, source_name=self._name)) as events:
+            record = Tee(JsonlSink(sys.stdout, source_name=self._name), events)
             record(Hello(name=self._name, classes=self._own, rounds=self._rounds))
             strategy = registry.make(self._spec.strategy)
             async with self._peer(strategy, record) as peer:
@@ -125,7 +110,7 @@ class DemoPeer:
             strategy=strategy,
             name=self._name,
             state=self._out / self._name,
-            group_tag=self._spec.group_tag,
+            network=pl.Network(group_tag=self._spec.group_tag),
             record=record,
             measure=self._exam.measure,
         )

@@ -23,7 +23,7 @@ _NAMES = ("amber", "birch", "cedar", "dahlia", "elder", "fern", "ginkgo", "hazel
 
 
 def demo_peers(peers: int) -> dict[str, tuple[int, ...]]:
-    """Who holds which classes: names to classes, for 2 to 10 peers. Raises ConfigError for another number."""
+    """Names to the classes that each holds, for 2 to 10 peers. Raises ConfigError for another number."""
     if not 2 <= peers <= len(_NAMES):
         raise ConfigError(f"the demo runs with 2 to {len(_NAMES)} peers, not {peers}")
     if peers == 3:  # as in the pairwise paper, section 3
@@ -43,13 +43,11 @@ def demo_learner(name: str, peers: Mapping[str, tuple[int, ...]], seed: int) -> 
     train = _data().train
     parts = partition.by_classes(train.y, list(peers.values()), overlap=OVERLAP, seed=seed)
     private = train.subset(train.ids[parts[list(peers).index(name)]], name=f"{train.name}/{name}")
-    return Learner(
-        models.Net(seed=seed), private, classes=CLASSES, batch_size=BATCH_SIZE, seed=seed, task=TASK, name=name
-    )
+    return Learner(models.Net(seed=seed), private, classes=CLASSES, batch_size=BATCH_SIZE, seed=seed, task=TASK)
 
 
 def demo_test_set() -> Dataset:
-    """1,000 test images, 100 of each class, that nobody trains on."""
+    """1,000 test images, 100 of each class, that no peer trains on."""
     return _data().test
 
 

@@ -9,16 +9,20 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from peerlearn.cli.output import Output, plain
-from peerlearn.cli.progress import PeerProgress
+from peerlearn.cli.demo.child_events import Finished, Hello
+from peerlearn.cli.demo.progress import DemoProgress
+from peerlearn.cli.output import Output, plain, ranges
+from peerlearn.events import Event, PeerChanged, PhaseStarted, Published
 
 MARKS = ("private", "remote", "shared")
 
 
 class DemoView(Protocol):
-    """Open while the demo runs. `seen` is called on the event loop, after the row has taken the event."""
+    """Open while the demo runs."""
 
-    def seen(self, number: int, event: Mapping[str, Any]) -> None: ...
+    def seen(self, number: int, event: Event) -> None:
+        """An event of this child has come. Called on the event loop, after the row has taken it."""
+        ...
 
     def __enter__(self) -> Self: ...
 
@@ -30,11 +34,11 @@ class DemoView(Protocol):
 class TableView:
     """One live table, a row per peer, drawn again four times a second."""
 
-    def __init__(self, console: Console, rows: Sequence[PeerProgress]) -> None:
+    def __init__(self, console: Console, rows: Sequence[DemoProgress]) -> None:
         self._rows = rows
         self._live = Live(console=console, get_renderable=self._table, refresh_per_second=4)
 
-    def seen(self, number: int, event: Mapping[str, Any]) -> None:
+    def seen(self, number: int, event: Event) -> None:
         return None  # the table reads the rows when it is drawn
 
     def __enter__(self) -> Self:
@@ -63,22 +67,22 @@ class TableView:
 
 
 class LinesView:
-    """A line whenever a peer meets somebody, ends a round, or goes on to something else."""
+    """A line whenever a peer meets another, ends a round, or begins something else."""
 
-    def __init__(self, output: Output, rows: Sequence[PeerProgress]) -> None:
+    def __init__(self, output: Output, rows: Sequence[DemoProgress]) -> None:
         self._output = output
         self._rows = rows
 
-    def seen(self, number: int, event: Mapping[str, Any]) -> None:
+    def seen(self, number: int, event: Event) -> None:
         row = self._rows[number]
         match event:
-            case {"kind": "hello"}:
+            case Hello():
                 self._output.say(f"{row.name}: holds classes {ranges(row.classes)}")
-            case {"kind": "peer"} if row.phase != "done":
+            case PeerChanged() if row.phase != "done":
                 self._output.say(f"{row.name}: {row.company(event)}")
-            case {"kind": "published", "version": version} if version > 0:
+            case Published() if event.version > 0:
                 self._output.say(row.line())
-            case {"kind": "phase", "phase": "isolated twin"} | {"kind": "finished"}:
+            case PhaseStarted(phase="isolated twin") | Finished():
                 self._output.say(f"{row.name}: {row.phase}")
 
     def __enter__(self) -> Self:
@@ -109,14 +113,3 @@ def _change(before: float, after: float) -> str:
     gain = 100 * (after - before)
     colour = "green" if gain > 0.5 else "red" if gain < -0.5 else "dim"
     return f"{100 * before:.1f} -> {100 * after:.1f} [{colour}]{gain:+5.1f}[/{colour}]"
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """`0-2, 6-9` for 0, 1, 2, 6, 7, 8, 9."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

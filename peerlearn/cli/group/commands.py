@@ -11,13 +11,15 @@ from typing import Any, TypeVar
 from rich.table import Table
 
 from peerlearn.cli import choices
-from peerlearn.cli.ls import Where, looking
+from peerlearn.cli.ls import Scope, observing
 from peerlearn.cli.options import GROUP_VARIABLE
 from peerlearn.cli.output import Output, plain
 from peerlearn.errors import ConfigError, NetworkError
 from peerlearn.security import authority, revocation
+from peerlearn.security.credential import NAME_CHARS
 from peerlearn.security.group import Group
 from peerlearn.security.revocation import Revocations
+from peerlearn.text import is_name
 from peerlearn.wire.cards import is_peer_id
 
 T = TypeVar("T")
@@ -27,14 +29,14 @@ _DAYS_MOST = 36_500
 
 
 def required(file: Path | None) -> Path:
-    """Raises ConfigError when no group file was named."""
+    """The group file. Raises ConfigError when none was named."""
     if file is None:
         raise ConfigError(f"which group? name its file by --group FILE, or in {GROUP_VARIABLE}")
     return file
 
 
 def new(name: str, out: Path | None, days: float, output: Output) -> None:
-    """Raises GroupError when the file is there already or cannot be written."""
+    """Make a group. Raises GroupError when the file is there already or cannot be written."""
     group = Group.new(name, days=_days(days, "--days"))
     path = out if out is not None else Path(f"{_as_file(name)}.group")
     group.save(path)
@@ -45,7 +47,7 @@ def new(name: str, out: Path | None, days: float, output: Output) -> None:
 
 
 def show(path: Path, output: Output) -> None:
-    """Raises GroupError when the file cannot be used as it is."""
+    """Print what a group file holds, without its secrets. Raises GroupError when it cannot be used as it is."""
     group, revoked = _load(path)
     facts = {"file": str(path), **_facts(group), **_shut_out(revoked)}
     output.result(facts)
@@ -58,10 +60,12 @@ def show(path: Path, output: Output) -> None:
 
 
 def issue(name: str, path: Path, out: Path | None, days: float, output: Output) -> None:
-    """Raises GroupError without the group's key, or when a file cannot be written."""
+    """Make a member's file. Raises GroupError without the group's key, or when a file cannot be written."""
     group, _ = _load(path)
-    if name in {each.name for each in group.issued} or not 0 < len(name) <= 64 or not name.isprintable():
-        raise ConfigError(f"{name[:80]!r}: choose a name of 1 to 64 printable characters that was not issued before")
+    if name in {each.name for each in group.issued} or not is_name(name, NAME_CHARS):
+        raise ConfigError(
+            f"{name[:80]!r}: choose a name of 1 to {NAME_CHARS} printable characters that was not issued before"
+        )
     entered, member = group.issue(name, days=_days(days, "--days"))
     place = out if out is not None else Path(f"{_as_file(name)}.member")
     member.save(place)
@@ -77,24 +81,24 @@ def issue(name: str, path: Path, out: Path | None, days: float, output: Output) 
 
 
 def revoke(who: Sequence[str], path: Path, seconds: float, peers: tuple[str, ...], output: Output) -> None:
-    """Raises ConfigError for somebody unknown, GroupError without the group's key."""
+    """Shut out certificates and peers. Raises ConfigError for an unknown name, GroupError without the group's key."""
     choices.addresses(peers)
     if not seconds >= 0:
         raise ConfigError(f"--seconds must be at least 0, not {seconds:g}")
     group, _ = _load(path)
     _ = group.signer
-    where = Where(seconds, "", peers, path)
+    scope = Scope(seconds, "", peers, path)
     certificates, ids, names = _sorted_out(who, group)
     if names and seconds <= 0:
         raise ConfigError(f"{names[0]!r} is no issued certificate, fingerprint or id; see peerlearn group show")
     if seconds > 0:
         # Also to hear of newer lists than the one kept here, so that ours goes on from it.
-        for id, certificate in _ask(_seen(names, ids, where), output):
+        for id, certificate in _looked(_seen(names, ids, scope), output):
             ids.add(id)
             certificates.add(certificate)
     made = _load(path)[1].also(group, certificates=certificates, peers=ids)
     revocation.save(made, revocation.path_of(path))
-    told = _ask(_told(where), output) if seconds > 0 else []
+    told = _looked(_told(scope), output) if seconds > 0 else []
     output.say(f"Revoked {', '.join(who)}. Told {', '.join(told) or 'nobody yet'}; peers tell one another.")
     if ids and group.key is not None:
         output.say("Whoever holds a copy of the group file can come back under a new id: then peerlearn group rotate.")
@@ -102,7 +106,7 @@ def revoke(who: Sequence[str], path: Path, seconds: float, peers: tuple[str, ...
 
 
 def rotate(path: Path, overlap: float, days: float, output: Output) -> None:
-    """Raises GroupError without the group's key, or when a file cannot be written."""
+    """Give the group a new key. Raises GroupError without the old one, or when a file cannot be written."""
     group, known = _load(path)
     if not 0 <= overlap <= _DAYS_MOST:
         raise ConfigError(f"--overlap must lie between 0 and {_DAYS_MOST} days, not {overlap:g}")
@@ -140,18 +144,18 @@ def _sorted_out(who: Sequence[str], group: Group) -> tuple[set[bytes], set[str],
     return certificates, ids, unknown
 
 
-async def _seen(names: Sequence[str], ids: Collection[str], where: Where) -> list[tuple[str, bytes]]:
-    """Ids and certificates of peers that are up. Raises ConfigError for a name that nobody has, or several; an id need
+async def _seen(names: Sequence[str], ids: Collection[str], scope: Scope) -> list[tuple[str, bytes]]:
+    """Ids and certificates of peers that are up. Raises ConfigError for a name that no peer has, or several; an id need
     not be here."""
-    async with looking(where, watch=False) as observer:
-        await asyncio.sleep(where.seconds)
+    async with observing(scope, watch=False) as observer:
+        await asyncio.sleep(scope.seconds)
         found = [observer.directory.find(name).card for name in names]
         found += [contact.card for contact in observer.directory.here() if contact.id in ids]
     return [(card.id, card.certificate_sha256) for card in found]
 
 
-def _ask(looking_around: Coroutine[Any, Any, list[T]], output: Output) -> list[T]:
-    """What it finds; nothing, and why, when this machine cannot look around."""
+def _looked(looking_around: Coroutine[Any, Any, list[T]], output: Output) -> list[T]:
+    """What was found; an empty list, and a warning why, when this machine cannot look around."""
     try:
         return asyncio.run(looking_around)
     except NetworkError as exc:
@@ -159,10 +163,10 @@ def _ask(looking_around: Coroutine[Any, Any, list[T]], output: Output) -> list[T
         return []
 
 
-async def _told(where: Where) -> list[str]:
-    """Introduce ourselves to all who are up: the list goes with it. Names of those who were reached."""
-    async with looking(where, watch=False) as observer:
-        await asyncio.sleep(where.seconds)
+async def _told(scope: Scope) -> list[str]:
+    """Introduce ourselves to all peers that are up: the list goes with it. Names of those that were reached."""
+    async with observing(scope, watch=False) as observer:
+        await asyncio.sleep(scope.seconds)
         return [contact.name for contact in observer.directory.here()]
 
 

@@ -77,7 +77,7 @@ def _curves(stored: Stored, figure: "Figure") -> bool:
     drawn = False
     for number, variant in enumerate(stored.runs):
         runs = list(stored.runs[variant].values())
-        curves = [c for run in runs for c in (_on_grid(p["curve"]) for p in run["peers"].values() if p["measured"])
+        curves = [c for run in runs for c in (_on_grid(p.curve) for p in run.measured.values())
                   if c is not None]  # fmt: skip
         if not curves:
             continue
@@ -117,9 +117,9 @@ def _confusion(stored: Stored, figure: "Figure") -> bool:
     titles: dict[str, str] = {}
     for variant, runs in stored.runs.items():
         for run in runs.values():
-            name, peer = next((n, p) for n, p in run["peers"].items() if p["measured"])
-            if peer["confusion"]:
-                sums[variant] = sums.get(variant, 0) + np.array(peer["confusion"])
+            name, peer = next(iter(run.measured.items()))
+            if peer.confusion:
+                sums[variant] = sums.get(variant, 0) + np.array(peer.confusion)
                 titles[variant] = f"{variant}, {name}"
     chosen = list(sums)[:_MOST_MATRICES]
     if not chosen:

@@ -4,12 +4,11 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from peerlearn.errors import ConfigError
-from peerlearn.experiments.run.results import Stored
+from peerlearn.experiments.run.results import Stored, StoredRun
 from peerlearn.experiments.spec.claims import name_in_formulas
-from peerlearn.schema import nearest
+from peerlearn.suggest import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +47,27 @@ def rows(stored: Stored) -> list[Row]:
     return found
 
 
-def of_run(run: Mapping[str, Any]) -> dict[str, float]:
+def of_run(run: StoredRun) -> dict[str, float]:
     """Metric to value: the mean over measured peers; of a series, of the last rounds; nan where nothing is."""
-    last = int(run["config"]["measure"]["last"])
     per_metric: dict[str, list[float]] = {}
-    for peer in _measured(run):
-        for metric, points in peer["series"].items():
-            values = [value for _, value in points[-last:]]
+    for peer in run.measured.values():
+        for metric, points in peer.series.items():
+            values = [value for _, value in points[-run.last :]]
             per_metric.setdefault(metric, []).append(_mean(values))
-        for metric, value in peer["totals"].items():
-            per_metric.setdefault(metric, []).append(float(value))
+        for metric, total in peer.totals.items():
+            per_metric.setdefault(metric, []).append(total)
     found = {metric: _mean(values) for metric, values in per_metric.items()}
-    found["bytes_all_peers"] = sum(peer["totals"]["bytes_received"] for peer in run["peers"].values())
-    found["wall_seconds"] = float(run["wall_seconds"])
+    found["bytes_all_peers"] = sum(peer.totals["bytes_received"] for peer in run.peers.values())
+    found["wall_seconds"] = run.wall_seconds
     return found
 
 
-def series(run: Mapping[str, Any], metric: str) -> dict[int, float]:
+def series(run: StoredRun, metric: str) -> dict[int, float]:
     """Round to the mean over measured peers."""
     rounds: dict[int, list[float | None]] = {}
-    for peer in _measured(run):
-        for round_, value in peer["series"].get(metric, ()):
+    for peer in run.measured.values():
+        for round_, value in peer.series.get(metric, ()):
+            assert round_ is not None
             rounds.setdefault(int(round_), []).append(value)
     return {round_: _mean(values) for round_, values in sorted(rounds.items())}
 
@@ -87,8 +86,8 @@ class Table:
         for seed, values in found.items():
             if metric not in values:
                 raise ConfigError(
-                    f"{variant} (seed {seed}) has no metric {metric!r}{nearest(metric, values)}; "
-                    f"it has {', '.join(sorted(values))}"
+                    f"{variant} (seed {seed}) has no metric {metric!r}, only {', '.join(sorted(values))}"
+                    f"{did_you_mean(metric, values)}"
                 )
         return tuple(found[seed][metric] for seed in sorted(found))
 
@@ -102,13 +101,9 @@ def _named(values: Mapping[str, float]) -> dict[str, float]:
     return {name_in_formulas(metric): value for metric, value in values.items()}
 
 
-def _original(run: Mapping[str, Any], metric: str) -> str:
-    names = {name for peer in _measured(run) for name in peer["series"]}
+def _original(run: StoredRun, metric: str) -> str:
+    names = {name for peer in run.measured.values() for name in peer.series}
     return next((name for name in sorted(names) if name_in_formulas(name) == metric), metric)
-
-
-def _measured(run: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [peer for peer in run["peers"].values() if peer["measured"]]
 
 
 def _mean(values: Sequence[float | None]) -> float:

@@ -47,7 +47,7 @@ def summary(stored: Stored) -> dict[str, Any]:
 
 
 def verdicts(stored: Stored) -> list[ClaimVerdict]:
-    """Raises ConfigError for a metric that a claim names and nobody measured."""
+    """Raises ConfigError for a metric that a claim names and that was not measured."""
     table = Table(stored)
     return [claims.judge(claim, table) for claim in stored.head.claims]
 
@@ -78,23 +78,23 @@ def _setting(stored: Stored) -> str:
     one = next((run for runs in stored.runs.values() for run in runs.values()), None)
     if one is None:
         return "No run is finished."
-    versions = ", ".join(f"{name} {number}" for name, number in one["versions"].items() if number)
-    transports = sorted({run["transport"] for runs in stored.runs.values() for run in runs.values()})
+    versions = ", ".join(f"{name} {number}" for name, number in one.versions.items() if number)
+    transports = sorted({run.transport for runs in stored.runs.values() for run in runs.values()})
     lacking = [
         f"{variant} (seed {seed})"
         for seed in stored.head.seeds
         for variant in stored.runs
         if seed not in stored.runs[variant]
     ]
-    peers = ", ".join(sorted(name for name, peer in one["peers"].items() if peer["measured"]))
+    peers = ", ".join(sorted(one.measured))
     text = (
-        f"Mean ± standard deviation over seeds, of the last {one['config']['measure']['last']} measured rounds, at "
+        f"Mean ± standard deviation over seeds, of the last {one.last} measured rounds, at "
         f"{peers}; over {' and '.join(transports)}; {versions}."
     )
     failed = {drawn: 0.0 for drawn in (True, False)}
     for run in (run for of_seeds in stored.runs.values() for run in of_seeds.values()):
-        drawn = run["config"].get("faults") is not None and run["transport"] == "memory"
-        failed[drawn] += sum(peer["totals"]["failed_exchanges"] for peer in run["peers"].values())
+        drawn = run.config.get("faults") is not None and run.transport == "memory"
+        failed[drawn] += sum(peer.totals["failed_exchanges"] for peer in run.peers.values())
     if failed[True]:
         text += f" {failed[True]:.0f} exchanges failed by faults that the seed decides."
     if failed[False]:

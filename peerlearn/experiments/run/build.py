@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from importlib import import_module
 
 import torch
@@ -19,9 +19,9 @@ from peerlearn.learning import models
 from peerlearn.learning.dataset import Dataset, Unlabelled
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.sampler import derived, seeded_rng
-from peerlearn.schema import nearest
 from peerlearn.strategies.fedgkt import models as gkt_models
 from peerlearn.strategies.mhd.heads import MultiHead
+from peerlearn.suggest import did_you_mean
 
 
 def stacked_patches(*, classes: int = 10, seed: int = 0) -> nn.Sequential:
@@ -60,14 +60,15 @@ class SharedData:
     public_sets: tuple[Unlabelled, ...]
 
 
-@cache
+@lru_cache(maxsize=1)  # the runs of one experiment share it; the next experiment may use another
 def load(name: str, folder: str) -> Split:
-    """Raises ConfigError for an unknown name, a folder without the files, or files that are not there."""
+    """The data set of this name. Raises ConfigError for an unknown name, or a folder without the files."""
     if name in _LOADERS:
         return _LOADERS[name](folder or None)
     if name not in datasets.names():
         known = [*datasets.names(), *_LOADERS]
-        raise ConfigError(f"data.name: there is no data set {name!r}, only {', '.join(known)}{nearest(name, known)}")
+        near = did_you_mean(name, known)
+        raise ConfigError(f"data.name: there is no data set {name!r}, only {', '.join(known)}{near}")
     return datasets.load(name, folder=folder or None)
 
 
@@ -136,7 +137,7 @@ def _drawn(data: Dataset, c: int, each: int, parts: tuple[object, ...]) -> Tenso
 
 
 def _public(wanted: Data, whole: Dataset, used: Dataset, seed: int) -> tuple[Unlabelled, ...]:
-    """From the training samples that nobody holds."""
+    """Drawn from the training samples that no peer holds."""
     if not wanted.public:
         return ()
     free = whole.ids[~torch.isin(whole.ids, used.ids)]
@@ -158,7 +159,7 @@ def make_model(chosen: Model, classes: int, seed: int) -> nn.Module:
     known = inspect.signature(kind).parameters
     for option in chosen.options:
         if option not in known:
-            raise ConfigError(f"model {chosen.name} has no option {option!r}{nearest(option, known)}")
+            raise ConfigError(f"model {chosen.name} has no option {option!r}{did_you_mean(option, known)}")
     options = {name: tuple(v) if isinstance(v, list) else v for name, v in chosen.options.items()}
     for name, value in (("classes", classes), ("seed", seed)):
         if name in known and name not in options:
@@ -173,7 +174,7 @@ def _imported(name: str) -> Callable[..., nn.Module]:
     module, colon, attribute = name.partition(":")
     if not colon:
         raise ConfigError(
-            f"there is no model {name!r}, only {', '.join(MODELS)} or MODULE:CLASS{nearest(name, MODELS)}"
+            f"there is no model {name!r}, only {', '.join(MODELS)} or MODULE:CLASS{did_you_mean(name, MODELS)}"
         )
     try:
         found = getattr(import_module(module), attribute)
@@ -201,7 +202,7 @@ def learner(setup: Setup, given: SharedData, peer: str, seed: int) -> Learner:
         private = gkt_models.no_samples(shape, given.train.classes)
     return make_learner(
         setup.training if not blank else replace(setup.training, held_out=0.0),
-        model, private, seed=derived("learner", seed, peer), public_sets=given.public_sets, name=peer,
+        model, private, seed=derived("learner", seed, peer), public_sets=given.public_sets,
     )  # fmt: skip
 
 
@@ -212,11 +213,10 @@ def make_learner(
     *,
     seed: int,
     public_sets: tuple[Unlabelled, ...] = (),
-    name: str = "",
 ) -> Learner:
     return Learner(
         model, private, optimizer=optimizer(chosen, model), classes=private.classes, batch_size=chosen.batch_size,
-        held_out=chosen.held_out, seed=seed, public_sets=public_sets, name=name,
+        held_out=chosen.held_out, seed=seed, public_sets=public_sets,
     )  # fmt: skip
 
 

@@ -47,8 +47,8 @@ class CpuSeconds:
 class Metered(OwnThread):
     """A learner's own thread with a clock on it. What is `paused` must run through here too."""
 
-    def __init__(self, learner: Learner, clock: CpuSeconds) -> None:
-        super().__init__(f"{learner.name}:learner", interrupt=learner.interrupt, go_on=learner.go_on)
+    def __init__(self, name: str, learner: Learner, clock: CpuSeconds) -> None:
+        super().__init__(f"{name}:learner", interrupt=learner.interrupt, go_on=learner.go_on)
         self._clock = clock
 
     async def run(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -57,7 +57,7 @@ def _central(given: Run, stream: TextIO) -> list[PeerRun]:
     first = given.setup.peers.looked_at[0]
     model = build.model_of(given.setup, first, everything.classes, given.seed)
     seed = derived("learner", given.seed, "central")
-    learner = build.make_learner(given.setup.training, model, everything, seed=seed, name="central")
+    learner = build.make_learner(given.setup.training, model, everything, seed=seed)
     seats = [_seat(given, name, learner, stream) for name in given.setup.peers.looked_at]
     for seat in seats:
         seat.cpu = seats[0].cpu

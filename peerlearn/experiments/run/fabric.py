@@ -14,14 +14,14 @@ from peerlearn.discovery.lobby import Lobby
 from peerlearn.errors import PeerUnreachable
 from peerlearn.experiments.run import build, measures, network_faults, workloads
 from peerlearn.experiments.run.build import SharedData
-from peerlearn.experiments.run.clocks import CpuSeconds, Metered
+from peerlearn.experiments.run.clocks import CpuSeconds
 from peerlearn.experiments.run.evaluation import Evaluator, rounded
 from peerlearn.experiments.run.network_faults import Kind
 from peerlearn.experiments.run.recorder import Recorder, Series
 from peerlearn.experiments.spec.setup import Setup
 from peerlearn.learning.learner import Learner
 from peerlearn.orchestrator.pace import Pace
-from peerlearn.orchestrator.training.compute import Compute, OwnThread
+from peerlearn.orchestrator.training.compute import Compute
 from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.peer import Peer
 from peerlearn.schedule import Transfer
@@ -167,10 +167,9 @@ def _peer(given: Run, seat: PeerRun, where: _Where) -> Peer:
 
 def _settings(given: Run, kind: Kind, seat: PeerRun) -> _Where:
     faults = given.setup.faults
-    learning = network_faults.DelayedCompute if network_faults.virtual(faults, kind) else Metered
 
     def compute(room: str) -> Compute:
-        return learning(seat.learner, seat.cpu) if room == "learner" else OwnThread(f"{seat.name}:{room}")
+        return network_faults.compute(faults, kind, room, name=seat.name, learner=seat.learner, clock=seat.cpu)
 
     timing = TIMING if faults is None else network_faults.TIMING
     bad = network_faults.internals(faults, kind, seed=given.seed, peer=seat.name)

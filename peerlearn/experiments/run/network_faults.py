@@ -5,6 +5,7 @@ and a seed decides every fault, every failure and every bit of the result. Over 
 """
 
 import asyncio
+import functools
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,9 @@ from contextlib import contextmanager
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from peerlearn.config import Timing
-from peerlearn.experiments.run.clocks import Metered
+from peerlearn.experiments.run.clocks import CpuSeconds, Metered
+from peerlearn.learning.learner import Learner
+from peerlearn.orchestrator.training.compute import Compute, OwnThread
 from peerlearn.simulation.loop import VirtualLoop
 from peerlearn.transport.faults.grpc_relay import FaultyRelays
 from peerlearn.transport.faults.model import Faults
@@ -54,13 +57,39 @@ def internals(faults: Faults | None, kind: Kind, *, seed: int, peer: str) -> Map
     return {"session": hashlib.sha256(f"session/{seed}/{peer}".encode()).hexdigest()[:16]}
 
 
-class DelayedCompute(Metered):
-    """Every call takes its virtual time, so that pauses and beats come and go as they would beside real training."""
+class VirtualCompute:
+    """Runs calls through the virtual loop, which makes them at once: a thread's timing cannot be repeated."""
 
     async def run(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        result = await super().run(func, *args, **kwargs)
+        call = functools.partial(func, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(None, call)
+
+    async def close(self) -> None:
+        return None
+
+
+class DelayedCompute(VirtualCompute):
+    """The learner's: every call takes its virtual time, so that pauses and beats come and go as they would beside real
+    training."""
+
+    def __init__(self, clock: CpuSeconds) -> None:
+        self._clock = clock
+
+    async def run(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        def timed() -> T:
+            with self._clock.running():
+                return func(*args, **kwargs)
+
+        result = await super().run(timed)
         await asyncio.sleep(_CALL)
         return result
+
+
+def compute(faults: Faults | None, kind: Kind, room: str, *, name: str, learner: Learner, clock: CpuSeconds) -> Compute:
+    """Where a peer's `room`, "learner" or "answers", computes in such a run."""
+    if virtual(faults, kind):
+        return DelayedCompute(clock) if room == "learner" else VirtualCompute()
+    return Metered(name, learner, clock) if room == "learner" else OwnThread(f"{name}:{room}")
 
 
 def virtual(faults: Faults | None, kind: Kind) -> bool:

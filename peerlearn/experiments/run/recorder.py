@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from peerlearn import atomicfile
 from peerlearn.errors import StateError
 from peerlearn.events import (
     Answered,
@@ -62,7 +63,7 @@ class Recorder:
     """
 
     def __init__(self, name: str, folder: Path, series: Series, *, by_versions: bool) -> None:
-        self._sink = JsonlSink.open(folder / f"events-{name}.jsonl")
+        self._sink = JsonlSink.open(folder / f"events-{name}.jsonl", source_name=name)
         self.name = name
         self.series = series
         self.by_versions = by_versions
@@ -122,9 +123,9 @@ class Recorder:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Raises StateError."""
+    """Write JSON, whole or not at all. Raises StateError."""
     try:
-        path.write_text(json.dumps(value, allow_nan=False) + "\n", encoding="utf-8")
+        atomicfile.write(path, (json.dumps(value, allow_nan=False) + "\n").encode(), mode=atomicfile.SHARED)
     except OSError as exc:
         raise StateError(f"cannot write {path}: {exc.strerror}; choose another --out") from exc
 

@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from peerlearn.errors import StateError
+from peerlearn import atomicfile
+from peerlearn.errors import ConfigError, StateError
 from peerlearn.experiments.run.fabric import PeerRun
 from peerlearn.experiments.run.recorder import write_json
 from peerlearn.experiments.run.workloads import adaptation
@@ -29,17 +30,81 @@ RESULT, EXPERIMENT, SOURCE = "result.json", "experiment.json", "experiment.toml"
 VERSIONS_OF = ("peerlearn", "torch", "numpy", "grpcio", "protobuf")
 _PARTIAL = ".partial"
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPeer:
+    """One peer of a finished run."""
+
+    measured: bool
+    """Whether its accuracies are tabled."""
+    own: tuple[int, ...]
+    """Its own classes."""
+    totals: Mapping[str, float]
+    """Metric to value over the whole run: bytes, seconds, failed exchanges."""
+    series: Mapping[str, tuple[tuple[float | None, ...], ...]]
+    """Metric to (round, value) pairs; None: no finite value."""
+    confusion: tuple[tuple[int, ...], ...]
+    """True class by predicted class, counts; empty when not measured."""
+    curve: Mapping[str, tuple[float | None, ...]]
+    """`private` and `shared` accuracy along the curve of one offset on the own classes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRun:
+    """What a result.json holds."""
+
+    experiment: str
+    variant: str
+    strategy: str
+    seed: int
+    digest: str
+    """Of what decides the run: two runs with the same digest and seed are the same run."""
+    config: Mapping[str, Any]
+    """The resolved variant."""
+    transport: str
+    wall_seconds: float
+    python: str
+    platform: str
+    versions: Mapping[str, str | None]
+    """Package to version."""
+    peers: Mapping[str, StoredPeer]
+
+    @property
+    def measured(self) -> Mapping[str, StoredPeer]:
+        """The peers whose accuracies are tabled."""
+        return {name: peer for name, peer in self.peers.items() if peer.measured}
+
+    @property
+    def last(self) -> int:
+        """So many measured rounds at the end go into a row."""
+        return int(self.config["measure"]["last"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Described:
+    """What experiment.json holds."""
+
+    head: Head
+    quick: bool
+    variants: Mapping[str, Mapping[str, Any]]
+    skipped: str
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stored:
-    """An experiment's directory, read back. `runs`: variant to seed to what its result.json holds."""
+    """An experiment's directory, read back."""
 
     path: Path
     head: Head
     quick: bool
     variants: Mapping[str, Mapping[str, Any]]
-    runs: Mapping[str, Mapping[int, Mapping[str, Any]]]
+    """Variant to its resolved set-up."""
+    runs: Mapping[str, Mapping[int, StoredRun]]
+    """Variant to seed to its finished run."""
     skipped: str = ""
+    """Why it could not be run; empty: it was."""
 
 
 class Folder:
@@ -92,6 +157,7 @@ class Folder:
             partial.mkdir(parents=True)
             yield partial
             partial.rename(final)
+            atomicfile.sync_directory(final.parent)
         except OSError as exc:
             raise StateError(f"cannot write {partial}: {exc.strerror}; choose another --out") from exc
         finally:
@@ -156,7 +222,7 @@ def _of_peer(setup: Setup, seat: PeerRun, traffic: tuple[int, int], answers: Seq
 
 
 def _traffic(seats: Sequence[PeerRun]) -> dict[str, tuple[int, int]]:
-    """Bytes received and sent by each peer. Whoever asked has counted both directions; the other end is the mirror."""
+    """Bytes received and sent by each peer. The consumer has counted both directions; the provider's are the mirror."""
     both = {seat.name: [0, 0] for seat in seats}
     for seat in seats:
         for provider, (received, sent) in seat.recorder.fetched.items():
@@ -177,23 +243,29 @@ def _answers(seats: Sequence[PeerRun]) -> dict[str, list[float]]:
 
 
 def stored(path: Path) -> Stored:
-    """Raises StateError for a directory that holds no experiment."""
+    """An experiment's directory. Raises StateError when it holds none, or when a file in it is damaged."""
     if not (path / EXPERIMENT).is_file():
         raise StateError(f"{path} holds no experiment: `peerlearn experiment run FILE --out DIR` makes one")
-    found = _json(path / EXPERIMENT)
-    head = read(Head, found["head"], f"{path / EXPERIMENT}: head")
-    runs: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for variant in found["variants"]:
-        folders = sorted((path / variant).glob("seed-*"), key=lambda f: f.name)
-        read_back = [_json(f / RESULT) for f in folders if (f / RESULT).is_file() and not f.name.endswith(_PARTIAL)]
-        runs[variant] = {run["seed"]: run for run in sorted(read_back, key=lambda run: int(run["seed"]))}
-    return Stored(path, head, bool(found["quick"]), found["variants"], runs, str(found.get("skipped", "")))
+    found = _read(_Described, path / EXPERIMENT)
+    runs: dict[str, dict[int, StoredRun]] = {}
+    for variant in found.variants:
+        folders = [folder for folder in (path / variant).glob("seed-*") if not folder.name.endswith(_PARTIAL)]
+        read_back = [_read(StoredRun, folder / RESULT) for folder in folders if (folder / RESULT).is_file()]
+        runs[variant] = {run.seed: run for run in sorted(read_back, key=lambda run: run.seed)}
+    return Stored(path, found.head, found.quick, found.variants, runs, found.skipped)
+
+
+def _read(kind: type[T], path: Path) -> T:
+    try:
+        return read(kind, _json(path), "")
+    except ConfigError as exc:
+        raise StateError(f"{path} is not what this program writes ({exc}); delete its folder and run again") from exc
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise StateError(f"{path} cannot be read: {exc}; delete its folder and run again") from exc
     if not isinstance(found, dict):
         raise StateError(f"{path} is not what this program writes; delete its folder and run again")

@@ -53,7 +53,7 @@ def learner(setup: Setup, given: SharedData, peer: str, seed: int) -> StreamLear
     )  # fmt: skip
     return StreamLearner(
         model, stream, optimizer=build.optimizer(setup.training, model), seed=derived("learner", seed, peer),
-        public_sets=given.public_sets, name=peer, start=start,
+        public_sets=given.public_sets, start=start,
     )  # fmt: skip
 
 

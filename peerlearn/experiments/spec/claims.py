@@ -5,8 +5,8 @@
 `VARIANT.METRIC` is a value per seed; `-` and `.` inside a name are written `_`. Arithmetic is seed by seed, so that
 `min(a.shared - b.shared)` is the least paired difference. Functions: mean, sd, min, max, median, abs; `at(x.m, 4)` is
 the metric after round 4, `best(x.m)` its best round; `max(one, other, ...)` and `min` of several are the greatest and
-the least of them, leaving out what was not reached (nan). A formula without a comparison is reported, and judged by
-nobody.
+the least of them, leaving out what was not reached (nan). A formula without a comparison is reported and
+not judged.
 """
 
 import ast
@@ -19,7 +19,7 @@ from functools import partial, reduce
 from typing import Protocol
 
 from peerlearn.errors import ConfigError
-from peerlearn.schema import nearest
+from peerlearn.suggest import did_you_mean
 
 Value = float | tuple[float, ...]
 """A number, or one per seed."""
@@ -95,7 +95,7 @@ def check_names(claim: Claim, variants: Iterable[str]) -> None:
     for node in ast.walk(_parsed(claim)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id not in known:
             name = node.value.id
-            raise ConfigError(f"claim {claim.id}: there is no variant {name!r}{nearest(name, known)}")
+            raise ConfigError(f"claim {claim.id}: there is no variant {name!r}{did_you_mean(name, known)}")
 
 
 def judge(claim: Claim, measured: Measured) -> ClaimVerdict:

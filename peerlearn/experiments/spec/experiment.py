@@ -5,16 +5,17 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from peerlearn.errors import ConfigError
+from peerlearn.errors import ConfigError, ExtraMissing
 from peerlearn.experiments.spec import claims
 from peerlearn.experiments.spec.claims import Claim
 from peerlearn.experiments.spec.setup import Setup
-from peerlearn.schema import at_least, check_keys, nearest, read
+from peerlearn.schema import at_least, check_keys, read
 from peerlearn.strategies import registry
+from peerlearn.suggest import did_you_mean
 
 HARNESS = ("central", "local")
 """Strategies of the harness: no peer, no fabric."""
@@ -54,11 +55,15 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """`variants`: resolved, in the order of the file. `quick`: at the size of `--quick`."""
+    """An experiment as it is to be run."""
 
     head: Head
     variants: Mapping[str, Setup]
+    """Resolved, in the order of the file."""
     quick: bool
+    """At the size of `--quick`."""
+    needs: str = ""
+    """The optional package that a variant needs and that is not installed, in a sentence; empty: none."""
 
     @property
     def name(self) -> str:
@@ -117,23 +122,22 @@ def _made(document: Mapping[str, Any], *, quick: bool, seeds: int | None) -> Exp
     if not tables:
         raise ConfigError("variants: at least one is needed, [variants.NAME] with what differs")
     variants = {name: _variant(base, table, f"variants.{name}", quick=quick) for name, table in tables.items()}
+    needs = next(filter(None, (_check_strategy(setup, f"variants.{name}") for name, setup in variants.items())), "")
     if len({claims.name_in_formulas(name) for name in variants}) < len(variants):
         raise ConfigError("variants: two have the same name in formulas, where - and . are written _")
     _check_mentions(head, variants)
-    return Experiment(head, variants, quick)
+    return Experiment(head, variants, quick, needs)
 
 
 def _variant(base: Mapping[str, Any], table: object, place: str, *, quick: bool) -> Setup:
     own = _table(table, place, [*_SETUP, *_OWN])
     shorter = _table(own.get("quick", {}), f"{place}.quick", _SETUP)
     whole = merged(base, {key: value for key, value in own.items() if key != "quick"})
-    setup = read(Setup, merged(whole, shorter) if quick else whole, place)
-    _check_strategy(setup, place)
-    return setup
+    return read(Setup, merged(whole, shorter) if quick else whole, place)
 
 
-def _check_strategy(setup: Setup, place: str) -> None:
-    """The strategy is there and takes its options, at every peer."""
+def _check_strategy(setup: Setup, place: str) -> str:
+    """The strategy is there and takes its options, at every peer. Raises ConfigError; returns what is not installed."""
     if setup.strategy.name in HARNESS:
         check_keys(setup.strategy.options, ["passes"], f"{place}.strategy.options")
         passes = setup.strategy.options.get("passes", 1)
@@ -141,25 +145,34 @@ def _check_strategy(setup: Setup, place: str) -> None:
             raise ConfigError(f"{place}.strategy: {setup.strategy.name} takes whole passes, and learns from no stream")
         if setup.faults is not None:
             raise ConfigError(f"{place}.faults: {setup.strategy.name} uses no network that could have any")
-        return
+        return ""
+    needs = ""
     for peer in setup.peers.all:
         try:
-            _check_options(setup.strategy.name, json.dumps(setup.strategy.options_of(peer)))
+            needs = needs or _extra(setup.strategy.name, json.dumps(setup.strategy.options_of(peer)))
         except (ConfigError, TypeError) as exc:
             raise ConfigError(f"{place}.strategy: {exc}") from exc
+    return f"{place}.strategy: {needs}" if needs else ""
 
 
-@cache
-def _check_options(strategy: str, options: str) -> None:
-    """The same for many peers and variants: once is enough. Options as JSON."""
-    registry.make(strategy, **json.loads(options))
+@lru_cache(maxsize=256)
+def _extra(strategy: str, options: str) -> str:
+    """The optional package that a strategy needs and that is not installed. Raises ConfigError for other faults.
+
+    `options` as JSON. They are the same for many peers and variants: each is made once.
+    """
+    try:
+        registry.make(strategy, **json.loads(options))
+    except ExtraMissing as exc:
+        return str(exc)
+    return ""
 
 
 def _check_mentions(head: Head, variants: Mapping[str, Setup]) -> None:
     """The paper's numbers and the claims speak of variants that are there."""
     for name in head.paper.values:
         if name not in variants:
-            raise ConfigError(f"paper.values: there is no variant {name!r}{nearest(name, variants)}")
+            raise ConfigError(f"paper.values: there is no variant {name!r}{did_you_mean(name, variants)}")
     ids = [claim.id for claim in head.claims]
     if len(set(ids)) < len(ids):
         raise ConfigError("claims: two have the same id")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peerlearn.errors import ConfigError
-from peerlearn.schema import nearest
+from peerlearn.suggest import did_you_mean
 
 _INSTALLED = Path(__file__).parents[1] / "shipped"
 _CHECKOUT = Path(__file__).parents[3] / "examples" / "experiments"
@@ -32,8 +32,8 @@ def find(text: str) -> Path:
     if path.stem in names and path.parent == Path() and path.suffix in ("", ".toml"):
         return names[path.stem]
     raise ConfigError(
-        f"there is no file {text!r}, and no experiment of that name ships{nearest(path.stem, names)}; "
-        "`peerlearn experiment list` names them"
+        f"there is no file {text!r}, and no experiment of that name ships: `peerlearn experiment list` names them"
+        f"{did_you_mean(path.stem, names)}"
     )
 
 

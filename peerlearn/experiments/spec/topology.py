@@ -11,8 +11,9 @@ from peerlearn.schema import at_least
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
     """`[topology]`: who learns from whom. `full`: all from all. `half`: `hub` from all the others. `star`: `hub` from
-    all, all from `hub`. `chain`: each from the next, the last from nobody. `cycle`: the same, the last from the first.
-    `islands`: full inside each of so many groups. `none`. `links`: as listed, by peer; a peer not listed from nobody.
+    all, all from `hub`. `chain`: each from the next, the last from none. `cycle`: the same, the last from the first.
+    `islands`: full inside each of so many groups. `none`. `links`: as listed, by peer; a peer that is not listed
+    learns from none.
     """
 
     kind: Literal["full", "half", "star", "chain", "cycle", "islands", "none", "links"] = "full"

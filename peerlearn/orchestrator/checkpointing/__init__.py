@@ -1,1 +1,1 @@
-"""When a run is saved, what a checkpoint holds, and how a run is resumed."""
+"""Checkpointing: the times of saving, the content of a checkpoint, and how a run is resumed."""

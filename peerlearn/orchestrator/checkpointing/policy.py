@@ -1,4 +1,4 @@
-"""When a run is saved, and what becomes of a save that fails: it is said, learning goes on, and it is tried again."""
+"""Saving: decides when a run is saved. A save that fails is recorded and tried again, and learning goes on."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,16 +11,19 @@ from peerlearn.orchestrator.checkpointing.store import Store
 from peerlearn.orchestrator.training.compute import Compute
 
 SAVE_EVERY = 30.0
-"""Seconds of a long span that a crash may cost; a few MB written at this pace wear out no memory card."""
+"""Seconds of a long span that a crash may cost. A few MB written at this pace do not wear out a memory card."""
 _LEAST = 1.0
+"""Least seconds between two saves after short spans: losing less than a second of training is not worth a write."""
 _SHARE = 20
-"""After a span, saving is worth it when at least a second has passed, and 20 times as long as it takes."""
+"""After a span, a save comes at the earliest 20 times its own duration after the last one: saving then takes about 5 %
+of the time at most."""
 
 
 class Saving:
-    """Lives on the event loop and writes on the learner's thread.
+    """Saves and resumes a run. Lives on the event loop and writes on the learner's thread.
 
-    A snapshot is on disk before anybody hears of it: a peer that is killed never comes back with an older version.
+    A snapshot is on disk before other peers are told of it: a peer that is killed never comes back with an older
+    version than others know.
     """
 
     def __init__(self, store: Store, *, compute: Compute, record: Record, every: float) -> None:
@@ -34,10 +37,11 @@ class Saving:
         self._anchored = False
         self._said = ""
         self.stale = False
-        """Whether something has changed since the last save."""
+        """True if something has changed since the last save."""
 
     async def resume(self) -> Progress | None:
-        """Where the latest snapshot was made, with learner and strategy as they were. Raises StateError."""
+        """Load the checkpoint of the latest snapshot into learner and strategy, and return its progress; None if there
+        is none. Raises StateError."""
         self._clock = asyncio.get_running_loop().time  # may be read from the learner's thread
         self._at = self._clock()
         await self._compute.run(self._store.open)
@@ -46,33 +50,35 @@ class Saving:
         return kept
 
     async def resume_before(self, at: Progress) -> Progress | None:
-        """The same of the version before that one; None when it is not kept."""
+        """As `resume`, for the version before the one at `at`; None if it is not kept."""
         before = await self._compute.run(self._store.resume_before)
         return before if before is not None and before.version == at.version - 1 else None
 
     async def resume_between(self, at: Progress) -> Progress:
-        """How far the run had come since; says that it goes on from there."""
+        """Load what was saved since the snapshot at `at`, if anything, and record that the run resumes from there."""
         since = await self._compute.run(self._store.resume_between, at) or at
         self._record(Resumed(round=since.round, version=since.version, why=self._store.trouble))
         return since
 
     async def at_snapshot(self, progress: Callable[[], Progress]) -> None:
-        """Save before others hear of the snapshot. `progress` gives where the run stands."""
+        """Save a snapshot; call it before other peers are told of the snapshot. `progress` gives the state of the
+        run."""
         await self._compute.run(self._write, progress(), snapshot=True)
 
     async def after_span(self, progress: Callable[[], Progress]) -> None:
-        """Save between two snapshots, where it is worth it."""
+        """Save between two snapshots, if enough time has passed since the last save."""
         pause = min(self._every, max(_LEAST, _SHARE * self._cost))
         if self.stale and self._clock() - self._at >= pause:
             await self._compute.run(self._write, progress())
 
     async def at_the_end(self, progress: Callable[[], Progress]) -> None:
-        """Save what has changed since the last save."""
+        """Save if anything has changed since the last save."""
         if self.stale:
             await self._compute.run(self._write, progress())
 
     def on_the_way(self, progress: Progress, steps: Callable[[], int]) -> Callable[[], None]:
-        """What to call between two steps of a local span that begins at `progress`; `steps` counts them."""
+        """A function to call between two steps of a local span that begins at `progress`, on the learner's thread; it
+        saves every `every` seconds. `steps` gives the learner's step count."""
         began = steps()
 
         def look() -> None:
@@ -82,7 +88,8 @@ class Saving:
         return look
 
     def _write(self, progress: Progress, *, snapshot: bool = False) -> None:
-        """When the last snapshot could not be saved, what comes between has nothing to stand on: it takes its place."""
+        """Save, on the learner's thread. If the last snapshot could not be saved, a save between snapshots would have
+        nothing to build on, and is written as a snapshot instead."""
         whole = snapshot or not self._anchored
         began = self._clock()
         try:

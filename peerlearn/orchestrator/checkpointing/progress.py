@@ -1,4 +1,4 @@
-"""Where a run stands: what a checkpoint keeps of the orchestrator. Values only."""
+"""Progress: the state of the orchestrator in a checkpoint. Values only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,23 +13,27 @@ _NAMES: dict[type[Phase], str] = {Local: "local", Exchange: "exchange", Transfer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """`round`: rounds completed. `version`: of the latest snapshot. `cursor`: the phase of the cycle that is due."""
+    """State of a run between two steps."""
 
     round: int
+    """Rounds completed."""
     version: int
+    """Version of the latest snapshot."""
     cursor: int
+    """Index of the due phase in the schedule's cycle."""
     into: int = 0
-    """Optimizer steps made of the local span that is due."""
+    """Optimizer steps that the due local span has made already."""
     triggered: tuple[Phase, ...] = ()
     """Phases that events have put before the cycle, oldest first."""
     first: bool = False
-    """Whether the schedule's `first` is yet to be done."""
+    """True if the schedule's `first` phases are still to be done."""
     taught_by: tuple[PeerId, ...] = ()
-    """Those whose knowledge the strategy holds."""
+    """Providers whose knowledge the strategy holds."""
     reputation: Mapping[str, Any] = field(default_factory=dict)
-    """Who is under suspicion or put aside; see `Blame.as_tree`."""
+    """Suspected and quarantined providers; see `Reputation.as_tree`."""
 
     def as_tree(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
         return {
             "round": self.round,
             "version": self.version,
@@ -43,8 +47,7 @@ class Progress:
 
     @classmethod
     def of_tree(cls, tree: Mapping[str, Any]) -> Self:
-        """What checkpoints before the first version of this page did not have is as in a fresh run. Raises
-        StateError."""
+        """Progress from `as_tree`; a missing value is as in a fresh run. Raises StateError."""
         try:
             return cls(
                 round=int(tree["round"]),

@@ -1,8 +1,7 @@
-"""The checkpoints of a run, by name: what they hold, and which of them count when the run goes on.
+"""Store: the checkpoints of a run on disk, by name, and which of them are used to resume it.
 
-`state` is written at each snapshot, before anybody hears of it; `previous` is the one before, in case `state` is
-damaged; `span` is written on the way from one snapshot to the next, and counts only on top of the `state` that it
-follows.
+`state` is written at each snapshot, before other peers are told of the snapshot. `previous` is the one before, in case
+`state` is damaged. `span` is written between two snapshots, and is used only on top of the `state` that it follows.
 """
 
 from collections.abc import Mapping
@@ -32,18 +31,20 @@ class Store:
         self._learner = learner
         self._strategy = strategy
         self.trouble = ""
-        """What was wrong with a checkpoint that resuming passed over, in a sentence."""
+        """Why resuming passed over a checkpoint, in a sentence; empty if it did not."""
 
     # ---------------------------------------------------------------- writing
 
     def save(self, progress: Progress) -> str:
-        """At a snapshot. All or nothing: a crash leaves the former checkpoint or this one. Raises StateError."""
+        """Write the checkpoint of a snapshot, and return its folder. All or nothing: a crash leaves the former
+        checkpoint or this one. Raises StateError."""
         where = self.write(self._tree(progress), STATE)
         self.drop(SPAN)
         return where
 
     def save_between(self, progress: Progress) -> str:
-        """On the way to the next snapshot; the former `state` stays, as it is what others have of this peer."""
+        """Write a checkpoint between two snapshots, and return its folder. The former `state` stays: it is the version
+        that others know. Raises StateError."""
         return self.write(self._tree(progress), SPAN)
 
     def _tree(self, progress: Progress) -> dict[str, Any]:
@@ -57,13 +58,13 @@ class Store:
     # ---------------------------------------------------------------- reading
 
     def resume(self) -> Progress | None:
-        """Where the latest snapshot was made; learner and strategy are then as they were. None when nothing is kept
-        yet. Raises StateError when it does not fit, or when nothing of it can be read."""
+        """Load the checkpoint of the latest snapshot into learner and strategy, and return its progress; None if
+        nothing is saved yet. Raises StateError if it does not fit, or if no checkpoint can be read."""
         kept = self._sound()
         return None if kept is None else self._take(kept)
 
     def resume_before(self) -> Progress | None:
-        """The same of the snapshot before the latest; None when there is none."""
+        """As `resume`, for the snapshot before the latest; None if there is none."""
         try:
             kept = self.read(PREVIOUS)
         except StateError:
@@ -71,7 +72,7 @@ class Store:
         return None if kept is None else self._take(kept)
 
     def resume_between(self, at: Progress) -> Progress | None:
-        """How far the run had come since the snapshot at `at`; None when nothing was saved since."""
+        """As `resume`, for the last save after the snapshot at `at`; None if nothing was saved since."""
         try:
             kept = self.read(SPAN)
         except StateError as exc:
@@ -82,7 +83,7 @@ class Store:
         return self._take(kept)
 
     def _sound(self) -> Mapping[str, Any] | None:
-        """The latest checkpoint that can be read. A damaged one is put aside, not overwritten."""
+        """The latest checkpoint that can be read. A damaged one is renamed, not overwritten."""
         try:
             if (kept := self.read(STATE)) is not None:
                 return kept
@@ -118,10 +119,10 @@ class Store:
                 "or another state directory"
             ) from exc
 
-    # ---------------------------------------------------------------- where they are: a simulation has them in memory
+    # ---------------------------------------------------------------- files: a simulation overrides these
 
     def open(self) -> None:
-        """Make room. From here on a folder that is missing has been taken away. Raises StateError."""
+        """Make the folder. If it is missing later, it was deleted during the run. Raises StateError."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
@@ -130,7 +131,7 @@ class Store:
             ) from exc
 
     def write(self, tree: Mapping[str, Any], name: str) -> str:
-        """Where it now is. The former STATE becomes PREVIOUS."""
+        """Write `tree` by this name, and return its folder. The former STATE becomes PREVIOUS. Raises StateError."""
         if not self._folder.is_dir():
             raise StateError(
                 f"the state directory {self._folder.parent} is gone: put it back, or start again with another one"
@@ -139,14 +140,14 @@ class Store:
         return str(self._folder)
 
     def read(self, name: str) -> Mapping[str, Any] | None:
-        """What was written last by this name; None when nothing was. Raises StateError when it is damaged."""
+        """The tree last written by this name; None if there is none. Raises StateError if it is damaged."""
         return checkpoint.load(self._folder, name=name) if checkpoint.exists(self._folder, name=name) else None
 
     def drop(self, name: str) -> None:
-        """It does not count any more. Raises StateError."""
+        """Delete the tree of this name. Raises StateError."""
         checkpoint.remove(self._folder, name=name)
 
     def set_aside(self) -> None:
-        """STATE is damaged: keep it for whoever wants to look, where no save will turn it into PREVIOUS."""
+        """Rename a damaged STATE, so that it can be examined and no later save turns it into PREVIOUS."""
         checkpoint.rename(self._folder, STATE, DAMAGED)
         self.drop(SPAN)

@@ -1,1 +1,1 @@
-"""The consuming side: choose providers, ask them, keep what they sent, and judge them by what it did."""
+"""The consuming side: chooses providers, asks them, keeps their answers, and judges them by the effect of these."""

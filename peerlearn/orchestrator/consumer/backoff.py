@@ -1,4 +1,4 @@
-"""Providers put aside for a while, each with its reason. Pure bookkeeping; `now` is passed in."""
+"""Backoff: providers that failed and are not asked for a while, each with the reason. Pure bookkeeping."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,35 +7,41 @@ from peerlearn.errors import PeerRefused, RefusalReason
 from peerlearn.types import Card, PeerId
 
 _PASSING = frozenset({RefusalReason.BUSY, RefusalReason.VERSION, RefusalReason.UNKNOWN_PEER, RefusalReason.LEAVING})
-"""Refusals that another try may overcome; the others hold until the provider's card changes."""
+"""Refusals that may not be repeated at the next attempt. All others hold until the provider shows another card."""
 
 _REMEMBERED = 1024
-"""Providers at most; the longest known goes first."""
+"""Upper bound on remembered providers; the oldest entry is dropped first. Small: an entry costs a few hundred bytes."""
 
 
 @dataclass(slots=True)
 class _Pause:
     why: str
     until: float
+    """Time on the given clock, in seconds."""
     failures: int
+    """Failures in a row."""
     session: str
     serial: int | None
+    """Serial of the card to which a lasting refusal applies; None: the pause ends at `until`."""
 
 
 class Backoff:
-    """After a failure a provider is not asked for `first` seconds, then twice as long with each further one.
+    """Decides when a provider that failed may be asked again.
 
-    A refusal for good (exposure, strategy, fit) holds until the provider shows another card. A provider that
-    restarts (another session) starts with a clean slate.
+    The pause is `first` seconds after the first failure and doubles with each further one, up to `most` seconds. A
+    lasting refusal (exposure, strategy, fit) holds until the provider shows another card. A provider that restarts
+    (another session) starts with a clean slate.
     """
 
     def __init__(self, now: Callable[[], float], *, first: float, most: float) -> None:
+        """`now`: the clock, in seconds."""
         self._now = now
         self._first = first
         self._most = most
         self._backoff: dict[PeerId, _Pause] = {}
 
     def put(self, provider: Card, error: Exception) -> None:
+        """Note a failure of this provider. A passing refusal (busy, leaving ...) is not counted and costs no pause."""
         before = self._backoff.get(provider.id)
         failures = before.failures if before and before.session == provider.session else 0
         refused = error.reason if isinstance(error, PeerRefused) else None
@@ -51,11 +57,11 @@ class Backoff:
         )
 
     def clear(self, provider: PeerId) -> None:
-        """It answered: forgiven."""
+        """Forget the failures of this provider: it has answered."""
         self._backoff.pop(provider, None)
 
     def why(self, provider: Card) -> str | None:
-        """Why this provider is not to be asked now; None when it may be."""
+        """Why this provider is not to be asked now; None if it may be asked."""
         entry = self._backoff.get(provider.id)
         if entry is None:
             return None

@@ -1,4 +1,4 @@
-"""One exchange with several providers: choose, ask, remember what is held, hand the answers to the strategy."""
+"""Exchanges with several providers at once: choose them, ask them, and hand their answers to the strategy."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +11,7 @@ from peerlearn.config import Timing
 from peerlearn.errors import KnowledgeError, TransferError, WireError
 from peerlearn.events import Decided, Fetched, FetchFailed, Record, Unfit
 from peerlearn.knowledge import Question, Received
+from peerlearn.learning.fence import fence
 from peerlearn.learning.learner import Learner
 from peerlearn.orchestrator.consumer.backoff import Backoff
 from peerlearn.orchestrator.consumer.fetch import Fetch, Fetcher
@@ -24,12 +25,13 @@ from peerlearn.strategies.base import Strategy, prefers
 from peerlearn.types import Card, PeerId
 
 _UNKNOWN: Final[tuple[str, int, str | None]] = ("", -1, None)
+"""Session, card serial and reason of a provider whose fit has not been looked at yet."""
 _REMEMBERED: Final = 1024
-"""Peers of whom anything is kept; a fabric that lives for years meets ever new ones."""
+"""Upper bound on remembered peers: a fabric that runs for years meets ever new ones."""
 
 
 class Exchanges:
-    """The consuming side of a peer. Lives on the event loop; the strategy is called on the learner's thread."""
+    """The consuming side of a peer. Lives on the event loop; calls the strategy on the learner's thread."""
 
     def __init__(
         self,
@@ -47,8 +49,11 @@ class Exchanges:
         most_providers: int | None,
         keeps: bool,
     ) -> None:
-        """`wants`: whether the app wants this provider. `most_providers`: how many to ask at most in one exchange.
-        `keeps`: whether the run is saved, so that where it stood before an exchange has to be remembered."""
+        """patience: seconds that a live provider may take to reach the version asked for (lockstep).
+        wants: True for a provider that the app has not excluded.
+        most_providers: upper bound on the providers asked in one exchange; None: no bound.
+        keeps: True if the run is saved; the reputation before an exchange is then remembered for checkpoints.
+        """
         self._me = me
         self._learner = learner
         self._strategy = strategy
@@ -61,48 +66,60 @@ class Exchanges:
         self._wants = wants
         self._most = most_providers
         self._keeps = keeps
+        # A failure cost about one stall window, so the pause begins with one; at most a minute by default (12 * 5 s),
+        # so that a provider that has come back is soon asked again.
         self._backoff = Backoff(now, first=timing.stall, most=12 * timing.stall)
-        self.reputation = Reputation(fetcher, patience=patience, record=record)
+        self.reputation = Reputation(directory.complain, record=record)
         self._reputation_before: Mapping[str, Any] = {}
         self._answers: dict[PeerId, list[Fetch]] = {}
         self._names: Bounded[str, str] = Bounded(_REMEMBERED)
         self._misfits: Bounded[PeerId, tuple[str, int, str | None]] = Bounded(_REMEMBERED)
         self.changed: Callable[[], None] = lambda: None
-        """Called when the last answer under way has come, or has failed to."""
+        """Called when the last question under way has been answered or has failed."""
         self.histogram = me.histogram
-        """Labelled samples that this peer has seen per class, as of its latest snapshot: shown to others or not."""
+        """Labelled samples per class that this peer has seen, (C,), as of its latest snapshot. Used for selection even
+        if the card does not show it."""
         self.asked = False
+        """True from sending the questions of an exchange to collecting their answers."""
         self.nobody = False
+        """True if an early attempt to ask found no provider."""
         self.in_flight = 0
+        """Providers whose answers have not arrived yet."""
         self.taught_by: set[PeerId] = set()
-        """Those whose knowledge the strategy holds since the last collection."""
+        """Providers whose knowledge the strategy holds, as of the last collection."""
 
     async def ask(
         self, fetching: asyncio.TaskGroup, exchange: Exchange, *, round_: int, at: int | None, due_now: bool
     ) -> None:
-        """Send questions to the chosen providers; `at`: the version wanted of each (lockstep)."""
+        """Choose providers and start a task in `fetching` for each, which sends the questions to it.
+
+        at: the version to ask for (lockstep); None: the latest.
+        due_now: False for an early attempt. If no provider is found, an early attempt is repeated later; an exchange
+            that is due then ends without answers.
+        """
         if self._keeps and not (self.asked or self.nobody):
             self._reputation_before = self.reputation.as_tree()
         contacts = [contact for contact in self._directory.alive() if self._wants(contact.card)]
         cards, versions = [contact.card for contact in contacts], {c.card.id: c.version for c in contacts}
         misfits = await self._weigh(cards)
         reasons = {c.id: misfits[c.id] or self._backoff.why(c) or self.reputation.why(c, versions[c.id]) for c in cards}
-        aside = {peer: why for peer, why in reasons.items() if why is not None}
-        fit = [card for card in cards if card.id not in aside]
-        # a hop to the learner's thread takes longer than all the rest here
+        unavailable = {peer: why for peer, why in reasons.items() if why is not None}
+        fit = [card for card in cards if card.id not in unavailable]
+        # Asked only of strategies with a preference: a hop to the learner's thread takes longer than all the rest here.
         preferred = await self._compute.run(self._strategy.prefer, self._learner, fit) if self._prefers else None
         most = exchange.most if exchange.most is not None else self._most
         eligible = [card.id for card in fit] if preferred is None else preferred
-        if exchange.order != "pairs" and most != 1 and len(eligible) > 1:  # else each is tried alone as it is
-            aside |= self.reputation.waiting([card.id for card in fit if card.id in eligible])
-            fit = [card for card in fit if card.id not in aside]
+        # Group testing needs a choice to limit: with pairs or a single provider, each is tried alone anyway.
+        if exchange.order != "pairs" and most != 1 and len(eligible) > 1:
+            unavailable |= self.reputation.waiting([card.id for card in fit if card.id in eligible])
+            fit = [card for card in fit if card.id not in unavailable]
         choice = choose(
             replace(self._me, histogram=self.histogram),
             cards,
-            aside=aside,
+            unavailable=unavailable,
             preferred=preferred,
             most=most,
-            lot=f"{self._learner.seed}:{round_}:{self._me.name}" if exchange.order == "random" else "",
+            draw=f"{self._learner.seed}:{round_}:{self._me.name}" if exchange.order == "random" else "",
             pairs=str(round_ if at is None else at) if exchange.order == "pairs" else "",
         )
         if choice.providers or due_now:
@@ -120,8 +137,9 @@ class Exchanges:
             in_turn = self._fetch(card, [_at(question, at) for question in asked], round_)
             fetching.create_task(in_turn, name=f"{self._me.name}:fetch:{card.name}")
 
-    async def collect(self, tasks: asyncio.TaskGroup, *, round_: int) -> None:
-        """Hand what came to the strategy, in provider-id order; what did not come is not used any more."""
+    async def collect(self, *, round_: int) -> None:
+        """Hand the answers to the strategy, in id order of the providers. The strategy forgets each provider that gave
+        no answer this time."""
         answers, self._answers = self._answers, {}
         taught_by, left = set(), sorted(answers)
         while left:
@@ -132,7 +150,7 @@ class Exchanges:
                 taught_by.add(peer)
                 self._backoff.clear(peer)
             if refused is not None:
-                await self._refused(answers[left[absorbed]][0].provider, refused, tasks, round_)
+                await self._refused(answers[left[absorbed]][0].provider, refused, round_)
                 absorbed += 1
             left = left[absorbed:]
         for peer in sorted(self.taught_by - taught_by):
@@ -141,34 +159,34 @@ class Exchanges:
         self.asked = False
 
     def reputation_to_save(self) -> Mapping[str, Any]:
-        """What a checkpoint keeps of `blame`: an exchange under way is not part of it, since a resumed peer begins it
-        anew, and whose turn it is to be tried would else go on twice."""
+        """The reputation as a checkpoint keeps it: during an exchange, as it was before. A resumed peer repeats the
+        exchange, and group testing would otherwise count it twice."""
         return self._reputation_before if self.asked or self.nobody else self.reputation.as_tree()
 
     def names(self, peers: Iterable[str]) -> tuple[str, ...]:
-        """As people know them, even when they have left since."""
+        """Names of these peers, also of peers that have left; the start of the id if the name is not known."""
         return tuple(self._names.get(peer) or peer[:12] for peer in peers)
 
-    async def receive(self, received: Received, tasks: asyncio.TaskGroup, *, round_: int) -> bool:
-        """Hand over what somebody brought unasked; False when it did not fit."""
+    async def receive(self, received: Received, *, round_: int) -> bool:
+        """Hand knowledge that a consumer brought to the strategy. False if it was malformed or did not fit."""
         self._names[received.sender.id] = received.sender.name
         self.reputation.gave(received.sender, received.knowledge.version)
         try:
             await self._compute.run(self._absorb, received)
         except KnowledgeError as exc:
-            await self._refused(received.sender, exc, tasks, round_)
+            await self._refused(received.sender, exc, round_)
             return False
         return True
 
-    async def judge(self, outcome: training.TransferOutcome, tasks: asyncio.TaskGroup, *, round_: int) -> None:
-        """How a transfer went: whoever does harm, and nobody else, is put aside."""
+    async def judge(self, outcome: training.TransferOutcome, *, round_: int) -> None:
+        """Update reputations after a transfer; the strategy forgets each provider that is quarantined for it."""
         providers = [PeerId(peer) for peer in outcome.report.providers] or sorted(self.taught_by)
-        for peer in self.reputation.judged(providers, outcome, tasks, round_=round_):
+        for peer in self.reputation.judged(providers, outcome, round_=round_):
             await self._forget(peer)
 
-    async def _refused(self, card: Card, error: KnowledgeError, tasks: asyncio.TaskGroup, round_: int) -> None:
+    async def _refused(self, card: Card, error: KnowledgeError, round_: int) -> None:
         self._record(FetchFailed(round=round_, provider=card.name, why=str(error), seconds=0.0))
-        await self._forget(self.reputation.refused(card, str(error), tasks, round_=round_))
+        await self._forget(self.reputation.refused(card, str(error), round_=round_))
 
     async def _forget(self, quarantined: PeerId | None) -> None:
         if quarantined is not None:
@@ -176,7 +194,8 @@ class Exchanges:
             self.taught_by.discard(quarantined)
 
     async def _weigh(self, cards: list[Card]) -> dict[PeerId, str | None]:
-        """Why each of these cannot teach me; asked of the strategy, and said, once per card."""
+        """Why each of these providers cannot teach this learner; None if it can. The strategy is asked, and the reason
+        recorded, once per card."""
         found = {card.id: self._misfits.get(card.id, _UNKNOWN) for card in cards}
         new = [card for card in cards if found[card.id][:2] != (card.session, card.serial)]
         if new:
@@ -192,7 +211,8 @@ class Exchanges:
         return [asked] if isinstance(asked, Question) else asked
 
     async def _fetch(self, card: Card, questions: Sequence[Question], round_: int) -> None:
-        """All questions to one provider, one after another; a failure ends the series."""
+        """Send all questions to one provider, one after another. A failure ends the series, and the answers before it
+        are not used."""
         began = now()
         fetches = []
         try:
@@ -207,7 +227,7 @@ class Exchanges:
             self._answers[card.id] = fetches
         finally:
             self.in_flight -= 1
-            if not self.in_flight:  # before that, nothing is to be done
+            if not self.in_flight:  # only the last answer wakes the orchestrator: before it there is nothing to do
                 self.changed()
 
     def _came(self, fetch: Fetch, round_: int, seconds: float) -> None:
@@ -225,8 +245,8 @@ class Exchanges:
         self._record(FetchFailed(round=round_, provider=card.name, why=str(error), seconds=seconds))
 
     def _absorb_in_turn(self, answers: Sequence[Sequence[Fetch]]) -> tuple[int, KnowledgeError | None]:
-        """How many providers' answers went in, and why the next one's did not. In one go: a hop to the learner's thread
-        takes longer than most answers."""
+        """Number of providers whose answers were absorbed, and why those of the next one were not. One call for all: a
+        hop to the learner's thread takes longer than absorbing most answers."""
         for number, fetches in enumerate(answers):
             try:
                 for fetch in fetches:
@@ -237,12 +257,12 @@ class Exchanges:
         return len(answers), None
 
     def _absorb(self, received: Received) -> None:
-        with self._learner.tentative():
+        with fence(self._learner, received.sender.name), self._learner.tentative():
             self._strategy.absorb(self._learner, [received])
 
 
 def _at(question: Question, version: int | None) -> Question:
-    """Lockstep asks for one version, unless the strategy has asked for one itself or names one to wait for."""
+    """The question for this version (lockstep), unchanged if the strategy has already named a version in it."""
     if version is None or question.query.at is not None or question.after is not None:
         return question
     return replace(question, query=replace(question.query, at=version))

@@ -1,4 +1,4 @@
-"""The consuming side of one exchange: wait for the version that lockstep wants, ask, check what came."""
+"""Fetcher: asks one provider one question. Waits for the version that lockstep wants, and checks the answer."""
 
 import asyncio
 import functools
@@ -22,27 +22,31 @@ from peerlearn.wire.partial_message import PartialMessage
 from peerlearn.wire.reuse.negotiation import Held
 
 _AGAIN = 0.1
-"""Seconds between two looks for a provider that may come back."""
+"""Seconds between two looks for a provider that may come back: short beside its restart, which takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """What an exchange gave: `received` is None when the provider had nothing to add, because what is held is still
-    the latest (`not_modified`), or because the question only brought something."""
+    """Result of one question to one provider."""
 
     provider: Card
     received: Received | None
+    """None if the consumer already holds the latest knowledge (`not_modified`), or if it only brought knowledge."""
     version: int
+    """The provider's version from which it answered."""
     traffic: Traffic
     not_modified: bool = False
 
 
 class Fetcher:
-    """Exchanges with one provider at a time per call. Holds nothing but what saves bytes: the last answers, and those
-    that broke off.
+    """Asks providers; several calls may run at once. Keeps the last answers and those that broke off, so that fewer
+    bytes need to travel. Lives on the event loop.
 
-    `certificates` tells whose connection the provider's must be; `showing` whether what a question brings may be shown;
-    `cast` is asked for by all queries that do not name one themselves.
+    strategy: name of the consumer's strategy, sent with each question.
+    certificates: SHA-256 of the certificates that a provider's connection may show; empty without a group.
+    showing: checks the knowledge that a question brings before it is sent.
+    cast: lossy conversion for queries that name none; empty: lossless.
+    absence: seconds to wait for a provider that fell silent (lockstep); 0: none.
     """
 
     def __init__(
@@ -71,10 +75,11 @@ class Fetcher:
         self._absence = absence
 
     async def fetch(self, provider: PeerId, question: Question, *, patience: float) -> Fetch:
-        """Raises PeerUnreachable, PeerRefused, WireError or KnowledgeError; each costs at most one stall window, or
-        `absence`, where lockstep waits for a provider to come back, and asks again.
+        """Ask a provider and return its answer. `patience`: seconds that a live provider may take to reach the version
+        asked for (lockstep); each version on the way renews it.
 
-        `patience` bounds how long a provider that is alive may take to reach the version asked for (lockstep).
+        Raises PeerUnreachable, PeerRefused, WireError or KnowledgeError. A failure takes at most one stall window; with
+        `absence`, a provider that fell silent is waited for and asked again within that time.
         """
         until: float | None = None
         while True:
@@ -88,7 +93,7 @@ class Fetcher:
                     raise
 
     async def _back(self, provider: PeerId, until: float) -> bool:
-        """Wait, until then at most, for a provider that fell silent without a goodbye."""
+        """Wait, at most until this time, for a provider that fell silent without a goodbye; True if it is back."""
         while now() < until and not self._directory.left(provider):
             await asyncio.sleep(_AGAIN)
             contact = self._directory.get(provider)
@@ -125,8 +130,9 @@ class Fetcher:
     async def _exchange(
         self, provider: PeerId, contact: Contact, question: Question, held: Held | None
     ) -> tuple[Message, Traffic, Answer]:
-        """A whole answer, what was received of it before a connection was lost included. Raises Changed too."""
-        if question.brings is None:  # small: a hop to a thread takes longer than the work, much longer beside training
+        """A complete answer, including bytes received before a lost connection. Raises Changed if the tensors held do
+        not give what the provider announced."""
+        if question.brings is None:  # small: a hop to a thread takes longer than encoding, above all during training
             message = self._encoded(question, held)
         else:
             message = await asyncio.to_thread(self._encoded, question, held)
@@ -138,7 +144,8 @@ class Fetcher:
             self._partial_answers.keep(provider, same, partial)
         if reply.header.sender != provider:
             raise KnowledgeError(f"{contact.card.name} answered in the name of {reply.header.sender[:12]!r}")
-        if any(line.base or line.cast_from for line in reply.header.tensors):  # hashed, or converted
+        # In a thread if tensors must be hashed or converted: that takes long, and the event loop must stay free.
+        if any(line.base or line.cast_from for line in reply.header.tensors):
             return reply, traffic, await asyncio.to_thread(decode_answer, reply, limits=self._limits, held=held)
         return reply, traffic, decode_answer(reply, limits=self._limits)
 
@@ -155,8 +162,8 @@ class Fetcher:
     async def _resumed(
         self, provider: PeerId, contact: Contact, message: Message, partial: PartialMessage
     ) -> tuple[Message, Traffic]:
-        """One more attempt, at once, where a connection was lost in the middle of an answer: silence has cost its
-        stall window already, and would only cost another."""
+        """Exchange, with one more attempt at once if the connection is lost in the middle of an answer. There is no
+        second attempt after silence: it has cost one stall window, and another attempt would cost another."""
         attempt = functools.partial(
             self._transport.exchange,
             contact.address,
@@ -180,8 +187,8 @@ class Fetcher:
         return contact
 
     async def _reached(self, provider: PeerId, version: int, patience: float) -> None:
-        """Wait until the provider has published this version. Each version on the way renews the patience: a provider
-        that is slow but advances is no dead one."""
+        """Wait until the provider has published this version. Each version on the way renews the patience: a slow
+        provider that advances is not dead. Raises PeerUnreachable."""
         at, deadline = -1, 0.0
         while (contact := self._here(provider)).version < version:
             if not contact.alive:
@@ -197,7 +204,8 @@ class Fetcher:
 
 
 def _may_pass(error: PeerUnreachable | PeerRefused) -> bool:
-    """A provider that was started again does not know us before it is introduced."""
+    """True if the failure may end once the provider is back: it is silent, or it was restarted and does not know this
+    peer before their next introduction."""
     return isinstance(error, PeerUnreachable) or error.reason is RefusalReason.UNKNOWN_PEER
 
 

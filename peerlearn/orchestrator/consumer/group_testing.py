@@ -1,10 +1,10 @@
-"""Whose knowledge does harm: who is asked alone after a rollback, who is put aside, and until when. Pure bookkeeping.
+"""Group testing: finds the providers whose knowledge does harm, and decides how long they are quarantined. Pure.
 
-After a rollback suspicion falls on all whose knowledge was used. They are split into halves, each of which is asked
-without the other, and so on down to one: with one liar among m that takes at most 2 log2(m) further trials. Who,
-alone, makes `strikes` transfers in a row fail, or sends what is refused before use, is put aside. Between two trials
-those whom nobody suspects teach. All is counted in exchanges and versions, never in seconds: lockstep runs stay what
-they are.
+After a rollback, all providers whose knowledge was used are suspects. They are split into halves, each half is asked
+without the other, and so on down to single providers: one liar among m is found after at most 2 log2(m) further trials.
+A provider is quarantined after `failures` transfers in a row that failed with it alone, or after as many answers in a
+row that were refused before use. Trials take turns with exchanges among providers that are not suspected. Everything
+is counted in exchanges and versions, never in seconds, so that lockstep runs can be repeated to the bit.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -15,23 +15,26 @@ from peerlearn.types import Card, PeerId
 from peerlearn.wire.cards import is_peer_id
 
 FAILURES = 3
-"""One may be chance: a held-out set is small. Three in a row, alone, are not."""
+"""Failures in a row, of one provider alone, that lead to quarantine. One failure may be chance, since a held-out set is
+small; three in a row are not."""
 
 FIRST_PAUSE = 8
-"""Versions that the provider must publish before it is tried again; twice as many with each further time."""
+"""Versions that a quarantined provider must publish before it is tried again; each further quarantine doubles it. Long
+enough that a provider can have mended itself by further training, short enough that an honest one is soon back."""
 
 MOST_PAUSE = 1024
+"""Upper bound of the pause, in versions: even a provider that always does harm gets another chance."""
 
 REMEMBERED = 1024
-"""Peers at most of whom anything is held, and groups that wait for a trial; those who are put aside go last."""
+"""Upper bound on remembered providers, and on providers in groups under test; quarantined ones are forgotten last."""
 
 _UNHEARD = 3
-"""So often a group is asked without a verdict, because nothing new came of it, until it is no longer waited for."""
+"""Trials of a group without a verdict (because its providers had nothing new) before the group is given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exclusion:
-    """This provider is put aside, for this reason, until it publishes version `until` or begins another session."""
+    """Quarantine of a provider, for this reason, until it publishes version `until` or begins another session."""
 
     provider: PeerId
     why: str
@@ -41,34 +44,37 @@ class Exclusion:
 @dataclass(slots=True)
 class _Record:
     session: str
-    strikes: int = 0
-    sentences: int = 0
+    failures: int = 0
+    exclusions: int = 0
     until: int | None = None
-    """The version at which it is tried again; None: nothing is held against it that has not been seen in trials."""
+    """Version at which a quarantined provider is tried again; None: it is not quarantined."""
     why: str = ""
+    """Reason of the latest failure."""
 
 
 class GroupTesting:
-    """One consumer's view of those who teach it."""
+    """Failures, quarantines and groups under test, as one consumer sees its providers. Lives on the event loop."""
 
-    def __init__(self, *, strikes: int = FAILURES) -> None:
-        self._strikes = strikes
+    def __init__(self, *, failures: int = FAILURES) -> None:
+        self._failures = failures
         self._standing: dict[PeerId, _Record] = {}
         self._groups: list[tuple[frozenset[PeerId], int]] = []
-        """Disjoint, each with how often it was asked in vain; the first is tried next."""
+        """Disjoint groups of suspects, each with its number of trials without a verdict; the first is tried next."""
         self._turn = False
+        """True if the last exchange was a trial of suspects; the next one is then among the others."""
 
     def why(self, provider: Card, version: int) -> str | None:
-        """Why this provider, now at this version, is not to be used; None when it may be."""
+        """Why this provider, now at this version, is not to be used; None if it may be used."""
         standing = self._of(provider)
         if standing is None or standing.until is None or version >= standing.until:
             return None
         return f"put aside until its version {standing.until}: {standing.why}"
 
     def trial(self, candidates: Collection[PeerId]) -> frozenset[PeerId] | None:
-        """To whom of those who could be asked this exchange is limited; None: to nobody. Each call is one exchange.
+        """The subset of candidates to ask in this exchange; None: no restriction. Each call counts as one exchange.
 
-        Who has served its sentence is tried alone first: one more strike puts it aside again, for twice as long."""
+        A provider whose quarantine has ended is first tried alone: one more failure quarantines it for twice as long.
+        """
         for peer in sorted(candidates):
             standing = self._standing.get(peer)
             if standing is not None and standing.until is not None:
@@ -87,10 +93,11 @@ class GroupTesting:
 
     @property
     def suspects(self) -> frozenset[PeerId]:
+        """Providers in the groups that are still to be tried."""
         return frozenset[PeerId]().union(*(group for group, _ in self._groups))
 
     def kept(self, providers: Iterable[PeerId]) -> None:
-        """A transfer by these was measured, and kept: they are cleared."""
+        """Clear these providers: a transfer with their knowledge was measured and kept."""
         cleared = frozenset(providers)
         for peer in cleared:
             if (standing := self._standing.get(peer)) is not None and standing.until is None:
@@ -98,40 +105,42 @@ class GroupTesting:
         self._regroup(cleared, [])
 
     def failed(self, providers: Collection[Card], why: str) -> Exclusion | None:
-        """A transfer by these was rolled back. The sentence, when one of them has failed alone often enough."""
+        """Note that a transfer with these providers was rolled back, for this reason. Returns the quarantine of a
+        provider that has failed alone often enough, else None."""
         if len(providers) == 1:
             (alone,) = providers
-            sentence = self.refused(alone, why)
-            if sentence is None:
+            exclusion = self.refused(alone, why)
+            if exclusion is None:
                 self._regroup(frozenset({alone.id}), [frozenset({alone.id})], last=True)
-            return sentence
+            return exclusion
         ids = sorted(card.id for card in providers)
         half = (len(ids) + 1) // 2
-        self._turn = False
+        self._turn = False  # the first half is tried at the very next exchange
         self._regroup(frozenset(ids), [frozenset(part) for part in (ids[:half], ids[half:]) if part])
         return None
 
     def refused(self, provider: Card, why: str) -> Exclusion | None:
-        """Its knowledge was refused before use: nobody else can be to blame, so that it need not be tried alone."""
+        """Note a failure of this provider alone: its knowledge was refused before use, or a transfer with it alone
+        failed. Returns its quarantine if it has failed often enough, else None."""
         standing = self._of(provider) or _Record(provider.session)
-        standing.strikes, standing.why = standing.strikes + 1, why
+        standing.failures, standing.why = standing.failures + 1, why
         self._standing[provider.id] = standing
         self._forget_one(besides=provider.id)
-        if standing.strikes < self._strikes:
+        if standing.failures < self._failures:
             return None
         self._regroup(frozenset({provider.id}), [])
-        standing.sentences += 1
-        pause = min(FIRST_PAUSE * 2 ** (standing.sentences - 1), MOST_PAUSE)
+        standing.exclusions += 1
+        pause = min(FIRST_PAUSE * 2 ** (standing.exclusions - 1), MOST_PAUSE)
         standing.until = provider.version + pause
         return Exclusion(provider.id, why, standing.until)
 
     # ---------------------------------------------------------------- kept across a restart
 
     def as_tree(self) -> dict[str, Any]:
-        """All that it knows, for a checkpoint."""
+        """The whole state, for a checkpoint."""
         return {
             "standing": [
-                [peer, its.session, its.strikes, its.sentences, its.until, its.why]
+                [peer, its.session, its.failures, its.exclusions, its.until, its.why]
                 for peer, its in self._standing.items()
             ],
             "groups": [[sorted(group), times] for group, times in self._groups],
@@ -139,8 +148,8 @@ class GroupTesting:
         }
 
     def restore(self, tree: Mapping[str, Any]) -> None:
-        """As it was when `as_tree` was called. Raises ValueError, TypeError or KeyError, with nothing changed, for
-        what that cannot have made."""
+        """Restore the state from `as_tree`. Raises ValueError, TypeError or KeyError, with nothing changed, for a tree
+        that `as_tree` cannot have made."""
         standing = {_id(peer): _standing(*its) for peer, *its in _few(tree["standing"])}
         groups = [(frozenset(map(_id, _few(members))), _count(times)) for members, times in _few(tree["groups"])]
         if sum(len(group) for group, _ in groups) != len(frozenset[PeerId]().union(*(group for group, _ in groups))):
@@ -150,7 +159,7 @@ class GroupTesting:
     # ---------------------------------------------------------------- inside
 
     def _of(self, provider: Card) -> _Record | None:
-        """A provider that comes back under another session begins with a clean slate."""
+        """The record of this provider. A provider that comes back under another session starts with a clean slate."""
         standing = self._standing.get(provider.id)
         if standing is not None and standing.session != provider.session:
             del self._standing[provider.id]
@@ -159,29 +168,30 @@ class GroupTesting:
         return standing
 
     def _forget_one(self, *, besides: PeerId) -> None:
-        """When too many are remembered."""
+        """Forget one provider if too many are remembered, if possible one that is not quarantined."""
         if len(self._standing) > REMEMBERED:
             free = (peer for peer, its in self._standing.items() if its.until is None and peer != besides)
             del self._standing[next(free, next(iter(self._standing)))]
 
     def _asked(self, group: frozenset[PeerId]) -> None:
-        """A verdict may never come: then it makes room for the others, and after some times for good."""
+        """Move this group, which is tried now, to the end: its verdict may never come. After _UNHEARD such trials the
+        group is given up."""
         times = dict(self._groups)[group] + 1
         self._groups = [entry for entry in self._groups if entry[0] != group]
         if times < _UNHEARD:
             self._groups.append((group, times))
 
     def _regroup(self, known: frozenset[PeerId], parts: list[frozenset[PeerId]], *, last: bool = False) -> None:
-        """`known` leave the groups that they are in; these parts of them come first, or last."""
+        """Take `known` out of all groups, and add these parts of it as new groups, in front or (`last`) at the end."""
         left = [(rest, times) for group, times in self._groups if (rest := group - known)][: REMEMBERED - len(parts)]
         new = [(part, 0) for part in parts]
         self._groups = [*left, *new] if last else [*new, *left]
 
 
-def _standing(session: str, strikes: int, sentences: int, until: int | None, why: str) -> _Record:
+def _standing(session: str, failures: int, exclusions: int, until: int | None, why: str) -> _Record:
     if not isinstance(session, str) or not isinstance(why, str):
         raise TypeError("what is held against somebody is no text")
-    return _Record(session, _count(strikes), _count(sentences), None if until is None else _count(until), why)
+    return _Record(session, _count(failures), _count(exclusions), None if until is None else _count(until), why)
 
 
 def _id(peer: object) -> PeerId:

@@ -1,4 +1,4 @@
-"""What this peer still holds of its providers' answers, so that what has not changed need not come again."""
+"""HeldTensors: tensors of earlier answers, kept so that a provider need not send unchanged ones again."""
 
 import json
 from collections import OrderedDict
@@ -15,13 +15,16 @@ from peerlearn.wire.reuse.negotiation import Held
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 REST = 8
-"""Exchanges in which nothing is held after two answers have had nothing in common: a model that is trained as a whole
-changes as a whole, and hashing it would be for nothing."""
+"""Exchanges without holding anything after two answers had (almost) no tensor in common: a model that is trained as a
+whole changes as a whole, and hashing it would save nothing. Smaller: more hashing in vain. Larger: layers that have
+been frozen meanwhile are noticed later."""
 
 _WORTH = 0.05
-"""Share of an answer that must have been held: on the fastest links, hashing costs about as much as it saves."""
+"""Least share of an answer's bytes that must have been held for hashing to be worth it: on the fastest links, hashing
+costs about as much time as it saves."""
 
 _MOST_QUERIES = 1024
+"""Upper bound on remembered queries: a consumer that varies its queries must not fill the memory."""
 _AS_TEXT = json.JSONEncoder(sort_keys=True, default=str)
 _Key = tuple[PeerId, str, str, bytes]
 
@@ -30,14 +33,15 @@ _Key = tuple[PeerId, str, str, bytes]
 class _Entry:
     tensors: dict[bytes, Tensor | Sparse] = field(default_factory=dict)
     nbytes: int = 0
-    """Memory that the tensors keep alive: they are views of whole answers."""
+    """Bytes of memory that the tensors keep alive. They are views, so each keeps its whole answer in memory."""
     rest: int = 0
+    """Exchanges for which nothing is offered or held."""
 
 
 class HeldTensors:
-    """The last answer to each query of each provider, at most `most` bytes together; the least recently used goes
-    first. Tensors are shared with whoever got the answer, never copied but to let go of an older answer's memory. Read
-    and written on the event loop."""
+    """The last answer to each query of each provider, at most `most` bytes in all; the least recently used is dropped
+    first. Tensors are shared with the strategy that got the answer, and copied only to free an older answer's memory.
+    Lives on the event loop."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -46,10 +50,12 @@ class HeldTensors:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of memory that all held tensors keep alive."""
         return sum(entry.nbytes for entry in self._entries.values())
 
     def offer(self, provider: PeerId, query: Query) -> Held | None:
-        """What to tell a provider that is asked this; None: nothing, and its tensors need no names."""
+        """The tensors held for this query, by digest, to be named in the question. None: the provider is to send all,
+        and need not hash its tensors. Empty: it is to send all, with digests."""
         if query.want == "nothing" or provider in self._distrusted:
             return None
         entry = self._entry(provider, query)
@@ -61,7 +67,7 @@ class HeldTensors:
     def keep(
         self, provider: PeerId, query: Query, offered: Held | None, knowledge: Knowledge, manifest: pb.Header
     ) -> None:
-        """This answer has come: what it brings takes the place of what was held."""
+        """Hold this answer in place of the last one. `offered`: what `offer` gave for the question."""
         if offered is None:
             return
         entry = self._entry(provider, query)
@@ -74,13 +80,14 @@ class HeldTensors:
             return
         entry.tensors = {line.digest: by_name[line.name] for line in lines}
         entry.nbytes = max(needed, entry.nbytes + manifest.body_bytes)
-        if entry.nbytes > 2 * needed:  # small pieces of old answers keep all of these in memory
+        if entry.nbytes > 2 * needed:  # small views of old answers keep whole answers in memory: copying frees them
             entry.tensors = {digest: _copied(tensor) for digest, tensor in entry.tensors.items()}
             entry.nbytes = needed
         self._forget_old()
 
     def distrust(self, provider: PeerId) -> None:
-        """What was held did not come to what the provider said: from now on it is asked for all of everything."""
+        """Hold and offer nothing for this provider any more: its answer, completed with held tensors, did not match the
+        checksum that it gave."""
         self._distrusted.add(provider)
         for key in [key for key in self._entries if key[0] == provider]:
             del self._entries[key]

@@ -1,4 +1,4 @@
-"""Answers that broke off, kept by the consumer for a minute: the next question of the same kind goes on with them."""
+"""PartialAnswers: answers that broke off, kept for a minute, so that the same question resumes where it stopped."""
 
 import asyncio
 import weakref
@@ -17,7 +17,8 @@ class _Kept:
 
 
 class PartialAnswers:
-    """At most one per provider, `most` bytes of them together, the oldest forgotten first. On the event loop."""
+    """At most one partial answer per provider and `most` bytes in all; the oldest is dropped first. Lives on the event
+    loop."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -27,13 +28,14 @@ class PartialAnswers:
         return len(self._kept)
 
     def take(self, provider: PeerId, asked: bytes) -> PartialMessage:
-        """What has come of the answer to this very query, or a new beginning."""
+        """The part received of the answer to exactly this query (serialized), or an empty message."""
         kept = self._kept.get(provider)
         partial = kept.partial if kept is not None and kept.asked == asked else PartialMessage()
         self._forget(provider)
         return partial
 
     def keep(self, provider: PeerId, asked: bytes, partial: PartialMessage) -> None:
+        """Keep this part for the next attempt, unless the provider cannot resume it."""
         if partial.resume is None:
             return
         self._forget(provider)

@@ -1,1 +1,1 @@
-"""The providing side: answers from snapshots, shared between consumers, and the reports that come back."""
+"""The providing side: answers questions from snapshots, shares answers between consumers, and takes complaints."""

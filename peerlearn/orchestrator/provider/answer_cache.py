@@ -1,4 +1,4 @@
-"""Answers that all who ask alike are given: made once for each snapshot, however many ask."""
+"""AnswerCache: answers made once per snapshot and shared by all consumers that ask the same."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,29 +14,32 @@ _Key = tuple[str, bytes]
 
 @dataclass(slots=True, eq=False)
 class CachedAnswer:
-    """`message`: as it travels to those who want all of it as it is, once there was one who did."""
+    """One answer, shared by all consumers that ask the same."""
 
     answer: Answer
     message: Message | None = None
+    """Encoded form for consumers that ask without a cast and hold nothing; None until the first of them asks."""
 
 
 class AnswerCache:
-    """The last answers from each snapshot that is still there, of at most `most` bytes of tensors. Filled on the
-    answers' thread, looked into on the event loop too."""
+    """The latest answers from each snapshot that is still in use, with at most `most` bytes of tensors per snapshot.
+    Filled on the answers' thread; read on the event loop too."""
 
     MOST = 8
-    """Kept for one snapshot. Those who learn in step ask alike; others soon ask something else."""
+    """Answers kept per snapshot. Consumers that learn in step ask the same few questions; an answer to a question that
+    no other consumer asks is soon pushed out by newer ones."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._given: WeakKeyDictionary[Snapshot, dict[_Key, CachedAnswer]] = WeakKeyDictionary()
 
     def get(self, snapshot: Snapshot, query: pb.Query) -> CachedAnswer | None:
+        """The cached answer from this snapshot to a query with the same `want` and `select`; None if there is none."""
         kept = self._given.get(snapshot)
         return kept.get(_key(query)) if kept is not None else None
 
     def once(self, snapshot: Snapshot, query: pb.Query, make: Callable[[], Answer]) -> CachedAnswer:
-        """What was given to one who asked alike, or what `make` gives."""
+        """The cached answer, or a new one from `make`, which is cached if it is small enough."""
         if (given := self.get(snapshot, query)) is not None:
             return given
         given = CachedAnswer(make())
@@ -53,4 +56,4 @@ def _key(query: pb.Query) -> _Key:
 
 
 def _nbytes(answer: Answer) -> int:
-    return sum(tensor.nbytes for tensor in answer.tensors.values()) if isinstance(answer, Params | Outputs) else 0
+    return sum([tensor.nbytes for tensor in answer.tensors.values()]) if isinstance(answer, Params | Outputs) else 0

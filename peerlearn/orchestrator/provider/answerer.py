@@ -12,7 +12,6 @@ from peerlearn.knowledge import Answer, NotModified, Outputs, Params, Question, 
 from peerlearn.learning.snapshot import Snapshot
 from peerlearn.orchestrator.exposure import Showing
 from peerlearn.orchestrator.provider.answer_cache import AnswerCache, CachedAnswer
-from peerlearn.orchestrator.provider.complaints import Complaints
 from peerlearn.orchestrator.provider.snapshots import Snapshots
 from peerlearn.orchestrator.training.compute import Compute
 from peerlearn.strategies.base import Asked, Strategy
@@ -21,7 +20,7 @@ from peerlearn.types import Card, PeerId
 from peerlearn.wire.codec import decode_question, encode_answer
 from peerlearn.wire.frames import Message
 from peerlearn.wire.reuse.negotiation import Reuse, Terms, terms_of
-from peerlearn.wire.tensors import to_wire
+from peerlearn.wire.tensors import all_to_wire
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 _ID_CHARS = 32
@@ -31,9 +30,9 @@ class Answerer:
     """Admits and answers questions. Lives on the event loop; the strategy's `answer` runs in a thread of its own.
 
     `arrived` takes what questions bring. None: this peer's schedule has no use for it, and it is refused.
-    `quarantine_reason` says why nothing is taken of a peer at this version. `complaints` takes what consumers say
-    against this peer. `vouch` raises PeerRefused unless a connection is that of the peer, in the session, that a
-    question names; `showing` unless what is asked for, and what is answered, may be shown to that peer.
+    `quarantine_reason` says why nothing is taken of a peer at this version. `vouch` raises PeerRefused unless a
+    connection is that of the peer, in the session, that a question names; `showing` unless what is asked for, and what
+    is answered, may be shown to that peer.
     """
 
     def __init__(
@@ -46,7 +45,6 @@ class Answerer:
         acquainted: Callable[[PeerId], Card | None],
         arrived: Callable[[Received], None] | None,
         quarantine_reason: Callable[[Card, int], str | None],
-        complaints: Complaints,
         record: Record,
         vouch: Callable[[Caller, PeerId, str], None],
         showing: Showing,
@@ -59,7 +57,6 @@ class Answerer:
         self._acquainted = acquainted
         self._arrived = arrived
         self._quarantine_reason = quarantine_reason
-        self._complaints = complaints
         self._record = record
         self._vouch = vouch
         self._showing = showing
@@ -72,8 +69,8 @@ class Answerer:
         """From now on every question is refused; those under way are still answered."""
         self._leaving = True
 
-    async def admit(self, header: pb.Header, caller: Caller) -> None:
-        """Raises PeerRefused on a question's first frame, before any bulk flows."""
+    async def admit(self, header: pb.Header, caller: Caller) -> Card:
+        """The consumer's card. Raises PeerRefused on a question's first frame, before any bulk flows."""
         consumer = self._consumer(header, caller)
         if header.HasField("knowledge") and self._arrived is None:
             detail = f"{self._me.name} takes no knowledge that it has not asked for (strategy {self._strategy.name})"
@@ -85,13 +82,12 @@ class Answerer:
             raise self._refusal(consumer.name, RefusalReason.VERSION, why)  # a later version may be better
         with self._recording(consumer.name):
             self._showing.check_query(header.query.want, consumer)
+        return consumer
 
-    async def answer(self, message: Message, caller: Caller) -> Message:
+    async def answer(self, message: Message, consumer: Card) -> Message:
+        """The answer to the question of a consumer that was admitted. Raises PeerRefused."""
         began = now()
-        consumer = self._consumer(message.header, caller)
         question = self._read(consumer, message)
-        if question.complaint:
-            self._complaints.heard(consumer, question.complaint)
         given = await self._given(Asked(consumer, question), message.header.query)
         answer = given.answer
         with self._recording(consumer.name):
@@ -152,14 +148,14 @@ class Answerer:
             return Refusal(RefusalReason.UNFIT, str(exc))
 
     def _encoded(self, answer: Answer, cast: str = "", terms: Terms | None = None) -> Message:
-        line = partial(self._reuse.to_wire, terms) if terms is not None else to_wire
+        lines = partial(self._reuse.all_to_wire, terms) if terms is not None else all_to_wire
         return encode_answer(
             answer,
             sender=self._me.id,
             session=self._me.session,
             strategy=self._strategy.name,
             cast=cast,
-            line=line,
+            lines=lines,
         )
 
     def _note(self, consumer: Card, question: Question, answer: Answer, body_bytes: int, seconds: float) -> None:

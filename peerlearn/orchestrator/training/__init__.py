@@ -1,1 +1,1 @@
-"""What runs on the learner's thread: spans, the gated transfer, scoring."""
+"""Training on the learner's thread: local spans, the gated transfer, and scoring."""

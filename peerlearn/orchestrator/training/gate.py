@@ -1,4 +1,4 @@
-"""The gate: a transfer is measured on held-out private data, and kept or rolled back."""
+"""Gate: decides from the metric on held-out private data whether a transfer is kept or rolled back."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -7,13 +7,13 @@ from typing import Literal
 from peerlearn.errors import ConfigError
 
 _ROUNDING = 1e-9
-"""A fall by just the tolerance is kept: 0.7 - 0.8 is a little less than -0.1 in binary fractions. Accuracies on fewer
-than a million samples that differ at all differ by more."""
+"""Allowance for rounding, so that a fall by exactly the tolerance is kept: in binary fractions 0.7 - 0.8 is a little
+less than -0.1. Two different accuracies on fewer than a million samples differ by more than this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a transfer is kept, with the metric before and after it, and the reason in a sentence."""
+    """Decision on a transfer: the metric before and after it, from 0 to 1 (nan: not measured), and the reason."""
 
     kept: bool
     before: float
@@ -23,14 +23,16 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """Keeps a transfer whose `metric` on held-out private data falls by at most `tolerance`.
-
-    `balanced` (mean recall over the classes present) is the default: a method that learns others' classes gives up
-    a little of its own, and plain accuracy on private data would call that harm. `off` keeps everything finite.
-    """
+    """Keeps a transfer whose `metric` on held-out private data falls by at most `tolerance`. Raises ConfigError for
+    values that make no sense."""
 
     metric: Literal["balanced", "accuracy", "off"] = "balanced"
+    """balanced: mean recall over the classes present. accuracy: share of correct samples. off: every transfer is kept.
+    The default is balanced because learning the classes of others costs a little on one's own, and plain accuracy on
+    private data would call that harm."""
     tolerance: float = 0.1
+    """Largest fall of the metric that is kept, from 0 to 1. Smaller: useful transfers are rolled back for the little
+    that they cost on own classes. Larger: harmful ones are kept."""
 
     def __post_init__(self) -> None:
         if self.metric not in ("balanced", "accuracy", "off"):
@@ -39,7 +41,8 @@ class Gate:
             raise ConfigError(f"gate: tolerance must lie between 0 and 1, not {self.tolerance}")
 
     def judge(self, before: float, after: float) -> Verdict:
-        """nan means: nothing was held out, so there is nothing to judge by."""
+        """The verdict on a transfer, from the metric before and after it. `before` is nan if nothing was held out; the
+        transfer is then kept. A transfer whose metric is no longer finite is not kept."""
         if self.metric == "off" or not isfinite(before):
             return Verdict(
                 True, before, after, "not measured: " + ("gate off" if self.metric == "off" else "nothing held out")

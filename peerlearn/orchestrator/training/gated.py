@@ -1,4 +1,4 @@
-"""What runs on the learner's thread around a strategy: scoring, the gated transfer, snapshots. Plain torch."""
+"""Functions on the learner's thread around a strategy: scoring, the gated transfer, snapshots. Plain torch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor
 
 from peerlearn.learning import evaluate, state
-from peerlearn.learning.interruption import Interrupted
+from peerlearn.learning.fence import fence
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.prior import Dial, Prior
 from peerlearn.learning.report import Report
@@ -17,34 +17,45 @@ from peerlearn.strategies.base import Separable, Strategy
 from peerlearn.types import Card, Span
 
 Predict = Callable[[Tensor], Tensor]
-"""From inputs (B, ...) to probabilities (B, C)."""
+"""A function from inputs (B, ...) to probabilities (B, C)."""
 
 
 _MIXTURES = 64
-"""Measured at most to find out who does harm: each costs an average and a look at the held-out data."""
+"""Upper bound on the mixtures measured in a search for harmful providers: each costs one averaging and one pass over
+the held-out data. More would find several liars among many providers, but hold up the round."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransferOutcome:
-    """`verdict` is None when the transfer did nothing, so that there was nothing to judge."""
+    """Result of one transfer."""
 
     report: Report
     verdict: Verdict | None
+    """None if the transfer did nothing, so that there was nothing to judge."""
     harmful: tuple[str, ...] = ()
-    """Those whose knowledge was left out of what was kept, since with it the transfer failed."""
+    """Ids of the providers whose knowledge was left out, because the transfer failed with it and was kept without."""
     harm: str = ""
+    """What the knowledge in `harmful` did, in a sentence."""
+    failed: str = ""
+    """Why the transfer could not be made at all, if the providers' knowledge caused it."""
 
 
 class _TakenBack(Exception):
+    """Raised inside `learner.tentative()` to roll the learner back."""
+
     def __init__(self, outcome: TransferOutcome) -> None:
         self.outcome = outcome
 
 
 def gated_transfer(strategy: Strategy, learner: Learner, span: Span, gate: Gate) -> TransferOutcome:
-    """Transfer, measure before and after on held-out data, keep or roll back: model, optimizer, generators and
-    the strategy's own state are then bit for bit as before. What failed as a mixture of what several brought is tried
-    without the one who does most harm, and so on, as long as at least half of them are left."""
-    outcome = _tried(strategy, learner, gate, lambda: strategy.transfer(learner, span))
+    """Measure, transfer, measure again, and keep or roll back. After a rollback the model, optimizer, random generators
+    and the strategy's own state are the same bits as before.
+
+    If a mixture of several providers' knowledge fails, it is tried again without the provider that does most harm, then
+    without two, and so on while at least half of the providers are left.
+    """
+    with fence(learner, "the providers"):
+        outcome = _tried(strategy, learner, gate, lambda: strategy.transfer(learner, span))
     if not isinstance(strategy, Separable):
         return outcome
     try:
@@ -57,7 +68,7 @@ def gated_transfer(strategy: Strategy, learner: Learner, span: Span, gate: Gate)
 def _tried(
     strategy: Strategy, learner: Learner, gate: Gate, transfer: Callable[[], Report], *, only_looking: bool = False
 ) -> TransferOutcome:
-    """`only_looking`: also what may be kept is taken back."""
+    """One transfer, measured; rolled back if the gate says so or it raises. `only_looking`: always rolled back."""
     before_state = state.tree(strategy.state_dict())
     try:
         with learner.tentative():
@@ -72,7 +83,7 @@ def _tried(
     except _TakenBack as taken_back:
         strategy.load_state_dict(before_state)
         return taken_back.outcome
-    except Interrupted:
+    except BaseException:
         strategy.load_state_dict(before_state)
         raise
 
@@ -80,7 +91,7 @@ def _tried(
 def _separated(
     strategy: Strategy, mixture: Separable, learner: Learner, gate: Gate, failed: TransferOutcome
 ) -> TransferOutcome | None:
-    """The transfer without those who do harm; None when leaving out as many as half of them does not help."""
+    """The transfer without the providers that do harm; None if leaving out half of the providers does not help."""
     everybody, absent, measured = sorted(failed.report.providers), frozenset[str](), 0
     while len(absent) < len(everybody) // 2:
         best, least = -1.0, absent
@@ -103,7 +114,7 @@ def _separated(
 
 
 def score(strategy: Strategy, learner: Learner, gate: Gate) -> float:
-    """The gate's metric on held-out private data; nan when the gate is off or nothing is held out."""
+    """The gate's metric on held-out private data, from 0 to 1; nan if the gate is off or nothing is held out."""
     if gate.metric == "off" or learner.held_out is None:
         return float("nan")
     x, y = learner.held_out.x, learner.held_out.y
@@ -114,11 +125,13 @@ def score(strategy: Strategy, learner: Learner, gate: Gate) -> float:
 def measured(
     strategy: Strategy, learner: Learner, measure: Callable[[Predict], Mapping[str, float]]
 ) -> Mapping[str, float]:
+    """The app's own metrics of the strategy's predictions."""
     return measure(lambda x: strategy.predict(learner, x))
 
 
 def turned(strategy: Strategy, learner: Learner, x: Tensor, prior: Prior, dial: Dial | None) -> Tensor:
-    """What a user gets under these class frequencies, (B, C); without a dial, by the class counts of the card."""
+    """Probabilities (B, C) under the class frequencies of `prior`. Without a fitted dial, the learner's class counts
+    are used."""
     if prior == "local":
         return strategy.predict(learner, x)
     fitted = dial if dial is not None else Dial.of(strategy.histogram(learner))
@@ -126,18 +139,19 @@ def turned(strategy: Strategy, learner: Learner, x: Tensor, prior: Prior, dial: 
 
 
 def calibrated(strategy: Strategy, learner: Learner) -> Dial:
-    """A dial by the class counts of the card and what the method predicts for held-out samples."""
+    """A dial fitted to the learner's class counts and to the strategy's predictions for held-out samples."""
     dial, held = Dial.of(strategy.histogram(learner)), learner.held_out
     return dial if held is None else dial.calibrated(strategy.predict(learner, held.x), held.y)
 
 
 def snapshot(strategy: Strategy, learner: Learner, version: int) -> tuple[Snapshot, tuple[int, ...]]:
-    """The next snapshot, and the class counts that go with it."""
+    """A snapshot of the learner with this version, and its class counts (C,)."""
     return learner.snapshot(version, strategy.publish(learner)), strategy.histogram(learner)
 
 
 def misfit(strategy: Strategy, learner: Learner, provider: Card) -> str | None:
-    """Why this provider cannot teach this learner, in one sentence; exposures first, then the method's own reasons."""
+    """Why this provider cannot teach this learner, in a sentence; None if it can. Exposures are checked before the
+    strategy's own conditions."""
     if provider.strategy != strategy.name:
         return f"{provider.name} answers by {provider.strategy or 'no strategy'}, this peer asks by {strategy.name}"
     missing = strategy.needs - provider.exposes

@@ -1,4 +1,4 @@
-"""Local spans that can be stopped at any step without harm to what is saved. Runs on the learner's thread."""
+"""Local spans that can be interrupted at any step without harm to checkpoints. Runs on the learner's thread."""
 
 from collections.abc import Callable
 
@@ -11,10 +11,11 @@ from peerlearn.types import Span, steps
 
 
 def local(strategy: Strategy, learner: Learner, span: Span, *, into: int, between: Callable[[], None] | None) -> Report:
-    """A span of which `into` steps were made before this process began. `between`, called between two steps, may save
-    what there is; None: nothing is ever saved.
+    """Run a local span, of which a resumed run has made `into` optimizer steps already. `between` is called between two
+    steps and may save a checkpoint; None: the run is never saved.
 
-    Interrupted, a span that is divisible has come as far as the learner's steps say; any other has not happened.
+    Raises Interrupted. A resumable strategy has then come as far as the learner's step count says; with any other, the
+    span is rolled back.
     """
     if between is None:
         return strategy.local(learner, span)

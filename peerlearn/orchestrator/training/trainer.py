@@ -1,13 +1,14 @@
-"""Spans of training as the orchestrator performs them: on the learner's thread, recorded, and cut short when the peer
-leaves."""
+"""Trainer: runs spans on the learner's thread, records them, and cuts them short when the peer leaves."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from typing import ParamSpec, TypeVar
 
 from peerlearn.clock import now
 from peerlearn.errors import KnowledgeError
 from peerlearn.events import Decided, Evaluated, Gated, PhaseStarted, Record, Trained
+from peerlearn.learning.fence import HarmfulKnowledge
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
@@ -20,17 +21,19 @@ from peerlearn.strategies.base import Strategy
 
 P = ParamSpec("P")
 T = TypeVar("T")
+log = logging.getLogger("peerlearn")
 
 Measure = Callable[[gated.Predict], Mapping[str, float]]
-"""Metrics of a model that is given as a function from inputs to probabilities. Called on the learner's thread."""
+"""The app's metrics by name, from a function from inputs (B, ...) to probabilities (B, C). Called on the learner's
+thread."""
 
 
 class Left(Exception):
-    """The peer leaves: the span under way has ended between two steps, or was taken back."""
+    """Raised when the peer leaves: the span under way has ended between two steps, or was rolled back."""
 
 
 class Trainer:
-    """Runs one span at a time. Lives on the event loop; what it runs does not."""
+    """Runs one span at a time. Lives on the event loop, and runs the span itself on the learner's thread."""
 
     def __init__(
         self,
@@ -43,7 +46,7 @@ class Trainer:
         measure: Measure | None,
         names: Callable[[tuple[str, ...]], tuple[str, ...]],
     ) -> None:
-        """`names`: of providers, by id, as people know them."""
+        """`names`: gives the names of providers from their ids."""
         self._learner = learner
         self._strategy = strategy
         self._compute = compute
@@ -52,18 +55,19 @@ class Trainer:
         self._measure = measure
         self._names = names
         self._span: asyncio.Timeout | None = None
-        self._leaving = False
+        self._leaving = self._measure_failed = False
 
     def stop(self) -> None:
-        """End the span under way between two of its steps; nothing is measured any more."""
+        """End the span under way between two of its steps, and measure nothing from now on."""
         self._leaving = True
         if self._span is not None and not self._span.expired():
             self._span.reschedule(now())
 
     async def local(self, phase: Local, round_: int, *, into: int, between: Callable[[], None] | None) -> Report:
-        """A local span, of which `into` steps were made before. `between` is called between two steps.
+        """Run a local span, of which `into` steps were made before. `between` is called between two steps, on the
+        learner's thread.
 
-        Raises Left when the peer leaves meanwhile; the learner's count of steps says how far it came.
+        Raises Left if the peer leaves meanwhile; the learner's step count says how far the span came.
         """
         began = self._begin("local", round_, ())
         report = await self._run(spans.local, self._strategy, self._learner, phase.span, into=into, between=between)
@@ -72,13 +76,15 @@ class Trainer:
         return report
 
     async def transfer(self, phase: Transfer, round_: int, teachers: tuple[str, ...]) -> TransferOutcome:
-        """A gated transfer span from these teachers, given by name. Raises Left, with nothing changed."""
+        """Run a gated transfer span. `teachers`: names of the providers, for events. Raises Left, with nothing
+        changed."""
         began = self._begin("transfer", round_, teachers)
         try:
             outcome = await self._run(gated.gated_transfer, self._strategy, self._learner, phase.span, self._gate)
         except KnowledgeError as exc:
             self._record(Decided(round=round_, why=f"transfer abandoned, nothing changed: {exc}"))
-            outcome = TransferOutcome(Report(committed=False), None)
+            harm = str(exc) if isinstance(exc, HarmfulKnowledge) else ""
+            outcome = TransferOutcome(Report(committed=False), None, failed=harm)
         self._end("transfer", round_, outcome.report, began)
         if (verdict := outcome.verdict) is not None:
             self._record(
@@ -90,11 +96,11 @@ class Trainer:
         return outcome
 
     async def snapshot(self, version: int) -> tuple[Snapshot, tuple[int, ...]]:
-        """A snapshot of this version, and the class counts that go with it."""
+        """A snapshot with this version, and its class counts (C,)."""
         return await self._compute.run(gated.snapshot, self._strategy, self._learner, version)
 
     async def _run(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """A span on the learner's thread. Raises Left, once the call has ended, when the peer leaves meanwhile."""
+        """Run a span on the learner's thread. Raises Left, after the call has ended, if the peer leaves meanwhile."""
         done: list[T] = []
         try:
             async with asyncio.timeout(None) as self._span:
@@ -122,8 +128,16 @@ class Trainer:
         )  # fmt: skip
 
     async def evaluate(self, phase: str, round_: int) -> None:
-        """Record the app's own metrics of the model as it is now."""
+        """Record the app's own metrics of the current model. A `measure` that fails is logged once, and training goes
+        on."""
         if self._measure is None or self._leaving:
             return
-        metrics = await self._compute.run(gated.measured, self._strategy, self._learner, self._measure)
+        try:
+            metrics = await self._compute.run(gated.measured, self._strategy, self._learner, self._measure)
+        except Exception as exc:
+            if not self._measure_failed:
+                log.warning("the function given as `measure` failed, and its metrics are lost: %r", exc)
+                log.debug("in the function given as `measure`", exc_info=exc)
+            self._measure_failed = True
+            return
         self._record(Evaluated(round=round_, phase=phase, metrics=metrics))

@@ -1,4 +1,4 @@
-"""The arithmetic of gossip ADMM on one edge: what is sent, where the two are drawn, and what the pull costs. Pure."""
+"""The arithmetic of gossip ADMM on one edge: the message, the update of z and u, and the penalty. Pure functions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EdgeState:
-    """What one end keeps of an edge: `z`, the point it is drawn to, and `u`, the scaled dual; `session` of the other
-    end. Tensors of an edge are never changed, only replaced."""
+    """One end of an edge. `z`: the point towards which the peer's weights are pulled; `u`: the scaled dual; `session`:
+    that of the peer at the other end. The tensors are replaced, never changed in place."""
 
     session: str
     z: State
@@ -26,13 +26,15 @@ class EdgeState:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Duals:
-    """What a snapshot carries beside the weights: names of the parameters, and the edges as they then were."""
+    """What a snapshot carries beside the weights: the names of the trained parameters, and the edges of that moment by
+    peer id."""
 
     names: tuple[str, ...]
     edges: Mapping[str, EdgeState]
 
     def proposal(self, state: State, other: str, session: str) -> dict[str, Tensor]:
-        """q = theta + u of the edge to the other; u = 0 for a new edge, or when the other has begun anew."""
+        """The message q = theta + u for the edge to peer `other`. u = 0 for a new edge, and when the other peer has
+        restarted."""
         edge = self.edges.get(other)
         if edge is None or edge.session != session:
             return {name: state[name] for name in self.names}
@@ -40,11 +42,11 @@ class Duals:
 
 
 def settled(mine: State, theirs: State, *, session: str, coupling: float) -> EdgeState:
-    """The end of an edge after its two q have met.
+    """One end of an edge after both q have been exchanged: the z-step and the dual step of ADMM.
 
-    With s = (q_i + q_j)/2, d = (q_i - q_j)/2 and coupling g = 4w / (rho + 4w), z_i = s + (1 - g) d, and the new
-    dual u_i + theta_i - z_i = q_i - z_i = g d. In float64: for g = 0 z_i is q_i, for g = 1 it is s, to the bit, and
-    the duals of the two ends are each other's negatives.
+    With s = (q_i + q_j)/2, d = (q_i - q_j)/2 and coupling g = 4w / (rho + 4w): z_i = s + (1 - g) d, and the new dual is
+    u_i + theta_i - z_i = q_i - z_i = g d. Computed in float64: for g = 0 z_i is q_i and for g = 1 it is s, bit for bit,
+    and the duals of the two ends sum to 0.
     """
     z, u = {}, {}
     for name, tensor in mine.items():
@@ -55,14 +57,14 @@ def settled(mine: State, theirs: State, *, session: str, coupling: float) -> Edg
 
 
 def coupling_of(rho: float, weight: float) -> float:
-    """g = 4w / (rho + 4w): 0 for no coupling, 1 for an infinite weight."""
+    """g = 4w / (rho + 4w): 0 without coupling, 1 for an infinite weight."""
     return 1.0 if math.isinf(weight) else 4 * weight / (rho + 4 * weight)
 
 
 class Pull:
-    """sum_e |theta - z_e + u_e|^2 over k edges, as k |theta - c|^2 + r with c the mean of c_e = z_e - u_e and
-    r = sum_e |c_e - c|^2: one pass over the parameters, however many edges there are. Sums in float64, edges in the
-    order given."""
+    """The penalty sum_e |theta - z_e + u_e|^2 over k edges, computed as k |theta - c|^2 + r, where c is the mean of c_e
+    = z_e - u_e and r = sum_e |c_e - c|^2. It takes one pass over the parameters, whatever the number of edges. Sums are
+    in float64, over edges in the order given."""
 
     def __init__(self, edges: Sequence[EdgeState], model: nn.Module) -> None:
         self._edges = len(edges)
@@ -77,7 +79,7 @@ class Pull:
             self._centre[name] = centre.to(device=parameter.device, dtype=parameter.dtype)
 
     def __call__(self, model: nn.Module) -> Tensor:
-        """A scalar; gradients reach the model's parameters."""
+        """The penalty as a scalar; gradients reach the model's parameters."""
         parameters = dict(model.named_parameters())
         squares = [(parameters[name] - centre).square().sum() for name, centre in self._centre.items()]
         return self._edges * torch.stack(squares).sum() + self._spread

@@ -1,8 +1,8 @@
-"""Gossip by ADMM: neighbours are drawn together by a penalty on the distance of their weights, edge by edge.
+"""Gossip by ADMM: a penalty on the distance of their weights pulls neighbours together, edge by edge.
 
-Vanhaesebrouck, Bellet and Tommasi 2017, "Decentralized collaborative learning of personalized models", minimise
-sum_i L_i(theta_i) + sum_{i<j} w_ij |theta_i - theta_j|^2. The form with one symmetric message per meeting is that of
-algorithms.md 4.10.
+Vanhaesebrouck, Bellet and Tommasi 2017, "Decentralized collaborative learning of personalized models", section 4,
+minimise sum_i L_i(theta_i) + sum_{i<j} w_ij |theta_i - theta_j|^2. Here each meeting takes one symmetric message, with
+scaled duals and an inexact primal step (the local span).
 """
 
 import math
@@ -31,14 +31,17 @@ from peerlearn.types import Card, Exposure, Span
 
 @dataclass
 class AdmmGossip(Base):
-    """Local loss: own loss + rho/2 sum_e |theta - z_e + u_e|^2 over the edges e to those who have been met and are
-    here. A meeting of i and j: each sends q = theta + u_e; z-step and dual step make both ends of the edge
-    (admm_pieces.settled). The weights themselves change in local training only.
+    """Local loss: own loss + rho/2 sum_e |theta - z_e + u_e|^2, over the edges e to peers that were met and are
+    present.
 
-    `rho`: how strongly each is drawn to where its edges want it. `weight`: w, how strongly the two of an edge want to
-    agree; 0: not at all, inf: entirely. `pairing`: who meets whom, as in gossip. An edge is made by its first meeting;
-    that of a peer who is away rests until the peer is back, that of one who has begun anew is made anew. Parameters
-    that are trained take part; buffers (BatchNorm's) stay at home.
+    When i and j meet, each sends q = theta + u_e, and both update their end of the edge (`edge_terms.settled`). Weights
+    change in local training only.
+
+    `rho`: strength of the pull towards z. 1e-2 is the value of the pairwise paper's code for this baseline; a larger
+    one slows down private learning. `weight`: w, how strongly the two ends of an edge should agree; 0: not at all, inf:
+    fully. `pairing`: how pairs are drawn, as in Gossip. A first meeting creates an edge. An edge to an absent peer
+    rests until that peer is back; an edge to a peer that has restarted starts anew. Trained parameters take part;
+    buffers (BatchNorm's) stay local.
     """
 
     name: ClassVar[str] = "admm-gossip"
@@ -78,7 +81,7 @@ class AdmmGossip(Base):
         return averaging.unfit(learner, provider)
 
     def prefer(self, learner: Learner, candidates: Sequence[Card]) -> None:
-        """No preference; but who is not among the candidates is away."""
+        """No preference, but peers that are not among the candidates count as absent."""
         self._here, self._pull = frozenset(card.id for card in candidates), None
 
     # ---- the meeting
@@ -110,8 +113,8 @@ class AdmmGossip(Base):
         self._inbox.forget(provider)
 
     def transfer(self, learner: Learner, span: Span) -> Report:
-        """No steps, and no change of the weights: z-step and dual step of each edge that was met on, from one's own q
-        as it has been shown."""
+        """Make the z-step and dual step of each edge with a new message, from this peer's own published q. Makes no
+        steps and changes no weights."""
         shown = averaging.shown(learner, self.publish)
         pieces = self._inbox.take()
         for piece in pieces:
@@ -131,8 +134,8 @@ class AdmmGossip(Base):
         return self.rho / 2 * self._pull(model)
 
     def local(self, learner: Learner, span: Span) -> Report:
-        """When training diverges under the pull, somebody has sent weights from far out: all edges are dropped, and
-        the span is done again without them."""
+        """Train under the pull. When that diverges, some peer has sent weights from far away: all edges are then
+        dropped, and the span is repeated without them."""
         drawing = len(self._drawing())
         if not drawing:
             return learner.fit(span)
@@ -145,7 +148,7 @@ class AdmmGossip(Base):
         return replace(learner.fit(span), notes={"edges_dropped": drawing})
 
     def _drawing(self) -> list[EdgeState]:
-        """Edges to those who are here, in id order."""
+        """Edges to present peers, in id order."""
         return [edge for other, edge in sorted(self._edges.items()) if self._here is None or other in self._here]
 
     # ---- state

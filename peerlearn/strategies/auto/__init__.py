@@ -1,3 +1,3 @@
-"""The recommended method: the route that fits each provider, proved before it is believed."""
+"""The recommended method: the route that fits each provider, checked on held-out data."""
 
 from peerlearn.strategies.auto.strategy import Auto as Auto

@@ -1,4 +1,4 @@
-"""The last few states of one's own model, which predict together: their errors differ, and the mean has fewer."""
+"""An ensemble of the last few states of a peer's own model. Their errors differ, so their mean makes fewer."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -13,24 +13,25 @@ from peerlearn.learning.learner import Learner
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """The model after so many steps: all tensors of its state, on the CPU. `network`: made of them when first asked."""
+    """A state of the model. `steps`: optimizer steps before it; `tensors`: the whole state on the CPU; `network`: built
+    at the first prediction."""
 
     steps: int
     tensors: dict[str, Tensor]
     network: nn.Module | None = None
 
     def logits(self, learner: Learner, x: Tensor) -> Tensor:
-        """(B, C) for inputs (B, ...)."""
+        """Logits (B, C) on the CPU for inputs (B, ...)."""
         if self.network is None:
             self.network = learner.build(self.tensors)
         return learner.logits(x, model=self.network)
 
 
 class Ensemble:
-    """At most `size` states of past moments. They and the model as it is now predict the normalised geometric mean of
-    their probabilities: the mean of their log-probabilities, which weighs a confident "no" as much as a "yes".
+    """At most `size` past states. They and the present model predict together: the normalised geometric mean of their
+    probabilities, that is the mean of their log-probabilities, which weighs a confident "no" as much as a "yes".
 
-    Size 0: the model predicts alone. Memory and prediction cost grow with the size.
+    With size 0 the model predicts alone. Memory and prediction time grow with the size.
     """
 
     def __init__(self, size: int) -> None:
@@ -40,11 +41,11 @@ class Ensemble:
         return len(self._members)
 
     def join(self, member: Member) -> None:
-        """From now on one of us; the oldest leaves when there is no more room."""
+        """Add a member; the oldest leaves when there are more than `size`."""
         self._members.append(member)
 
     def dismiss(self) -> None:
-        """The model predicts alone until others join."""
+        """Remove all members: the model predicts alone."""
         self._members.clear()
 
     def predict(self, learner: Learner, x: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ class Ensemble:
         self._members.extend(Member(int(entry["steps"]), dict(entry["tensors"])) for entry in saved["states"])
 
     def _is_current(self, learner: Learner) -> bool:
-        """Whether the newest member is the model as it is now, which then has no second voice."""
+        """True if the newest member equals the present model, which must then not count twice."""
         if not self._members:
             return False
         newest = self._members[-1]
@@ -72,6 +73,6 @@ class Ensemble:
 
 
 def as_it_is(learner: Learner) -> Member:
-    """A copy of the learner's model of this moment."""
+    """A member made of the learner's present model."""
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in learner.state.items()}
     return Member(learner.steps, tensors)

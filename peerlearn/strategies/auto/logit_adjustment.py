@@ -1,7 +1,7 @@
-"""Learning and judging as if every class were equally frequent, whatever the private data holds.
+"""Training and evaluation as if all classes were equally frequent, whatever the private data holds.
 
-Balanced softmax: Ren et al. 2020, "Balanced meta-softmax". Logit adjustment: Menon et al. 2021, "Long-tail learning
-via logit adjustment".
+Balanced softmax: Ren et al. 2020, "Balanced meta-softmax for long-tailed visual recognition". Logit adjustment: Menon
+et al. 2021, "Long-tail learning via logit adjustment".
 """
 
 import torch
@@ -12,11 +12,11 @@ from peerlearn.learning.learner import Batch, Learner
 
 
 class AdjustedLoss:
-    """The learner's own loss of logits to which the log of the private class frequencies is added: what is learned is
-    then the likelihood of an input, not how often its class happens to be here.
+    """The learner's loss of logits + log(private class frequencies). The model then learns the likelihood of an input
+    given its class, not how frequent the class is here.
 
-    Every class counts as seen once more than it was, so that none is impossible. `smoothing` of labels is for
-    cross-entropy only: what it would mean to a loss of the learner's own is not known.
+    Each class counts one sample more than it has, so that none is impossible. `smoothing`: label smoothing, applied
+    only to cross-entropy, because its effect on a user's own loss is unknown.
     """
 
     def __init__(self, learner: Learner, smoothing: float) -> None:
@@ -26,6 +26,7 @@ class AdjustedLoss:
         self._smoothing = smoothing if learner.loss is F.cross_entropy else 0.0
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        """A scalar; gradients reach the model."""
         logits: Tensor = model(batch.x)
         adjusted = logits + self._log_prior.to(logits.dtype)
         if self._smoothing:
@@ -34,7 +35,8 @@ class AdjustedLoss:
 
 
 def likelihood(learner: Learner) -> float:
-    """Mean log-probability of held-out samples' classes, classes counting equally; nan without any."""
+    """Mean log-probability, in nats, of the true classes of held-out samples, each class counting equally; nan without
+    samples."""
     held = learner.held_out
     if held is None:
         return float("nan")

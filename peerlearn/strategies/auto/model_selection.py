@@ -1,4 +1,4 @@
-"""Proving on held-out private data what an average is worth, and what each model in it adds."""
+"""Which models belong into an average, measured on held-out private data: the average with and without each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,9 @@ from torch import Tensor
 from peerlearn.learning.learner import Learner
 
 DOUBT = 3.0
-"""Standard errors by which leaving a model out must help before it is left out: held-out data is small and knows
-little of others' classes, so that a lesser difference is no proof of harm."""
+"""A model is left out only if that helps by this many standard errors. Held-out data is small and says little about
+other peers' classes, so a smaller difference does not prove harm. A lower value leaves out useful models by
+accident."""
 
 State = Mapping[str, Tensor]
 Mean = Callable[[Sequence[int]], State]
@@ -19,15 +20,16 @@ Mean = Callable[[Sequence[int]], State]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """`keep`: places of the models that go into the average; `gains`: nats that each of `places` adds to it."""
+    """`keep`: places of the models in the average. `gains`: for each place, the log-likelihood in nats that its model
+    adds."""
 
     keep: tuple[int, ...]
     gains: tuple[float, ...]
 
 
 def select_models(learner: Learner, mean: Mean, amount: int, *, mine: int) -> Selection:
-    """Which of `amount` models belong into the average, each tried by leaving it out. The own one, at place `mine`,
-    always does. nan gains and all kept without held-out data."""
+    """Select among `amount` models by leaving out one at a time. The learner's own model, at place `mine`, is always
+    kept. Without held-out data all are kept, and gains are nan."""
     everybody = tuple(range(amount))
     held = learner.held_out
     if held is None or amount < 2:

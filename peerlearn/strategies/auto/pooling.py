@@ -1,4 +1,4 @@
-"""What all say of a public set, pooled: one's own voice and the others' count the same (FedDF, Lin et al. 2020)."""
+"""Pooled outputs of all peers on a public set, with equal weights (ensemble distillation, FedDF: Lin et al. 2020)."""
 
 from collections.abc import Sequence
 
@@ -13,35 +13,36 @@ from peerlearn.strategies.shared.public_teachers import BATCH, Positions, held_s
 
 
 class Pools:
-    """One pool per public set on which somebody's outputs are. Each step draws one batch of each."""
+    """One pool for each public set on which outputs were received. Each step uses one batch of each."""
 
     def __init__(self, learner: Learner, outputs: Sequence[Outputs], sharpness: float, positions: Positions) -> None:
         self._device = learner.device
         self._pools = pooled(learner, outputs, sharpness)
         self._sets = {public.fingerprint: public for public in learner.public_sets}
-        self._orders = {print_: Sampler(len(pool), BATCH, seed=print_) for print_, pool in self._pools.items()}
-        for print_, order in self._orders.items():
-            order.go_to(*positions.get(print_, (0, 0)))
+        self._samplers = {print_: Sampler(len(pool), BATCH, seed=print_) for print_, pool in self._pools.items()}
+        for print_, sampler in self._samplers.items():
+            sampler.go_to(*positions.get(print_, (0, 0)))
 
     def __len__(self) -> int:
         return len(self._pools)
 
     def distances(self, model: nn.Module) -> list[Tensor]:
-        """KL of the model from each pool on its next batch; gradients flow to the model."""
+        """KL divergence of the model from each pool on its next batch, scalars; gradients reach the model."""
         found = []
         for print_, pool in self._pools.items():
-            rows = self._orders[print_].next()
+            rows = self._samplers[print_].next()
             logits = model(self._sets[print_].x[rows].to(self._device))
             found.append(losses.distill_kl(pool[rows].to(self._device), logits))
         return found
 
     def positions(self) -> dict[str, list[int]]:
-        return {print_: list(order.state()) for print_, order in self._orders.items()}
+        """Position (epoch, batch) in each public set, by fingerprint, for the next transfer."""
+        return {print_: list(sampler.state()) for print_, sampler in self._samplers.items()}
 
 
 def pooled(learner: Learner, outputs: Sequence[Outputs], sharpness: float) -> dict[str, Tensor]:
-    """By fingerprint of a public set, logits (N, C) of the pool: the mean of everybody's log-probabilities on it, the
-    learner's included, times `sharpness`, the power to which the pool's probabilities are raised."""
+    """Per fingerprint of a public set, the pool's logits (N, C): the mean of all peers' log-probabilities on it, the
+    learner's included, times `sharpness`. The pool's probabilities are thereby raised to that power."""
     pools = {}
     for print_ in sorted({each.fingerprint for each in outputs}):
         theirs = [each for each in outputs if each.fingerprint == print_]

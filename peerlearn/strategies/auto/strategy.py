@@ -1,9 +1,9 @@
-"""The method for those who have not read five papers: per provider the way that fits, proved before it is believed.
+"""The recommended method: per provider the route that fits, with its result checked on held-out data.
 
-Composed of what has been measured here (docs/results.md): local training under a uniform prior (balanced softmax, Ren
-et al. 2020; logit adjustment, Menon et al. 2021), so that models of skewed data can be compared and combined at all;
-federated averaging (McMahan et al. 2017) where architecture and start agree; distillation from the pooled outputs of
-all on a public set (FedDF, Lin et al. 2020) where they do not; and a committee of one's last averages to predict.
+It combines methods that were measured here (docs/results.md). Local training under a uniform prior makes models of
+skewed data comparable (balanced softmax, Ren et al. 2020; logit adjustment, Menon et al. 2021). Models with a common
+architecture and start are averaged (McMahan et al. 2017). Other providers teach by pooled outputs on a public set
+(FedDF, Lin et al. 2020). An ensemble of the last averages predicts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,21 +37,22 @@ from peerlearn.types import Card, Exposure, Span, epochs
 
 @dataclass
 class Auto(Base):
-    """Each provider is learned from by the first way that fits:
+    """A peer learns from each provider by the first route that fits:
 
-    * its parameters, averaged with one's own by numbers of samples: same architecture, same start, parameters shown;
-    * its outputs on a public set that both hold: everybody's log-probabilities there, one's own included, are pooled,
-      and the model learns from the pool as much as from its own labels.
+    * its parameters, averaged with the peer's own, weighted by numbers of samples. Needs the same architecture, the
+      same start, and a provider that shows parameters;
+    * its outputs on a public set that both hold. The log-probabilities of all such providers and of the peer itself are
+      pooled, and the model learns from the pool as much as from its own labels.
 
-    `via` params or outputs allows one way only, and shows nothing of the other. An average leaves out a model that
-    harms it beyond doubt on held-out data (`model_selection.py`). What each provider's knowledge gained is held against
-    its price, `per` byte or second, and decides whom to ask first when not all can be asked; `per` second is not
-    repeatable. `ensemble`: rounds whose models predict together, each with the one before and the one after its
-    average; 0: the present model alone, as always where nothing is averaged: models that learn from one pool err alike.
-    `smoothing`: of own labels; `sharpness`: power to which the pool's probabilities are raised. Above 1 the pool is
-    surer than its voices, and so of its errors.
+    `via` params or outputs allows that route only, and shows nothing of the other. An average leaves out a model that
+    clearly harms it on held-out data (`model_selection.py`). Each provider's gain per cost decides the order of asking
+    when not all can be asked; `per`: the cost, byte or second; `second` is not repeatable. `ensemble`: rounds whose
+    models predict together, each with its state before and after the average. With 0 the present model predicts alone,
+    as it does where nothing is averaged: models that learn from one pool make the same errors. `smoothing`: of own
+    labels. `sharpness`: power to which the pool's probabilities are raised; above 1 the pool is more confident than its
+    members, also in its errors.
 
-    Predictions are for all classes equally often, whatever the private data holds: turn the dial for another prior.
+    Predictions assume all classes equally often, whatever the private data holds. Turn the dial for another prior.
     """
 
     name: ClassVar[str] = "auto"
@@ -79,7 +80,7 @@ class Auto(Base):
         self._members = Ensemble(2 * self.ensemble)
         self._utility = Utility(self.per)
 
-    # ---- what it shows and when
+    # ---- exposures and schedule
 
     @property
     def needs(self) -> frozenset[Exposure]:
@@ -130,7 +131,7 @@ class Auto(Base):
             check_outputs(learner, each.knowledge)
         for each in params:
             self._inbox.put(each, teacher_checks.dense(each.knowledge))
-            self._memory.forget(each.sender.id)  # what it said before it could be averaged with is out of date
+            self._memory.forget(each.sender.id)  # its outputs from before it could be averaged with are out of date
         for each in outputs:
             self._memory.keep(each)
         for each in (*params, *outputs):
@@ -150,8 +151,8 @@ class Auto(Base):
         return learner.fit(span, loss=AdjustedLoss(learner, self.smoothing))
 
     def transfer(self, learner: Learner, span: Span) -> Report:
-        """Average first, which takes no steps; then a span of learning from the pool, if there is one. What waits
-        counts as used, and the committee has new members, once all of it has been done."""
+        """Average, which makes no steps; then learn from the pool for a span, if there is one. Waiting models count as
+        used, and the ensemble gets new members, only after all of it has succeeded."""
         pieces, kept = self._inbox.waiting(), list(self._memory)
         if not pieces and not kept:
             return Report()
@@ -191,10 +192,11 @@ class Auto(Base):
         self._utility.load_state_dict(state["utility"])
         self._positions = dict(state["positions"])
 
-    # ---- what was learned, with the gain of each provider
+    # ---- averaging and distillation, with the gain of each provider
 
     def _average(self, learner: Learner, pieces: Sequence[Piece]) -> tuple[dict[str, float], dict[str, float]]:
-        """The learner's weights become the mean, without models that harm it. Gains, and what to note."""
+        """Replace the weights by the mean of all models but the harmful ones. Returns the gain of each provider, and
+        notes."""
         mine = Piece("", "", 0, sum(learner.describe().histogram), averaging.own(learner))
         everybody = averaging.in_common_order([mine, *pieces])
         counted = all(piece.samples for piece in everybody)
@@ -203,14 +205,16 @@ class Auto(Base):
             chosen = [everybody[place] for place in places]
             return robust.mean([p.tensors for p in chosen], [p.samples for p in chosen] if counted else None)
 
-        proof = select_models(learner, mean, len(everybody), mine=everybody.index(mine))
-        learner.overwrite(mean(proof.keep))
-        gains = {piece.sender: gain for piece, gain in zip(everybody, proof.gains, strict=True) if piece is not mine}
-        return gains, {"averaged": float(len(proof.keep)), "left_out": float(len(everybody) - len(proof.keep))}
+        selection = select_models(learner, mean, len(everybody), mine=everybody.index(mine))
+        learner.overwrite(mean(selection.keep))
+        gains = {
+            piece.sender: gain for piece, gain in zip(everybody, selection.gains, strict=True) if piece is not mine
+        }
+        return gains, {"averaged": float(len(selection.keep)), "left_out": float(len(everybody) - len(selection.keep))}
 
     def _distil(self, learner: Learner, span: Span, outputs: Mapping[str, Outputs]) -> tuple[Report, dict[str, float]]:
-        """A span of learning from own labels and from the pool of these outputs, by sender; the gain is everybody's in
-        equal parts."""
+        """Train for a span on own labels and on the pool of these outputs, given by sender. Returns the report, and the
+        gain split equally among the senders."""
         before = likelihood(learner)
         own = AdjustedLoss(learner, self.smoothing)
         pools = Pools(learner, list(outputs.values()), self.sharpness, self._positions)

@@ -1,4 +1,4 @@
-"""What each provider's knowledge was worth and what it cost: whom to ask next."""
+"""The gain and the cost of each provider's knowledge, from which the next providers to ask are chosen."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -7,15 +7,17 @@ from typing import Any, Literal
 from peerlearn.types import Card
 
 Per = Literal["byte", "second"]
+"""The unit of cost by which gains are compared."""
 
 _FADING = 0.7
-"""Weight of the past in a provider's gain: what it taught ten exchanges ago says little about the next one."""
+"""Weight of the past in a provider's mean gain. With 0.7, ten exchanges later a gain counts for 3 %: by then models
+differ too much."""
 
 
 @dataclass(slots=True)
 class Account:
-    """`gain`: nats of held-out log-likelihood per exchange, fading mean; `bytes` and `seconds`: in all, `exchanges` of
-    them; `asked`: number of the last exchange in which it took part."""
+    """`gain`: fading mean per exchange, in nats of held-out log-likelihood. `bytes`, `seconds`: total cost of
+    `exchanges` exchanges. `asked`: number of the last transfer that used this provider; 0: none."""
 
     gain: float = 0.0
     bytes: int = 0
@@ -25,7 +27,7 @@ class Account:
 
 
 class Utility:
-    """`per`: what gains are compared by. Bytes are the same in every run of one seed, seconds are not."""
+    """`per`: the cost by which gains are divided. Bytes are the same in every run with one seed; seconds are not."""
 
     def __init__(self, per: Per) -> None:
         self._per = per
@@ -33,14 +35,14 @@ class Utility:
         self._now = 0
 
     def cost(self, provider: str, *, nbytes: int, seconds: float) -> None:
-        """Its knowledge has come and cost this."""
+        """Add the cost of one exchange with this provider."""
         account = self._accounts.setdefault(provider, Account())
         account.bytes += nbytes
         account.seconds += seconds
         account.exchanges += 1
 
     def gained(self, gains: Mapping[str, float]) -> None:
-        """What the knowledge of one transfer was worth, by provider; nan: not measured."""
+        """Add the gains of one transfer, in nats by provider; nan: not measured."""
         self._now += 1
         for provider, gain in gains.items():
             account = self._accounts.setdefault(provider, Account())
@@ -50,8 +52,9 @@ class Utility:
             account.asked = self._now
 
     def ranked(self, candidates: Sequence[Card]) -> list[str]:
-        """Ids, best first: those never tried, in the order given; those not asked for as many transfers as there are
-        candidates (what they know may have changed); then by gain for its price."""
+        """Ids, best first. Providers that were never used come first, in the order given. Then come those not used for
+        more transfers than there are candidates, since their knowledge may have changed. The others follow by gain per
+        cost."""
 
         def rank(card: Card) -> tuple[int, float]:
             account = self._accounts.get(card.id)
@@ -64,7 +67,7 @@ class Utility:
         return [card.id for card in sorted(candidates, key=rank)]
 
     def worth(self, provider: str) -> float:
-        """Nats per megabyte, or per second. 0 for a provider that has not been tried."""
+        """Gain in nats per megabyte, or per second; 0 for a provider without exchanges."""
         account = self._accounts.get(provider, Account())
         if not account.exchanges:
             return 0.0
@@ -72,7 +75,7 @@ class Utility:
         return account.gain * account.exchanges / max(price, 1e-9)
 
     def totals(self) -> tuple[float, int, float]:
-        """Mean gain per exchange over the providers, bytes, seconds."""
+        """Mean gain per exchange over the used providers in nats, total bytes, total seconds."""
         accounts = list(self._accounts.values())
         tried = [a.gain for a in accounts if a.asked]
         mean = sum(tried) / len(tried) if tried else 0.0

@@ -1,3 +1,3 @@
-"""Cloned distillation: a hub learns from clones of its model that edges have trained."""
+"""Cloned distillation: a hub sends clones of its model to edges, and learns from the trained clones that come back."""
 
 from peerlearn.strategies.cloned.strategy import Cloned as Cloned

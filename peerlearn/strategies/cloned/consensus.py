@@ -1,4 +1,4 @@
-"""Prediction consensus: how far two models are right on the same samples (cloned distillation, section 3)."""
+"""Prediction consensus: how far two models are right on the same samples (Lee, Yoo and Kwak 2020, section 3)."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,8 @@ from peerlearn.errors import LearnerError
 
 @dataclass(frozen=True, slots=True)
 class Consensus:
-    """Samples by who classifies them correctly; T are those of the teacher, S those of the student."""
+    """Numbers of samples by which of two models classify them correctly. Below, T are the teacher's correct samples and
+    S the student's."""
 
     both: int
     teacher_only: int
@@ -29,7 +30,7 @@ class Consensus:
 
     @property
     def score(self) -> float:
-        """|T and S| / |T or S|, in 0..1; nan when neither is ever right."""
+        """|T and S| / |T or S|, in 0..1; nan when neither model is ever right."""
         return self.both / self.union if self.union else float("nan")
 
     @property
@@ -39,12 +40,12 @@ class Consensus:
 
     @property
     def student_accuracy(self) -> float:
-        """nan without samples."""
+        """Share of samples that the student classifies correctly; nan without samples."""
         return _share(self.both + self.student_only, self._samples)
 
     @property
     def teacher_accuracy(self) -> float:
-        """nan without samples."""
+        """Share of samples that the teacher classifies correctly; nan without samples."""
         return _share(self.both + self.teacher_only, self._samples)
 
     @property
@@ -53,7 +54,8 @@ class Consensus:
 
 
 def consensus(teacher: Tensor, student: Tensor, y: Tensor) -> Consensus:
-    """From logits or probabilities of both, (N, C), and labels int64 (N,). Raises LearnerError when they differ."""
+    """Compare logits or probabilities (N, C) of both models with labels int64 (N,). Raises LearnerError when the shapes
+    differ."""
     if teacher.shape != student.shape or teacher.dim() != 2 or len(teacher) != len(y):
         raise LearnerError(
             f"consensus needs the outputs of both on the same samples, not {tuple(teacher.shape)} and "

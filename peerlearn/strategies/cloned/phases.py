@@ -1,4 +1,4 @@
-"""What cloned distillation is made of: phases with a fresh optimizer, ensembles of clones, teachers as logits.
+"""The parts of cloned distillation: phases with a fresh optimizer, ensembles of clones, teachers as logits.
 
 Lee, Yoo and Kwak 2020, "Asynchronous edge learning using cloned knowledge distillation", sections 2 and 3.
 """
@@ -25,13 +25,14 @@ from peerlearn.strategies.shared.optim import paced
 from peerlearn.types import Span
 
 Reduce = Literal["sum", "mean"]
+"""How the terms of several teachers are combined."""
 State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """One phase of training: SGD that starts anew, its rate times `decay` at half and again at three quarters of the
-    phase, gradients cut to the norm `clip` (None: not)."""
+    """Training settings of one phase: fresh SGD, a learning rate multiplied by `decay` at half and again at three
+    quarters of the phase, gradients clipped to the norm `clip` (None: not clipped). Raises ConfigError."""
 
     lr: float
     momentum: float
@@ -52,7 +53,7 @@ class Recipe:
             raise ConfigError(f"clip must be positive, or None for no clipping, not {self.clip}")
 
     def pieces(self, span: Span) -> list[tuple[Span, float]]:
-        """The phase cut at half and three quarters, rounded up, each piece with its learning rate."""
+        """The phase cut at half and three quarters, rounded up: each piece with its learning rate."""
         cuts = [0, math.ceil(span.amount / 2), math.ceil(span.amount * 3 / 4), span.amount]
         return [
             (Span(end - begin, span.unit), self.lr * self.decay**nth)
@@ -62,8 +63,8 @@ class Recipe:
 
 
 def run_phase(learner: Learner, span: Span, recipe: Recipe, loss: Objective | None = None) -> Report:
-    """Train the learner's model for a phase by `loss` (default: its own). The learner's own optimizer is put aside and
-    keeps its state. Raises Diverged, Interrupted, LearnerError."""
+    """Train the learner's model for one phase by `loss` (default: its own). The learner's own optimizer is not used,
+    and keeps its state. Raises Diverged, Interrupted, LearnerError."""
     own = learner.optimizer
     trained = [p for p in learner.model.parameters() if p.requires_grad]
     learner.optimizer = torch.optim.SGD(
@@ -83,22 +84,22 @@ def run_phase(learner: Learner, span: Span, recipe: Recipe, loss: Objective | No
 
 
 def mean_logits(every: Sequence[Tensor]) -> Tensor:
-    """Arithmetic mean over members of logits (N, C), added up in float64."""
+    """Mean over the members' logits (N, C), summed in float64."""
     return torch.stack(list(every)).double().mean(dim=0).to(every[0].dtype)
 
 
 def afresh(learner: Learner, *seed: object) -> dict[str, Tensor]:
-    """A whole state of the learner's architecture with new initial weights that depend on the seed alone."""
+    """A whole state of the learner's architecture with new initial weights, which depend on the seed alone."""
     model = copy.deepcopy(learner.template)
     with seeded(derived("afresh", *seed)), torch.no_grad():
         for module in model.modules():
             if _renewable(module):
-                module.reset_parameters()  # type: ignore[operator]  # callable, as just seen
+                module.reset_parameters()  # type: ignore[operator]  # _renewable checked that it is callable
     return state.copied(state.persistent(model))
 
 
 def check_renewable(learner: Learner) -> None:
-    """Raises LearnerError when a module with weights of its own cannot start anew (no `reset_parameters`)."""
+    """Raises LearnerError when a module with weights has no `reset_parameters`, so that it cannot start anew."""
     for name, module in learner.model.named_modules():
         if next(module.parameters(recurse=False), None) is not None and not _renewable(module):
             raise LearnerError(
@@ -113,22 +114,22 @@ def _renewable(module: nn.Module) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LogitTeacher:
-    """What an edge's ensemble says on the hub's own set: logits (N, C) by rising sample ids int64 (N,). Made once, in
-    eval mode; no network of the edge's is kept."""
+    """An edge's ensemble as logits (N, C) on the hub's own samples, with rising sample ids int64 (N,). Computed once,
+    in eval mode; the edge's networks are not kept."""
 
     sender: str
     ids: Tensor
     logits: Tensor
     member_accuracy: float = float("nan")
-    """Mean over the members of each one's own accuracy there; not kept on disk."""
+    """Mean accuracy of the single members on these samples; not saved."""
 
     def of(self, ids: Tensor) -> Tensor:
-        """Logits (B, C) for sample ids int64 (B,) of the set."""
+        """Logits (B, C) for sample ids int64 (B,)."""
         return self.logits[torch.searchsorted(self.ids, ids)]
 
 
 def teacher_of(learner: Learner, sender: str, members: Sequence[State]) -> LogitTeacher:
-    """v(x) = mean over the members of their logits, for every x of the learner's private set."""
+    """The teacher v(x) = mean of the members' logits, for every x of the learner's private set."""
     ids = torch.cat([batch.ids for batch in learner.one_pass()])
     said = [_logits(learner, learner.build(member)) for member in members]
     right = torch.stack([logits.argmax(dim=1) for logits in said]) == _labels(learner)
@@ -138,7 +139,7 @@ def teacher_of(learner: Learner, sender: str, members: Sequence[State]) -> Logit
 def teaching_loss(
     learner: Learner, teachers: Sequence[LogitTeacher], *, temperature: float, weight: float, reduce: Reduce
 ) -> Objective:
-    """Equation (2): L = CE(F(x), y) + weight * sum over teachers m of KD_t(v_m(x) -> F(x)); one teacher gives equation
+    """Equation (2): L = CE(F(x), y) + weight * sum over teachers m of KD_t(v_m(x) -> F(x)). One teacher gives equation
     (1). `reduce` mean divides the sum by the number of teachers."""
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -158,8 +159,8 @@ def teaching_loss(
 def study(
     learner: Learner, span: Span, recipe: Recipe, loss: Objective, newest: LogitTeacher, *, suspect: float | None
 ) -> Report:
-    """Phase 2 by this loss. Not committed when the accuracy on the learner's own set fell by more than `suspect`; the
-    caller then puts the learner back. Raises Diverged, also when the outputs are not finite at the end."""
+    """Train phase 2 by this loss. The report is not committed when accuracy on the learner's own set fell by more than
+    `suspect`; the caller then restores the learner. Raises Diverged, also when outputs are not finite at the end."""
     y = _labels(learner)
     before = consensus(newest.logits, _logits(learner, None), y)
     report = run_phase(learner, span, recipe, loss)
@@ -182,9 +183,8 @@ def study(
 def train_members(
     learner: Learner, span: Span, recipe: Recipe, start: State, amount: int
 ) -> tuple[list[dict[str, Tensor]], Report]:
-    """Phase 1: so many models trained from one start. They follow one another in the learner's own order of batches,
-    in which every epoch has a permutation of its own: they differ by the order of batches alone. The learner's model is
-    then the first of them."""
+    """Phase 1: train `amount` models from one start. They use successive epochs of the learner's batch order, and so
+    differ only by the order of batches. The learner's model is the first of them afterwards."""
     made, reports = [], []
     for _ in range(amount):
         learner.overwrite(start)
@@ -197,7 +197,8 @@ def train_members(
 
 
 def train_other(learner: Learner, span: Span, recipe: Recipe, *seed: object) -> dict[str, Tensor]:
-    """A model of the same architecture from another seed, trained as the learner's own was; that one stays as it is."""
+    """Train a model of the same architecture from another seed as the learner's own was trained. The learner's own is
+    unchanged."""
     mine = state.copied(learner.state)
     learner.overwrite(afresh(learner, *seed))
     run_phase(learner, span, recipe)
@@ -207,10 +208,11 @@ def train_other(learner: Learner, span: Span, recipe: Recipe, *seed: object) -> 
 
 
 def _labels(learner: Learner) -> Tensor:
-    """Of the learner's private set, ids rising, int64 (N,) on the CPU."""
+    """Labels of the learner's private set, ids rising, int64 (N,) on the CPU."""
     return torch.cat([batch.y.cpu() for batch in learner.one_pass()])
 
 
 def _logits(learner: Learner, network: nn.Module | None) -> Tensor:
-    """Of a network (None: the learner's own) on the learner's private set, ids rising, float (N, C) on the CPU."""
+    """Logits of a network (None: the learner's own) on the learner's private set, ids rising, float (N, C) on the
+    CPU."""
     return torch.cat([learner.logits(batch.x, model=network) for batch in learner.one_pass()])

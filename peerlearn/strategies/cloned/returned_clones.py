@@ -1,4 +1,5 @@
-"""Trained clones that come back to a hub, member by member; complete ensembles wait in order of arrival."""
+"""Trained clones that edges return to a hub, member by member. Complete ensembles wait in the order of their
+arrival."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Returned:
-    """All members that one edge made of one clone, in member order; `version`: of the clone; `arrival`: counts up."""
+    """All members that one edge made of one clone, in member order. `version`: that of the clone; `arrival`: a rising
+    number."""
 
     sender: str
     session: str
@@ -25,13 +27,15 @@ class Returned:
 
 @dataclass(slots=True, eq=False)
 class _Visit:
+    """An incomplete ensemble of one edge."""
+
     session: str
     version: int
     members: dict[int, State] = field(default_factory=dict)
 
 
 class Returns:
-    """At most one incomplete ensemble per edge: what it begins later takes the place of what it left unfinished."""
+    """The ensembles of all edges. There is at most one incomplete ensemble per edge: a later one replaces it."""
 
     def __init__(self, members: int) -> None:
         self._members = members
@@ -40,12 +44,14 @@ class Returns:
         self._last: dict[str, tuple[str, int]] = {}
         self._arrivals = 0
         self._settled = 0
-        """The arrival dealt with last. Never goes back, even when a transfer is rolled back: a teacher that did harm
-        is not tried again."""
+        """The latest arrival that was used. A rollback does not reset it, so that a harmful teacher is not tried
+        again."""
+        self._settled_before = 0
+        """The value of `_settled` before the last call of `next`."""
 
     def is_new(self, received: Received, knowledge: Params) -> bool:
-        """Whether it belongs to a clone later than those of this edge's session that are complete or under way, or
-        is a member still missing."""
+        """True for a member that is still missing, or that belongs to a later clone than this edge's others in the same
+        session."""
         sender, session = received.sender.id, received.sender.session
         if self._last.get(sender, ("", 0))[0] == session and knowledge.version <= self._last[sender][1]:
             return False
@@ -55,7 +61,7 @@ class Returns:
         return visit.version == knowledge.version and knowledge.member not in visit.members
 
     def keep(self, received: Received, knowledge: Params) -> None:
-        """One member that was found new and fitting."""
+        """Add one member that is new and has been checked."""
         sender, session = received.sender.id, received.sender.session
         visit = self._open.get(sender)
         if visit is None or (visit.session, visit.version) != (session, knowledge.version):
@@ -69,21 +75,26 @@ class Returns:
             self._complete.append(Returned(sender, session, visit.version, self._arrivals, states))
 
     def forget(self, sender: str) -> None:
-        """What this edge has brought and nobody has looked at."""
+        """Drop this edge's members that have not been used."""
         self._open.pop(sender, None)
         self._complete = [returned for returned in self._complete if returned.sender != sender]
 
     def next(self) -> Returned | None:
-        """The oldest complete ensemble, which is with this call dealt with; None when there is none."""
+        """Take the oldest complete ensemble, which counts as used from now on; None when there is none."""
         waiting = list(self._waiting())
         if not waiting:
             return None
-        self._settled = waiting[0].arrival
+        self._settled_before, self._settled = self._settled, waiting[0].arrival
         self._complete = waiting[1:]
         return waiting[0]
 
+    def put_back(self, returned: Returned) -> None:
+        """Undo the last `next`: work on that ensemble was interrupted and will be repeated."""
+        self._settled = self._settled_before
+        self._complete = [returned, *self._complete]
+
     def __len__(self) -> int:
-        """Complete ensembles that wait."""
+        """Number of complete ensembles that wait."""
         return len(list(self._waiting()))
 
     def _waiting(self) -> Iterator[Returned]:

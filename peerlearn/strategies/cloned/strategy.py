@@ -1,7 +1,8 @@
-"""Cloned distillation: a hub sends out clones of its model and learns, on its own data, from what edges made of them.
+"""Cloned distillation: a hub sends out clones of its model, and learns on its own data from the clones that edges
+trained.
 
-Lee, Yoo and Kwak 2020, "Asynchronous edge learning using cloned knowledge distillation". Teacher and student start
-from the same weights, so that the student can follow without forgetting. Defaults are those measured in the prototypes.
+Lee, Yoo and Kwak 2020, "Asynchronous edge learning using cloned knowledge distillation". Teacher and student start from
+the same weights, so that the student can follow the teacher without forgetting.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from peerlearn.errors import ConfigError, KnowledgeError, RefusalReason
 from peerlearn.knowledge import Answer, Params, Query, Question, Received, Refusal
-from peerlearn.learning.interruption import Diverged
+from peerlearn.learning.interruption import Diverged, Interrupted
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
@@ -20,37 +21,42 @@ from peerlearn.schedule import Exchange, Local, Publish, Schedule, Transfer
 from peerlearn.strategies.base import Asked, Base
 from peerlearn.strategies.cloned import phases
 from peerlearn.strategies.cloned.phases import LogitTeacher, Recipe, Reduce
-from peerlearn.strategies.cloned.returned_clones import Returns
+from peerlearn.strategies.cloned.returned_clones import Returned, Returns
 from peerlearn.strategies.shared import answers, teacher_checks
 from peerlearn.strategies.shared.options import check_choices, check_least
 from peerlearn.types import Card, Exposure, Span, epochs
 
 Init = Literal["clone", "independent", "scratch"]
+"""The weights from which edges start, see `Cloned`."""
 _RECEIPT = "receipt"
+"""Key of the query by which an edge asks for a receipt, or for permission, instead of parameters."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dispatch:
-    """What a hub that is past phase 0 hands out beside its snapshot: other weights than its own, or none."""
+    """Published by a hub after phase 0. `instead`: weights to hand out in place of the snapshot's own."""
 
     instead: Mapping[str, Tensor] | None = None
 
 
 @dataclass
 class Cloned(Base):
-    """Phase 2 at the hub, on its own set: L = CE + weight * sum over teachers of KD_t(teacher -> hub) (equation 2).
+    """Phase 2 at the hub, on its own data: L = CE + weight * sum over teachers of KD_t(teacher -> hub) (equation 2).
 
-    `role` hub: phase 0 (`first_epochs` on labels), then one phase 2 (`hub_epochs`) per edge that has come back, in
-    order of arrival. `role` edge: take a clone, train `members` of them for `edge_epochs` each, bring them back; do
-    that `visits` times in a life, then learn alone. An edge takes the clone once the hub has published version `turn`:
-    1 is right after phase 0, k after k - 1 phases 2. `hub`: whom an edge asks, by name or start of id; "": whomever its
-    links name, so give `hub` or links when edges see each other.
-    `init`: what edges start from: a `clone` of the hub's model; `independent`, another seed's weights trained by the
-    hub in phase 0; `scratch`, new weights of their own. `memory`: how many edges' ensembles teach at a time; `reduce`:
-    their terms are added up, or averaged. `weight` 0 is the control without teachers. `lr`, `momentum`, `weight_decay`,
-    `decay`, `clip`: each phase is SGD from a fresh start (cloning.Recipe). `suspect`: a phase 2 after which the hub's
-    accuracy on its own set has fallen by more than this share is undone and its teacher dropped; None: never.
-    All phases are the method's own: an app that trains by its own loop cannot be an edge.
+    `role` hub: phase 0 (`first_epochs` on labels), then one phase 2 (`hub_epochs`) for each edge that returned its
+    clones, in order of arrival. `role` edge: takes a clone, trains `members` models from it for `edge_epochs` each, and
+    brings them to the hub; it does so `visits` times and then learns alone. It takes the clone once the hub has
+    published version `turn`: 1 follows phase 0, k follows k - 1 phases 2. `hub`: name or start of the id of the hub
+    that an edge asks; "": any peer that its links allow, so give `hub` or links when edges see each other.
+
+    `init`: the start of the edges' models. `clone`: the hub's model; `independent`: weights of another seed, trained by
+    the hub in phase 0; `scratch`: new weights of their own. `memory`: number of edges whose ensembles teach at a time
+    (M); `reduce`: their terms are summed or averaged. `weight` 0 is the control without teachers. `lr`, `momentum`,
+    `weight_decay`, `decay`, `clip`: SGD of each phase (`phases.Recipe`). `suspect`: a phase 2 that lowers the hub's
+    accuracy on its own data by more than this share is undone, and its teacher dropped; None: never.
+
+    The paper gives neither M nor t. M = 3 measured better than 1; t = 2 was stable, while t = 4 without clipping
+    diverged. All phases train by the method's own loop, so an app that trains by its own loop cannot be an edge.
     """
 
     name: ClassVar[str] = "cloned"
@@ -103,7 +109,7 @@ class Cloned(Base):
 
     @property
     def exposes(self) -> frozenset[Exposure]:
-        """Full weights both ways: the hub answers with them, an edge brings them."""
+        """Full weights in both directions: the hub answers with them, an edge brings them."""
         return frozenset({Exposure.PARAMS_FULL})
 
     @property
@@ -133,7 +139,7 @@ class Cloned(Base):
     # ---- the edge's questions
 
     def prefer(self, learner: Learner, candidates: Sequence[Card]) -> Sequence[str]:
-        """Whom the clone came from while members are owed; nobody while there is nothing to ask."""
+        """While members are owed: the hub that gave the clone. While there is nothing to ask for: no provider."""
         if self._owed:
             return [card.id for card in candidates if card.id == self._clone["sender"]]
         if self._clone.get("fresh") or self._visited >= self.visits:
@@ -141,7 +147,8 @@ class Cloned(Base):
         return [card.id for card in candidates]
 
     def ask(self, learner: Learner, provider: Card) -> Sequence[Question]:
-        """The clone (or, from scratch, the mere permission); later the members, the last one against a receipt."""
+        """Ask for the clone (with `init` scratch: for permission). Later bring the members, and ask for a receipt with
+        the last."""
         receipt = Query(want="params", select={_RECEIPT: True})
         if not self._owed:
             again = self._clone.get("session") == provider.session
@@ -176,7 +183,7 @@ class Cloned(Base):
             return Params(tensors=dispatch.instead, architecture=snapshot.architecture, version=snapshot.version)
         return answers.whole_model(snapshot)
 
-    # ---- what comes
+    # ---- received knowledge
 
     def absorb(self, learner: Learner, received: Sequence[Received]) -> None:
         pairs = [(each, _params(each)) for each in received]
@@ -194,7 +201,7 @@ class Cloned(Base):
             self._take(each, params)
 
     def _take(self, each: Received, params: Params) -> None:
-        """An edge's receipt, permission or clone."""
+        """Take an edge's receipt, permission or clone."""
         about = (each.sender.id, each.sender.session, params.version)
         is_receipt = each.asked is not None and bool(each.asked.select)
         if self._owed:
@@ -221,14 +228,14 @@ class Cloned(Base):
                 self._returns.keep(each, params)
 
     def forget(self, provider: str) -> None:
-        """At the hub: an edge that is put aside teaches no more, and what it has brought is not waited for."""
+        """At the hub: a quarantined edge stops teaching, and its unused members are dropped."""
         self._teachers = [teacher for teacher in self._teachers if teacher.sender != provider]
         self._returns.forget(provider)
 
     # ---- phases 0 and 1
 
     def local(self, learner: Learner, span: Span) -> Report:
-        """Phase 0 at the hub; phase 1 at an edge that has a clone, else plain training on its own."""
+        """Phase 0 at the hub. At an edge: phase 1 when it has a new clone, plain training otherwise."""
         if self.role == "hub":
             return self._phase_0(learner, span)
         if self._clone.get("fresh"):
@@ -257,11 +264,18 @@ class Cloned(Base):
     # ---- phase 2
 
     def transfer(self, learner: Learner, span: Span) -> Report:
-        """One edge's ensemble joins the memory, and the hub continues on its own set. A phase that diverges, or a
-        teacher that is suspect, leaves model and memory as they were."""
+        """Add one edge's ensemble to the memory, and continue the hub's model on its own data. After divergence, or
+        with a suspect teacher, model and memory stay unchanged."""
         returned = self._returns.next() if self.role == "hub" else None
         if returned is None:
             return Report()
+        try:
+            return self._phase_2(learner, span, returned)
+        except Interrupted:
+            self._returns.put_back(returned)
+            raise
+
+    def _phase_2(self, learner: Learner, span: Span, returned: Returned) -> Report:
         events = ("settled", "received") if len(self._returns) else ("settled",)
         newest = phases.teacher_of(learner, returned.sender, returned.members)
         teachers = [*self._teachers, newest][-self.memory :]
@@ -279,10 +293,11 @@ class Cloned(Base):
             learner.restore(mark)
         return replace(report, providers=(returned.sender,), events=events)
 
-    # ---- what a user gets, and what is kept
+    # ---- prediction and state
 
     def predict(self, learner: Learner, x: Tensor) -> Tensor:
-        """The hub's model; at an edge the ensemble of its members, as long as they are the latest it has made."""
+        """Probabilities (B, C): by the hub's model, or at an edge by the ensemble of its latest members, if it has
+        any."""
         if not self._made:
             return learner.predict(x)
         return phases.mean_logits([learner.logits(x, model=learner.build(m)) for m in self._made]).softmax(dim=1)

@@ -1,3 +1,3 @@
-"""CLUE: on drift, borrow the few parameters that matter for the classes one lacks."""
+"""CLUE: when the stream drifts, a peer borrows the few parameters that matter for the classes it lacks."""
 
 from peerlearn.strategies.clue.strategy import Clue as Clue

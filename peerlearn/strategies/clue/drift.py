@@ -1,7 +1,7 @@
-"""Watching the error of a stream: when it has drifted away from what it was, and when one's own model is back.
+"""Drift detection on the error of a stream, and detection of the recovery of the peer's own model.
 
-CLUE (Daga et al.), section 5.1: the rolling mean of the error over W batches exceeds a threshold. ADWIN, Page-Hinkley
-and DDM, which the paper names as alternatives, come from river: pip install 'peerlearn[drift]'.
+CLUE (Daga et al.), section 5.1: drift is when the rolling mean of the error over W batches exceeds a threshold. ADWIN,
+Page-Hinkley and DDM, which the paper names as alternatives, are river's: pip install 'peerlearn[drift]'.
 """
 
 import importlib
@@ -12,20 +12,24 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from peerlearn.errors import ConfigError
+from peerlearn.errors import ConfigError, ExtraMissing
 
 Method = Literal["threshold", "adwin", "page-hinkley", "ddm"]
+"""Drift detectors: the rolling mean against a threshold, or one of river's."""
 Change = Literal["", "drift", "recovered"]
+"""What one request batch changed; empty: nothing."""
 
 
 class Watch:
-    """Follows two errors per request batch: of what the user gets, and of one's own model alone.
+    """Follows two errors per request batch: that of the answers given, and that of the peer's own model alone.
 
-    `base` is the mean error over `reference` batches that ended `window` batches ago; it stands still while drifting.
-    Drift, by method threshold: the mean of the last `window` errors exceeds `threshold` or, when that is None, base +
-    `margin`. By any other method: river's detector finds the stream of single mistakes changed, to the worse.
-    Recovered: the mean of the last `window` errors of one's own model is at most base + `tolerance` (with no base yet,
-    at most the threshold).
+    `base` is the mean error over the `reference` batches that ended `window` batches ago; it is frozen during drift. By
+    the method threshold, drift means that the mean of the last `window` errors exceeds `threshold`, or base + `margin`
+    if that is None. By any other method, river's detector finds that the stream of single mistakes has become worse.
+    Recovery means that the mean of the last `window` errors of the own model is at most base + `tolerance` (before
+    there is a base, at most the threshold). Raises ConfigError.
+
+    A wider `window` gives fewer false alarms, and later true ones. A larger `margin` calls for help less often.
     """
 
     def __init__(
@@ -56,26 +60,27 @@ class Watch:
 
     @property
     def limit(self) -> float:
-        """Above this the rolling error is too high; nan as long as there is nothing to compare with."""
+        """A rolling error above this is too high; nan while there is no base and no threshold."""
         return self.base + self._margin if self._threshold is None else self._threshold
 
     @property
     def high(self) -> bool:
-        """Whether what the user gets is wrong too often, now."""
+        """True if the answers given are wrong too often now."""
         return _rolling(self._errors, self._window) > self.limit
 
     @property
     def level(self) -> float:
-        """The error at which one's own model does as well as before the drift."""
+        """Error up to which the own model counts as recovered."""
         return self.limit if math.isnan(self.base) else self.base + self._tolerance
 
     @property
     def back(self) -> bool:
-        """Whether it does so now."""
+        """True if the own model is recovered now."""
         return _rolling(self._own, self._window) <= self.level
 
     def observe(self, wrong: Tensor, own_wrong: Tensor) -> Change:
-        """One request batch: bool (B,) each, where a request was answered wrongly. Returns what has changed."""
+        """Add one request batch. `wrong`, `own_wrong`: bool (B,), the requests answered wrongly by the ensemble and by
+        the own model. Returns the change."""
         self._errors.append(float(wrong.double().mean()))
         self._own.append(float(own_wrong.double().mean()))
         del self._own[: -self._window]
@@ -118,8 +123,8 @@ class Watch:
 
 
 class _River:
-    """A detector of river, fed with one number per request: 1 for a mistake. Its own state cannot be saved without
-    pickle, so what it has seen since the last reset is kept (a byte per request) and fed to it again."""
+    """One of river's detectors, fed one number per request: 1 for a mistake, 0 otherwise. Its state cannot be saved
+    without pickle. What it has seen since its last reset is kept instead (a byte per request), and fed to it again."""
 
     def __init__(self, method: Method) -> None:
         self._method = method
@@ -127,11 +132,11 @@ class _River:
 
     @property
     def seen(self) -> Tensor:
-        """bool (N,): mistakes since the last reset."""
+        """Mistakes since the last reset, bool (N,)."""
         return torch.cat(self._fed) if self._fed else torch.empty(0, dtype=torch.bool)
 
     def observe(self, wrong: Tensor) -> bool:
-        """Whether mistakes bool (B,) raise the alarm: a change was found, and the mean at its end is the higher."""
+        """Feed mistakes, bool (B,). True if the detector found a change, and the mean after it is the higher one."""
         self._fed.append(wrong.clone())
         alarm = False
         for mistake in wrong.tolist():
@@ -145,7 +150,7 @@ class _River:
         self._fed: list[Tensor] = []
 
     def _mean(self) -> float:
-        """ADWIN finds changes in both directions and tells its mean; the others look upwards only."""
+        """ADWIN finds changes in both directions and tells its mean. The others find increases only: nan."""
         return float(self._detector.estimation) if self._method == "adwin" else math.nan
 
 
@@ -154,7 +159,7 @@ def _made(method: Method) -> Any:
         drift = importlib.import_module("river.drift")
         binary = importlib.import_module("river.drift.binary")
     except ImportError as exc:
-        raise ConfigError(
+        raise ExtraMissing(
             f"drift: detector {method!r} is river's, which is not installed: pip install 'peerlearn[drift]'"
         ) from exc
     if method == "adwin":
@@ -163,5 +168,5 @@ def _made(method: Method) -> Any:
 
 
 def _rolling(errors: list[float], window: int) -> float:
-    """Mean of the last `window`; nan when there are fewer."""
+    """Mean of the last `window` errors; nan when there are fewer."""
     return sum(errors[-window:]) / window if len(errors) >= window else math.nan

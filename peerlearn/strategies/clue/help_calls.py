@@ -1,4 +1,4 @@
-"""When a peer that serves a stream calls for help, for which classes, and who has helped already."""
+"""The calls for help of a peer that serves a stream: when, for which classes, and which peers have helped."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from peerlearn.strategies.clue.drift import Watch
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Served:
-    """One request batch, counted per class, int64 (C,) each: requests, those answered wrongly, and those that one's
-    own model alone would have answered wrongly."""
+    """One request batch in counts per class, int64 (C,) each: requests, wrong answers, and wrong answers of the own
+    model alone."""
 
     requests: Tensor
     wrong: Tensor
@@ -22,12 +22,13 @@ class Served:
 
 
 class HelpCalls:
-    """The first call goes out `delay` batches after the drift; while the error is still high another one follows,
-    `cool_down` batches after a call that brought help, `window` batches after one that brought none.
+    """Decides when to call for help. The first call goes out `delay` batches after the drift. While the error is still
+    high it is repeated: `cool_down` batches after a call that brought help, `window` batches after one that brought
+    none.
 
-    Called for are the classes with at least `min_samples` requests in the last `window` batches of which a share above
-    `missed` went wrong; if there is none, those of which more went wrong than on average. `keep`: batches that are
-    remembered.
+    A call names the classes that had at least `min_samples` requests in the last `window` batches, more than a share
+    `missed` of them answered wrongly. If there is none, it names the classes that did worse than average. `keep`:
+    number of batches that are remembered.
     """
 
     def __init__(
@@ -40,11 +41,11 @@ class HelpCalls:
         self._due: int | None = None
         self._tried: list[str] = []
         self.now = 0
-        """Request batches served."""
+        """Number of request batches served."""
         self.number = 0
-        """Of the latest call."""
+        """Number of the latest call."""
         self.wanted: tuple[int, ...] = ()
-        """Classes of the latest call; none after recovery."""
+        """Classes of the latest call; empty after recovery."""
 
     @property
     def served(self) -> tuple[Served, ...]:
@@ -53,12 +54,12 @@ class HelpCalls:
 
     @property
     def tried(self) -> Collection[str]:
-        """Those who have helped against the present drift."""
+        """Ids of the peers that have helped against the present drift."""
         return self._tried
 
     def observe(self, y: Tensor, given: Tensor, own: Tensor) -> list[str]:
-        """One batch more: labels int64 (B,), the answers given and those of one's own model, (B, C) each. Returns the
-        events: "drift" is a call, "recovered" ends it."""
+        """Add one batch: labels int64 (B,), and the outputs (B, C) of the ensemble and of the own model. Returns
+        events: "drift" is a call for help, "recovered" ends it."""
         self.now += 1
         together, alone = (evaluate.confusion(p, y, classes=p.shape[1]) for p in (given, own))
         requests = together.sum(dim=1)
@@ -74,25 +75,25 @@ class HelpCalls:
         return self._call() if urgent and self._due is not None and self.now >= self._due else []
 
     def helped(self, sender: str) -> None:
-        """This one has answered the latest call."""
+        """Note that this peer has answered the latest call."""
         self._due = self.now + self._cool_down if self._due is not None else None
         if sender not in self._tried:
             self._tried.append(sender)
 
     def learned(self, classes: Sequence[int], batches: int) -> bool:
-        """Whether one's own model is back at its old level on these classes, over the last so many batches."""
+        """True if the own model has recovered on these classes, over the last `batches` batches."""
         chosen = list(classes)
         requests = sum(int(served.requests[chosen].sum()) for served in self._served[-batches:])
         wrong = sum(int(served.own_wrong[chosen].sum()) for served in self._served[-batches:])
         return requests > 0 and wrong / requests <= self.watch.level
 
     def gained(self, batches: int) -> bool:
-        """Whether the answers were better than one's own model's alone, over the last so many batches."""
+        """True if the ensemble made fewer mistakes than the own model alone, over the last `batches` batches."""
         recent = self._served[-batches:]
         return sum(int((served.own_wrong - served.wrong).sum()) for served in recent) > 0
 
     def counts(self, batches: int) -> tuple[int, ...]:
-        """Requests per class in the last so many batches; empty before the first."""
+        """Requests per class in the last `batches` batches; empty before the first."""
         recent = [served.requests for served in self._served[-batches:]]
         return tuple(torch.stack(recent).sum(dim=0).tolist()) if recent else ()
 

@@ -1,7 +1,7 @@
-"""Helper models: one's own model with a provider's significant parameters in it, frozen, asked beside one's own.
+"""Helper models: copies of the peer's own model with a provider's significant parameters in them, frozen.
 
 CLUE (Daga et al.), section 5.2.2. Equation (2): W^h_j = W^s_j where significant, else W^t_j as it was when the helper
-was made. What users get is the mean of the probabilities of one's own model and of all helpers.
+was made. The peer answers requests by the mean of the probabilities of its own model and all helpers.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,20 +19,21 @@ from peerlearn.strategies.clue.significance import amount, weights_of
 from peerlearn.strategies.shared import teacher_checks
 
 Operator = Callable[[Tensor], Tensor]
-"""From the logits of several models (M, B, C), one's own first, to probabilities (B, C)."""
+"""Takes the logits of several models (M, B, C), the own one first; returns probabilities (B, C)."""
 
 
 def mean_probability(logits: Tensor) -> Tensor:
-    """The paper's operator: the average of what the models say."""
+    """The paper's operator: the mean of the models' probabilities."""
     return logits.softmax(dim=2).double().mean(dim=0).to(logits.dtype)
 
 
 def mean_logit(logits: Tensor) -> Tensor:
+    """The softmax of the models' mean logits."""
     return logits.double().mean(dim=0).to(logits.dtype).softmax(dim=1)
 
 
 def most_confident(logits: Tensor) -> Tensor:
-    """Per request, the probabilities of the model whose greatest one is the greatest; the first of equals."""
+    """For each request, the probabilities of the model with the largest maximum; the first one among equals."""
     chances = logits.softmax(dim=2)
     chosen = chances.max(dim=2).values.argmax(dim=0)  # (B,)
     return chances[chosen, torch.arange(logits.shape[1])]
@@ -43,12 +44,13 @@ OPERATORS: Mapping[str, Operator] = {
     "mean-logit": mean_logit,
     "confident": most_confident,
 }
+"""Operators by name, for configurations."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Helper:
-    """`classes`: those it was asked for; `born`: the number of the request batch after which it was made;
-    `tensors`: its whole state, on the CPU."""
+    """A helper model. `classes`: those it was requested for; `born`: number of request batches served before it was
+    made; `tensors`: its whole state on the CPU."""
 
     sender: str
     version: int
@@ -59,13 +61,14 @@ class Helper:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Came:
-    """What one provider gave: for which `call`, and which classes were asked of it."""
+    """One provider's answer: to which `call`, and for which classes."""
 
     call: int
     classes: tuple[int, ...]
     knowledge: Params
 
     def state_dict(self) -> dict[str, Any]:
+        """The answer as plain values, for disk."""
         tensors = {
             name: {"shape": list(t.shape), "indices": t.indices, "values": t.values} if isinstance(t, Sparse) else t
             for name, t in self.knowledge.tensors.items()
@@ -76,6 +79,7 @@ class Came:
 
     @classmethod
     def restored(cls, saved: Mapping[str, Any]) -> Self:
+        """The answer made of `state_dict`'s values."""
         tensors = {
             name: t if isinstance(t, Tensor) else Sparse(tuple(t["shape"]), t["indices"], t["values"])
             for name, t in saved["tensors"].items()
@@ -86,7 +90,8 @@ class Came:
 
 
 def came_of(received: Received, call: int) -> Came:
-    """Raises KnowledgeError for what does not answer a question of one's own for parameters of certain classes."""
+    """The answer with the classes that were requested. Raises KnowledgeError for knowledge that does not answer this
+    peer's own query for parameters of certain classes."""
     asked = received.asked.select.get("classes") if received.asked is not None else None
     if not isinstance(received.knowledge, Params) or not isinstance(asked, list):
         raise KnowledgeError(f"{received.sender.name} gave what no helper can be made of: nobody asked for it")
@@ -94,7 +99,7 @@ def came_of(received: Received, call: int) -> Came:
 
 
 class HelperPool:
-    """The helpers that are alive, oldest first. They are never trained."""
+    """The helpers alive, oldest first. They are never trained."""
 
     def __init__(self) -> None:
         self._helpers: list[Helper] = []
@@ -107,17 +112,17 @@ class HelperPool:
         return iter(tuple(self._helpers))
 
     def add(self, helper: Helper, *, most: int) -> None:
-        """The oldest leave when there are more than `most`."""
+        """Add a helper; the oldest leave when there are more than `most`."""
         self._helpers.append(helper)
         self.keep_if(lambda each: each in self._helpers[-most:])
 
     def keep_if(self, stays: Callable[[Helper], bool]) -> None:
-        """Discard the others."""
+        """Discard all helpers for which `stays` is false."""
         self._helpers = [helper for helper in self._helpers if stays(helper)]
         self._models = {helper: model for helper, model in self._models.items() if helper in self._helpers}
 
     def logits(self, learner: Learner, x: Tensor) -> list[Tensor]:
-        """Of each helper, (B, C)."""
+        """Logits of each helper, (B, C), for inputs (B, ...)."""
         for helper in self._helpers:
             if helper not in self._models:
                 self._models[helper] = learner.build(helper.tensors)
@@ -143,8 +148,9 @@ class HelperPool:
 
 
 def check(learner: Learner, knowledge: Params, top_percent: float) -> None:
-    """Raises KnowledgeError unless these are the top Z % of every tensor of the learner's own architecture, and what is
-    no parameter whole, all finite and of a sensible scale, and so are the logits of the helper made of them."""
+    """Raises KnowledgeError unless the knowledge is what was asked for: the top Z % of every parameter of the learner's
+    architecture, and all other tensors whole. They must be finite and of plausible scale, and so must the logits of the
+    helper made of them."""
     if knowledge.architecture != learner.architecture:
         raise KnowledgeError(
             f"parameters of architecture {knowledge.architecture[:12]!r}, this model is {learner.architecture[:12]!r}"
@@ -161,8 +167,8 @@ def check(learner: Learner, knowledge: Params, top_percent: float) -> None:
 
 
 def filled(own: Mapping[str, Tensor], came: Mapping[str, Tensor | Sparse], *, zero: bool = False) -> dict[str, Tensor]:
-    """Equation (2): a whole state, of what came and, where nothing came, of one's own values or (`zero`) of zeros.
-    On the CPU; shares nothing with one's own."""
+    """Equation (2): a whole state made of the received values. Other places hold the learner's own values, or zeros
+    with `zero`. On the CPU; shares no memory with `own`."""
     whole = {}
     for name, mine in state.copied(own).items():
         theirs = came.get(name, mine)
@@ -177,8 +183,8 @@ def filled(own: Mapping[str, Tensor], came: Mapping[str, Tensor | Sparse], *, ze
 def merged(
     own: Mapping[str, Tensor], came: Sequence[Mapping[str, Tensor | Sparse]], *, average: bool
 ) -> dict[str, Tensor]:
-    """The paper's figure 2: one's own values replaced by the mean of those that came for them or, with `average`, by
-    the mean of those and one's own. Counters stay as they are. In the order given, accumulated in float64."""
+    """The controls of the paper's figure 2. Each own value for which values were received becomes their mean, or with
+    `average` the mean of them and the own one. Counters are left out. Summed in float64 in the order given."""
     made = {}
     for name, mine in state.copied(own).items():
         if not mine.is_floating_point():
@@ -203,7 +209,7 @@ def _vote(theirs: Tensor | Sparse | None, total: Tensor, votes: Tensor) -> None:
 
 
 def _check_sparse(name: str, came: Tensor | Sparse | None, own: Tensor, k: int) -> None:
-    """All but whether the values are finite: the whole is looked at for that."""
+    """Checks everything but that the values are finite, which is checked on the whole state."""
     if not isinstance(came, Sparse):
         how = "is missing" if came is None else "came whole"
         raise KnowledgeError(f"tensor {name!r} {how} where {k} of its {own.numel()} values were asked for")

@@ -1,6 +1,6 @@
-"""Whom a drifting peer asks: those whose classes are distributed like its own, if they have the classes it lacks.
+"""Choice of providers for a drifting peer: those with a similar class distribution that have the classes it lacks.
 
-CLUE (Daga et al.), section 5.1: "logical neighbours", by the cosine of class priors. Pure.
+CLUE (Daga et al.), section 5.1: "logical neighbours", by the cosine of class priors. Pure functions.
 """
 
 import math
@@ -11,12 +11,13 @@ from peerlearn.learning.sampler import derived
 from peerlearn.types import Card
 
 Likeness = Literal["similar", "least-first", "random"]
+"""How candidates are ranked, see `to_ask`."""
 SHARE = 0.01
-"""A class of which a provider has seen less than this share counts as not seen."""
+"""A class with less than this share of a provider's samples counts as unseen: too few to have learned it."""
 
 
 def cosine(one: Sequence[float], two: Sequence[float]) -> float:
-    """Of two histograms; 0 when one of them is empty or their lengths differ."""
+    """Cosine of two histograms; 0 when one of them is empty or their lengths differ."""
     if len(one) != len(two):
         return 0.0
     length = math.hypot(*one) * math.hypot(*two)
@@ -24,7 +25,7 @@ def cosine(one: Sequence[float], two: Sequence[float]) -> float:
 
 
 def covered(card: Card, wanted: Sequence[int]) -> tuple[int, ...]:
-    """Those of the classes that this provider has seen in earnest."""
+    """The classes out of `wanted` of which this provider has seen enough samples."""
     least = SHARE * sum(card.histogram)
     return tuple(c for c in wanted if c < len(card.histogram) and card.histogram[c] >= max(least, 1))
 
@@ -32,8 +33,12 @@ def covered(card: Card, wanted: Sequence[int]) -> tuple[int, ...]:
 def to_ask(
     prior: Sequence[int], wanted: Sequence[int], candidates: Sequence[Card], *, likeness: Likeness, most: int, lot: str
 ) -> list[str]:
-    """Ids, best first: at most `most` of those that have all the classes; if there are none, as few as possible that
-    have them all between them. `least-first` and `random` (by the text `lot`) do not look at classes: controls."""
+    """Ids of the providers to ask, best first: at most `most` of those that have all wanted classes. If there are none,
+    as few as possible that together have them all.
+
+    `likeness` similar ranks by cosine. The others are controls that ignore classes: `least-first` ranks in reverse,
+    `random` by a hash with the text `lot`.
+    """
     near = {card.id: cosine(prior, card.histogram) for card in candidates}
     if likeness == "least-first":
         return [card.id for card in sorted(candidates, key=lambda c: (near[c.id], c.id))[:most]]
@@ -45,7 +50,7 @@ def to_ask(
 
 
 def _cover(ranked: Sequence[Card], wanted: set[int]) -> list[Card]:
-    """Greedily: the one that adds most classes, the first in rank of equals."""
+    """Greedy cover: takes the provider that adds most classes, and among equals the one ranked first."""
     chosen: list[Card] = []
     while wanted:
         best = max(ranked, key=lambda card: len(wanted.intersection(covered(card, tuple(wanted)))), default=None)

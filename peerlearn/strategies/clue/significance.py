@@ -1,8 +1,8 @@
-"""Which of a model's parameters matter for certain classes, and those of them that matter most, as sparse knowledge.
+"""Selection of the parameters of a model that matter most for certain classes, as sparse knowledge.
 
-CLUE (Daga et al.), section 5.2.1. Equation (1): the sensitivity of class c to parameter W_j is |d s_c / d W_j| with
-s_c the class's output summed over stored requests. For several classes the sensitivities are averaged; of each tensor
-the top Z % go out.
+CLUE (Daga et al.), section 5.2.1. Equation (1): the sensitivity of class c to parameter W_j is |d s_c / d W_j|, with
+s_c the class's output summed over stored requests. For several classes the sensitivities are averaged. The top Z % of
+each tensor are sent.
 """
 
 import copy
@@ -22,16 +22,20 @@ from peerlearn.learning.samples import Batch
 from peerlearn.learning.snapshot import Snapshot
 
 _CHUNK = 512
+"""Samples per backward pass: bounds the memory of the activations."""
 _TIE = 1e-6
+"""Weight of the tie-breaking term in `_output`: about float32's relative precision, so that it decides only between
+equals."""
 Picker = Literal["sensitivity", "random"]
+"""How parameters are selected; random is a control."""
 Gradients = Mapping[str, Tensor]
-"""By name of parameter, each of its parameter's shape."""
+"""Gradients by parameter name, each of its parameter's shape."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SignificanceView:
-    """What a provider needs to answer, beside the snapshot: the last request batches, on the CPU; labelled samples seen
-    per class; and, when sensitivities are gathered continuously, the sums of gradients per class."""
+    """What a provider needs to answer, beside the snapshot: the last request batches on the CPU; labelled samples seen
+    per class; and, with continuous selection, the sums of gradients per class."""
 
     batches: tuple[Batch, ...]
     seen: tuple[int, ...]
@@ -40,14 +44,16 @@ class SignificanceView:
 
 @dataclass(frozen=True, slots=True)
 class SignificanceQuery:
+    """A consumer's query, checked."""
+
     classes: tuple[int, ...]
     top_percent: float
     picker: Picker
 
 
 def read(select: Mapping[str, Json], seen: Sequence[int], *, unseen: bool) -> SignificanceQuery:
-    """A consumer's question. Raises KnowledgeError when it makes no sense here: when classes are not different ones
-    that exist or, unless `unseen` are allowed, when there is one of which no sample was seen."""
+    """Check a consumer's query. Raises KnowledgeError for an invalid value: classes must exist and differ, and each
+    must have been seen here unless `unseen` are allowed."""
     asked, share, picker = (select.get(key) for key in ("classes", "top_percent", "picker"))
     named = tuple(c for c in asked if type(c) is int and 0 <= c < len(seen)) if isinstance(asked, list) else ()
     if not named or not isinstance(asked, list) or len(set(named)) < len(asked):
@@ -63,38 +69,40 @@ def read(select: Mapping[str, Json], seen: Sequence[int], *, unseen: bool) -> Si
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Weights and biases by the names they have in the state; shared ones under each of their names. What else the
-    state holds (running statistics, counters) is not selected from: it goes whole."""
+    """Weights and biases by their names in the state; a shared one appears under each of its names. The rest of the
+    state (running statistics, counters) is not selected from, but sent whole."""
     return {name: p for name, p in model.named_parameters(remove_duplicate=False) if p.is_floating_point()}
 
 
 def class_gradients(model: nn.Module, batches: Sequence[Batch], classes: Iterable[int]) -> dict[int, Gradients]:
-    """d s_c / d W for each class: s_c sums the logit of c over the stored samples labelled c or, when there is none,
-    the softmax probability of c over all of them (own samples saturate the softmax, others drown the logit).
+    """d s_c / d W for each class. s_c is the sum of the logits of c over the stored samples labelled c. Without such
+    samples it is the sum of the softmax probabilities of c over all samples. The reason: samples of the class saturate
+    the softmax, and samples of other classes drown the logit.
 
-    No logit of c depends on the output weights of other classes, which are most of the last layer: among such weights
-    those come first on which the probability of c depends, since they tell c from what it is taken for. (Of six seeds
-    of `clue-introduction`, one helper was useless where mere position decided.)
+    The logit of c does not depend on the output weights of other classes, which are most of the last layer. Such ties
+    are broken by the influence on the probability of c, which tells c from the classes it is mistaken for. (In one of
+    six seeds of `clue-introduction`, a helper was useless when mere position broke the ties.)
 
-    The model is not touched: the gradients are taken on a copy in eval mode. Without batches: zeros.
+    The gradients are taken on a copy in eval mode; the model is not touched. Without batches they are zero.
     """
     return _differentiate(model, batches, tuple(dict.fromkeys(classes)), fallback=True)
 
 
 def added(sums: Mapping[int, Gradients], model: nn.Module, batch: Batch) -> dict[int, Gradients]:
-    """The running sums with one more batch: signed gradients of the outputs of the classes that are in it, by the model
-    as it is now. New tensors, so that what was published stays as it was."""
+    """The running sums plus the signed gradients of one more batch, for the classes in it, by the present model. All
+    tensors are new, so that published sums do not change."""
     new = _differentiate(model, [batch], batch.y.unique().tolist(), fallback=False)
     return {**sums, **{c: _sum(sums[c], grads) if c in sums else grads for c, grads in new.items()}}
 
 
 def sensitivity(gradients: Sequence[Gradients]) -> dict[str, Tensor]:
-    """sens = mean over classes of |d s_c / d W|: absolute per class first."""
+    """Mean over classes of |d s_c / d W|; the absolute value is taken per class."""
     return {name: torch.stack([g[name].abs() for g in gradients]).mean(dim=0) for name in gradients[0]}
 
 
 def by_sensitivity(snapshot: Snapshot, shown: SignificanceView, classes: Sequence[int]) -> dict[str, Tensor]:
-    """Scores by which to select: the sums that were gathered, else gradients on the stored batches, on demand."""
+    """Scores for the selection: from the running sums if there are any for a class, else from gradients on the stored
+    batches."""
     wanted = tuple(dict.fromkeys(classes))
     gathered = {c: shown.sums[c] for c in wanted if c in shown.sums} if shown.sums is not None else {}
     missing = [c for c in wanted if c not in gathered]
@@ -103,9 +111,9 @@ def by_sensitivity(snapshot: Snapshot, shown: SignificanceView, classes: Sequenc
 
 
 def by_lot(snapshot: Snapshot, classes: Sequence[int]) -> dict[str, Tensor]:
-    """The control: scores drawn at random, from the version and the classes alone."""
-    source = seeded_rng("by lot", snapshot.version, *sorted(set(classes)))
-    return {name: torch.rand(p.shape, generator=source) for name, p in weights_of(snapshot.module()).items()}
+    """Random scores for the control, drawn from the version and the classes alone."""
+    rng = seeded_rng("by lot", snapshot.version, *sorted(set(classes)))
+    return {name: torch.rand(p.shape, generator=rng) for name, p in weights_of(snapshot.module()).items()}
 
 
 def amount(top_percent: float, count: int) -> int:
@@ -114,8 +122,8 @@ def amount(top_percent: float, count: int) -> int:
 
 
 def top(scores: Tensor, k: int) -> Tensor:
-    """Flat positions of the k highest scores, rising, int64 (k,). Of equal scores the first come first: exactly k are
-    selected however many are zero, and a smaller selection is part of every larger one."""
+    """Flat positions of the k highest scores, rising, int64 (k,). Among equal scores the first positions win. So
+    exactly k are selected however many scores are zero, and a smaller selection is part of every larger one."""
     flat = torch.nan_to_num(scores.reshape(-1))
     if k == 0:
         return torch.empty(0, dtype=torch.int64)
@@ -126,7 +134,7 @@ def top(scores: Tensor, k: int) -> Tensor:
 
 
 def significant(snapshot: Snapshot, scores: Mapping[str, Tensor], top_percent: float) -> Params:
-    """The snapshot's values at the top Z % of each tensor, and (but for Z = 0) what is no parameter as it is."""
+    """The snapshot's values at the top Z % of each parameter, and (unless Z = 0) all its other tensors whole."""
     tensors: dict[str, Tensor | Sparse] = {}
     for name, tensor in snapshot.state.items():
         if name in scores:
@@ -155,7 +163,7 @@ def _differentiate(
     unseen = []
     with torch.enable_grad():
         for c in classes:
-            mine = [x for batch in batches if len(x := batch.x[batch.y == c])]  # of others s_c says nothing
+            mine = [x for batch in batches if len(x := batch.x[batch.y == c])]  # s_c depends on samples of class c only
             if not mine:
                 unseen.append(c)
             for x in (part for samples in mine for part in samples.split(_CHUNK)):
@@ -169,8 +177,8 @@ def _differentiate(
 
 
 def _output(logits: Tensor, c: int) -> Tensor:
-    """s_c of samples of class c, logits (B, C): the sum of their logits of c and, of too little weight to matter where
-    those depend on a parameter at all, of the logarithms of the probabilities of c."""
+    """s_c for samples of class c with logits (B, C): the sum of their logits of c, plus `_TIE` times the sum of their
+    log-probabilities of c. The second term matters only for parameters that do not influence the first."""
     return logits[:, c].sum() + _TIE * logits.log_softmax(dim=1)[:, c].sum()
 
 

@@ -1,7 +1,8 @@
-"""CLUE: learn from a stream, and on drift borrow the few parameters that matter for the classes one lacks.
+"""CLUE: peers learn from streams, and on drift borrow the few parameters that matter for the classes they lack.
 
-Daga et al., "CLUE: Systems Support for Knowledge Transfer in Collaborative Learning with Neural Nets". Nothing moves
-without drift. Parts: drift.py (when), neighbours.py (of whom), significance.py (what), helpers.py (what becomes of it).
+Daga et al., "CLUE: Systems Support for Knowledge Transfer in Collaborative Learning with Neural Nets". No knowledge
+moves without drift. Parts: drift.py (when), neighbours.py (from which peers), significance.py (what), helpers.py (its
+use).
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,37 +39,34 @@ from peerlearn.strategies.clue.significance import Gradients, Picker, Significan
 from peerlearn.strategies.shared import answers
 from peerlearn.types import Card, Exposure, Span, steps
 
-Fill = Literal["target", "zero", "replace", "average"]
+Fill = Literal["target", "zero", "replace", "average"]  # what becomes of received values, see `Clue`
 
 
 @dataclass
 class Clue(Base):
     """A local step is one request batch: answer it by the ensemble, measure the error, test for drift, train on it.
+    Peers need one architecture and a common ancestor, since parameters of models that started apart do not mix.
 
-    Peers share an architecture and a common ancestor: parameters of models that started apart do not mix.
+    Drift: `detector`, `window` (W), `reference`, `margin`, `threshold`, `tolerance` as in drift.py. `delay`: batches
+    from drift to request. `cool_down`: batches before the next request, to the next-best provider, while the error is
+    still high; an unanswered request is repeated after `window` batches. Requests name the classes with at least
+    `min_samples` requests in the last W batches, of which more than a share `missed` went wrong.
 
-    Drift: `detector`, `window` W, `reference`, `margin`, `threshold`, `tolerance` as in drift.py; `delay`: batches
-    between drift and request; `cool_down`: batches before the next request while the error is still high, which goes to
-    the next-best provider; a request that nobody answered is repeated after `window` batches. Requested are the
-    classes with at least `min_samples` requests in the last W batches of which a share above `missed` went wrong.
-    Providers: `likeness`, and `providers`, at most so many at once of those that have all the classes.
-
-    Parameters: the top `top_percent` of each tensor, by `picker` (`random`: a control). `shows_percent`: the most that
-    is shown to others, by default as much as is asked of them. `selection` continuous: sensitivities are summed over
-    all batches as they come (memory: classes x parameters) and looked up; on-demand: computed when somebody asks, on
-    the last `stored_batches`. `refuse_unseen`: whether a question for a class of which no sample was seen is refused.
-    Subclass and override `scores` for another way of picking.
+    Providers: at most `providers` of those that have all these classes, ranked by `likeness`. They send the top
+    `top_percent` of each tensor by `picker` (`random`: a control), and at most `shows_percent` (default:
+    `top_percent`). `selection` continuous: sensitivities are summed over all batches (memory: classes x parameters);
+    on-demand: computed for each query from the last `stored_batches`. `refuse_unseen`: refuse queries for a class
+    without samples. Override `scores` to select otherwise.
 
     Helpers: `fill` target, as in the paper; controls: zero (the rest of the helper is zero), replace and average (no
-    helper: the own model itself gets what came, or the mean of both). `operator` makes one prediction of several
-    models' logits. `retry` replace: when a further call brings help for the same classes, helpers with which the
-    answers of the last `memory` batches were no better than the own model's alone have failed, and leave; add: they
-    stay. At most `pool` helpers live. `discard` dynamic: when the own model is back at its error from before the drift,
-    or, with several helpers, does as well on a helper's classes over `memory` batches (L), but not before a helper is W
-    batches old; static: `lifetime` batches after it was made.
+    helper: the own model gets the received values, or means with its own). `operator` combines the logits of several
+    models. `retry` replace: when a further request brings help for the same classes, helpers leave that made the last
+    `memory` batches no better than the own model alone; add: they stay. At most `pool` helpers live. `discard` dynamic:
+    when the own model has recovered, or, with several helpers, has done so on a helper's classes over `memory` batches
+    (L), but not before the helper is W batches old; static: after `lifetime` batches.
 
-    Training: `passes` over each request batch, in optimizer steps on `minibatch` samples (0: on all of it at once).
-    Cards tell the class counts of the last `card_window` batches, and go out every `card_every` batches.
+    Training: `passes` over each request batch, in steps on `minibatch` samples (0: the whole batch). Cards show the
+    class counts of the last `card_window` batches, and are published every `card_every` batches.
     """
 
     name: ClassVar[str] = "clue"
@@ -144,7 +142,7 @@ class Clue(Base):
             missed=self.missed, keep=max(self.window, self.memory, self.card_window),
         )  # fmt: skip
 
-    # ---- what the fabric asks
+    # ---- exposures, schedule and choice of providers
 
     @property
     def needs(self) -> frozenset[Exposure]:
@@ -163,12 +161,12 @@ class Clue(Base):
 
     @property
     def helpers(self) -> tuple[Helper, ...]:
-        """Those alive, oldest first."""
+        """The helpers alive, oldest first."""
         return tuple(self._helpers)
 
     @property
     def history(self) -> tuple[Served, ...]:
-        """The latest request batches, oldest first: as many as any window looks back."""
+        """The latest request batches, oldest first, as many as the longest window needs."""
         return self._calls.served
 
     def misfit(self, learner: Learner, provider: Card) -> str | None:
@@ -179,8 +177,8 @@ class Clue(Base):
         return None
 
     def prefer(self, learner: Learner, candidates: Sequence[Card]) -> Sequence[str]:
-        """Nobody without drift. Those that have helped against this drift come last: when all have, the round begins
-        again, for their models have moved on."""
+        """No provider without drift. Providers that have helped against this drift come last; once all have, the
+        ranking starts again, since their models have moved on."""
         if not self._calls.wanted:
             return []
         fresh = [card for card in candidates if card.id not in self._calls.tried]
@@ -225,7 +223,8 @@ class Clue(Base):
     def scores(
         self, snapshot: Snapshot, shown: SignificanceView, classes: Sequence[int], picker: Picker
     ) -> Mapping[str, Tensor]:
-        """By name of each parameter, its shape: the higher, the sooner a value is picked. Pure."""
+        """Scores by parameter name, each of its parameter's shape; values with higher scores are selected. Must be
+        pure."""
         if picker == "random":
             return significance.by_lot(snapshot, classes)
         return significance.by_sensitivity(snapshot, shown, classes)
@@ -245,11 +244,11 @@ class Clue(Base):
             self._calls.helped(sender)
 
     def forget(self, provider: str) -> None:
-        """What it gave and is not used yet. A helper is a model of one's own, and stays."""
+        """Drop unused knowledge of this provider. Its helpers stay: they are models of this peer."""
         self._pending.pop(provider, None)
 
     def transfer(self, learner: Learner, span: Span) -> Report:
-        """Make the helpers of what answered the latest call; no step is trained, whatever the span."""
+        """Make helpers of the answers to the latest call. Makes no optimizer steps, whatever the span."""
         pending, self._pending = self._pending, {}
         came = {sender: pending[sender] for sender in sorted(pending) if pending[sender].call == self._calls.number}
         if not came:
@@ -273,8 +272,8 @@ class Clue(Base):
     # ---- one request batch
 
     def local(self, learner: Learner, span: Span) -> Report:
-        """Serve and learn `span` request batches. Events: "drift", when help is to be asked for; "recovered". Notes:
-        the mean `error` per batch, `own_error` (of the own model alone), `base`, `drifting`, `helpers`."""
+        """Serve and learn a span of request batches. Events: "drift" to request help, "recovered". Notes, means per
+        batch: `error`, `own_error` (of the own model alone); and at the end `base`, `drifting`, `helpers`."""
         events: list[str] = []
         taken = samples = made = 0
         loss = error = own_error = 0.0
@@ -296,7 +295,7 @@ class Clue(Base):
         return Report(steps=made, samples=samples, loss=loss / samples, events=tuple(events), notes=notes)
 
     def predict(self, learner: Learner, x: Tensor) -> Tensor:
-        """By one's own model and all helpers."""
+        """Probabilities (B, C) by the own model and all helpers."""
         return self._combined(learner.logits(x), self._helpers.logits(learner, x))
 
     def _combined(self, own: Tensor, others: Sequence[Tensor]) -> Tensor:
@@ -323,13 +322,13 @@ class Clue(Base):
         self._helpers.keep_if(stays)
 
     def _store(self, learner: Learner, batch: Batch) -> None:
-        """For those who will ask."""
+        """Keep the batch for the answers to consumers."""
         kept = Batch(batch.x.cpu(), batch.y.cpu(), batch.ids)
         self._stored = (*self._stored, kept)[-self.stored_batches :]
         if self.selection == "continuous":
             self._sums = significance.added(self._sums, learner.model, kept)
 
-    # ---- on disk
+    # ---- saved state
 
     def state_dict(self) -> Mapping[str, Any]:
         return {

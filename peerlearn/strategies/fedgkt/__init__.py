@@ -1,3 +1,3 @@
-"""FedGKT: group knowledge transfer between small edges and a large hub."""
+"""FedGKT: small edges and a large hub teach each other through outputs."""
 
 from peerlearn.strategies.fedgkt.strategy import FedGKT as FedGKT

@@ -1,4 +1,5 @@
-"""The small side of FedGKT: a network in two named parts, what it shows of its private set, what it believes."""
+"""The edge's side of FedGKT: a network in two named parts, its outputs on the private set, and checks of the hub's
+answers."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,20 +15,25 @@ from peerlearn.strategies.fedgkt.feature_store import DATASET, mark_of
 from peerlearn.strategies.shared import teacher_checks
 
 FeatureDtype = Literal["float32", "float16"]
+"""Dtype of features on the wire: float16 halves their bytes and rounds."""
 LabelDtype = Literal["uint8", "int64"]
+"""Dtype of labels on the wire: uint8 holds up to 256 classes."""
 _TRIED_ON = 64
+"""Private samples on which a network is tried."""
 _MOST_CLASSES = {"uint8": 256, "int64": 1 << 62}
+"""Classes that fit each label dtype."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where an edge's network is cut: names of two of its modules, of which it is the one after the other."""
+    """The cut in an edge's network: names of two of its modules, where the classifier directly follows the
+    extractor."""
 
     extractor: str
     classifier: str
 
     def parts(self, model: nn.Module) -> tuple[nn.Module, nn.Module]:
-        """Raises LearnerError when the model has no such modules."""
+        """Extractor and classifier. Raises LearnerError when the model has no such modules."""
         modules = dict(model.named_modules())
         for name in (self.extractor, self.classifier):
             if not name or name not in modules:
@@ -38,7 +44,7 @@ class Cut:
         return modules[self.extractor], modules[self.classifier]
 
     def check(self, learner: Learner) -> None:
-        """Raises LearnerError unless the model is just classifier(extractor(x))."""
+        """Raises LearnerError unless the model equals classifier(extractor(x))."""
         whole = learner.logits(x := learner.sample(_TRIED_ON))
         in_parts = learner.logits(x, model=nn.Sequential(*self.parts(learner.model)))
         if not torch.equal(whole, in_parts):
@@ -46,7 +52,8 @@ class Cut:
 
 
 def shown(learner: Learner, cut: Cut, features: FeatureDtype, labels: LabelDtype, version: int) -> Outputs:
-    """Feature (N, ...), logits (N, C) and label (N,) of all private samples, ids rising, in eval mode."""
+    """The outputs that an edge brings to the hub: feature (N, ...), logits float32 (N, C) and label (N,) of all its
+    private samples, ids rising, in eval mode."""
     extractor, classifier = cut.parts(learner.model)
     ids, h, z, y = [], [], [], []
     with state.in_mode(learner.model, training=False), torch.no_grad():
@@ -68,7 +75,7 @@ def shown(learner: Learner, cut: Cut, features: FeatureDtype, labels: LabelDtype
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Own:
-    """A private set as `shown` names it: ids int64 (N,), rising, and label int64 (N,)."""
+    """An edge's private set under the fingerprint that `shown` uses: ids int64 (N,), rising, and label int64 (N,)."""
 
     fingerprint: str
     ids: Tensor
@@ -76,15 +83,15 @@ class Own:
 
 
 def identity(learner: Learner) -> Own:
-    """Of the learner's private set; reads it once."""
+    """The learner's private set as an `Own`. Reads the whole set."""
     passes = [(batch.ids, batch.y.cpu()) for batch in learner.one_pass()]
     ids, label = (torch.cat(part) for part in zip(*passes, strict=True))
     return Own(mark_of(ids, label), ids, label.long())
 
 
 def check_reply(learner: Learner, own: Own, outputs: Outputs) -> None:
-    """Raises KnowledgeError unless these are finite logits (N, C) on all of one's own N samples, or on none; of a
-    sensible scale, and such that do not deny one's own labels (learning/plausible.py)."""
+    """Raises KnowledgeError unless these are finite logits float32 (N, C) on all N of the edge's own samples, or on
+    none. They must have a plausible scale and not contradict the edge's labels (learning/plausible.py)."""
     if outputs.dataset != DATASET or outputs.fingerprint != own.fingerprint:
         raise KnowledgeError("the hub's logits are on another private set than this edge's")
     if set(outputs.tensors) != {"logits"}:
@@ -103,14 +110,14 @@ def check_reply(learner: Learner, own: Own, outputs: Outputs) -> None:
 
 
 def check_labels(classes: int, labels: LabelDtype) -> None:
-    """Raises LearnerError when the labels do not fit the type they are to travel in."""
+    """Raises LearnerError when the class numbers do not fit the dtype in which they travel."""
     if classes > _MOST_CLASSES[labels]:
         raise LearnerError(f"fedgkt: {classes} classes do not fit labels of type {labels}; use labels 'int64'")
 
 
 def check_hub_network(learner: Learner, cut: Cut, template: nn.Module, knowledge: Params) -> dict[str, Tensor]:
-    """The tensors, whole. Raises KnowledgeError unless they are those of the hub network expected here, finite, and
-    what it says of the edge's own samples makes sense: finite logits (B, C) (learning/plausible.py)."""
+    """The tensors as a whole state of the hub's network. Raises KnowledgeError unless they fit the network expected
+    here, are finite, and give finite and plausible logits (B, C) on the edge's own samples (learning/plausible.py)."""
     wanted = state.persistent(template)
     if knowledge.architecture != state.architecture(wanted):
         raise KnowledgeError(f"a hub network of another architecture came, {knowledge.architecture[:12]!r}")
@@ -124,13 +131,13 @@ def check_hub_network(learner: Learner, cut: Cut, template: nn.Module, knowledge
 
 
 def stacked_logits(learner: Learner, cut: Cut, network: nn.Module, x: Tensor) -> Tensor:
-    """f_s(f_e(x)): logits (B, C) for inputs (B, ...), in eval mode."""
+    """f_s(f_e(x)): logits (B, C) on the CPU for inputs (B, ...), in eval mode."""
     extractor, _ = cut.parts(learner.model)
     return learner.logits(x, model=nn.Sequential(extractor, network))
 
 
 def _as(feature: Tensor, dtype: FeatureDtype) -> Tensor:
-    """float16 ends at 65504: what lies beyond is cut."""
+    """The feature in this dtype. float16 ends at 65504, so larger values are clamped."""
     if dtype == "float32":
         return feature.float()
     most = torch.finfo(torch.float16).max

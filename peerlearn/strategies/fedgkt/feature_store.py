@@ -1,4 +1,4 @@
-"""What edges have brought a FedGKT hub: features, logits and labels by sample id, the latest of each edge."""
+"""The outputs that edges brought to a FedGKT hub: features, logits and labels by sample id, the latest of each edge."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +14,15 @@ from peerlearn.learning.learner import Learner
 from peerlearn.learning.state import check_finite, dtype_name, fingerprint
 
 DATASET = "private"
-"""Name under which an edge shows outputs on its private set."""
+"""Name of the data set in outputs on an edge's private set."""
 _NAMES = frozenset({"feature", "logits", "label"})
+"""Names of the tensors that an edge brings."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Brought:
-    """All of one edge's private samples, ids rising: feature (N, ...), logits (N, C), label int64 (N,)."""
+    """One edge's outputs on all its private samples, ids rising: feature (N, ...), logits (N, C), label int64 (N,).
+    `arrival`: a rising number; `start`: fingerprint of the edge's initial weights."""
 
     sender: str
     session: str
@@ -39,7 +41,7 @@ class Brought:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reply:
-    """The hub's logits (N, C) on one edge's samples, ids rising int64 (N,)."""
+    """The hub's logits (N, C) on one edge's samples, with ids int64 (N,), rising."""
 
     fingerprint: str
     ids: Tensor
@@ -48,13 +50,14 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Replies:
-    """What travels with a hub's snapshot: its logits for each edge, by the edge's id."""
+    """What a hub publishes with its snapshot: its logits for each edge, by the edge's id."""
 
     classes: int
     by_edge: Mapping[str, Reply]
 
     def on(self, edge: str, mark: str, version: int) -> Outputs:
-        """For this edge on its private set of this fingerprint; no samples when there is nothing to say about it."""
+        """The outputs for this edge on its private set with fingerprint `mark`; without samples when the hub has none
+        for that set."""
         reply = self.by_edge.get(edge)
         if reply is None or reply.fingerprint != mark:
             reply = Reply(mark, torch.empty(0, dtype=torch.int64), torch.empty(0, self.classes))
@@ -64,12 +67,13 @@ class Replies:
 
 
 def mark_of(ids: Tensor, label: Tensor) -> str:
-    """Fingerprint of a private set as far as its edge shows it: ids int64 (N,) rising, and their labels (N,)."""
+    """Fingerprint of a private set from what its edge shows: ids int64 (N,), rising, and labels (N,)."""
     return fingerprint({"ids": ids, "label": label.long()})
 
 
 def check_brought(knowledge: Knowledge, feature_shape: tuple[int, ...], classes: int) -> Outputs:
-    """Raises KnowledgeError unless these are a whole set of finite features, logits and labels that fit the hub."""
+    """Raises KnowledgeError unless these are features, logits and labels of a whole set, finite, and of the hub's
+    shapes."""
     if not isinstance(knowledge, Outputs) or knowledge.dataset != DATASET:
         raise KnowledgeError("an edge brings outputs on its private samples, and nothing else")
     if set(knowledge.tensors) != _NAMES:
@@ -97,22 +101,24 @@ def _check(outputs: Outputs, name: str, shape: tuple[int, ...], dtypes: tuple[to
 
 
 class FeatureStore:
-    """At most one entry per edge. Says which have come since the hub last trained, and whether it must wait on."""
+    """At most one entry per edge. Knows which entries came after the hub's last training, and when it should train
+    again."""
 
     def __init__(self) -> None:
         self._kept: dict[str, Brought] = {}
         self._arrivals = 0
         self._impatient = 0
-        """The arrival with which an edge came a second time before the hub had trained."""
+        """The latest arrival of an edge that came twice without a training in between."""
         self._trained = 0
-        """The arrival up to which the hub has trained. Never goes back, even when a transfer is rolled back."""
+        """The latest arrival that the hub has trained on. A rollback does not reset it."""
 
     def is_new(self, received: Received) -> bool:
+        """True for another session or a later version than this edge's entry."""
         kept = self._kept.get(received.sender.id)
         return kept is None or kept.session != received.sender.session or (received.knowledge.version > kept.version)
 
     def keep(self, received: Received, outputs: Outputs) -> None:
-        """What was found new and fitting, put in the order of its ids."""
+        """Store outputs that are new and have been checked, sorted by id."""
         sender = received.sender.id
         self._arrivals += 1
         if any(entry.sender == sender for entry in self.fresh()):
@@ -132,9 +138,9 @@ class FeatureStore:
         )
 
     def check_sense(self, learner: Learner, sender: str, outputs: Outputs, *, logits: bool) -> None:
-        """Raises KnowledgeError when what an edge brings cannot be meant (learning/plausible.py): features unlike those
-        of the other edges or beyond what the hub's network can read or, if they are read, `logits` that contradict the
-        edge's own labels."""
+        """Raises KnowledgeError for implausible outputs (learning/plausible.py): features unlike the other edges', or
+        for which the hub's network gives implausible outputs; and with `logits`, logits that contradict the edge's own
+        labels."""
         feature = outputs.tensors["feature"]
         others = [entry.feature[plausible.some(len(entry))] for entry in self.all() if entry.sender != sender]
         plausible.check_features(feature, others)
@@ -149,25 +155,31 @@ class FeatureStore:
             plausible.check_labels(theirs[rows], label, seen=torch.bincount(label).tolist(), own=lambda: read * 0)
 
     def forget(self, sender: str) -> None:
+        """Drop this edge's entry."""
         self._kept.pop(sender, None)
 
     def all(self) -> list[Brought]:
-        """In edge-id order, so that the order of arrival does not matter."""
+        """All entries in edge-id order, so that the order of arrival does not matter."""
         return [self._kept[sender] for sender in sorted(self._kept)]
 
     def fresh(self) -> list[Brought]:
-        """What has come since the hub last trained, in edge-id order."""
+        """Entries that came after the hub's last training, in edge-id order."""
         return [entry for entry in self.all() if entry.arrival > self._trained]
 
     def due(self, edges: int) -> bool:
-        """Whether the hub is to train now: so many edges have come since, or one of them has lost patience with those
-        who have not."""
+        """True if the hub should train now: `edges` edges have come since the last training, or one of them has come
+        twice."""
         fresh = len(self.fresh())
         return fresh >= edges or (fresh > 0 and self._impatient > self._trained)
 
-    def settle(self) -> None:
-        """All that is here has been trained on."""
-        self._trained = self._arrivals
+    def settle(self) -> int:
+        """Mark all entries as trained on. Returns the value to pass to `reopen` to undo this."""
+        before, self._trained = self._trained, self._arrivals
+        return before
+
+    def reopen(self, trained: int) -> None:
+        """Undo the last `settle`: the training was interrupted and will be repeated."""
+        self._trained = trained
 
     def histogram(self, classes: int) -> tuple[int, ...]:
         """Samples per class over all entries."""

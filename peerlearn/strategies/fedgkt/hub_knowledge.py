@@ -1,4 +1,4 @@
-"""What a FedGKT edge holds of its hub: logits on its own samples, the large network, and the version seen last."""
+"""What a FedGKT edge holds of its hub: logits on the edge's samples, the large network, and the latest version."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -12,10 +12,11 @@ from peerlearn.strategies.shared import teacher_checks
 from peerlearn.types import Card
 
 Control = Literal["none", "misaligned"]
+"""misaligned: a control that uses each reply for the wrong sample."""
 
 
 class HeldOfHub:
-    """One hub at a time. Changed by `keep` and `drop_reply` only."""
+    """Knowledge of one hub at a time. Only `keep` and `drop_reply` change it."""
 
     def __init__(self) -> None:
         self._reply: dict[str, Any] = {}
@@ -24,20 +25,22 @@ class HeldOfHub:
 
     @property
     def hub(self) -> str:
-        """Its id; empty before it was first heard of."""
+        """The hub's id; empty before its first knowledge."""
         return self._seen[0]
 
     @property
     def has_reply(self) -> bool:
+        """True if logits of the hub are held."""
         return bool(self._reply)
 
     @property
     def network(self) -> Mapping[str, Tensor] | None:
-        """The state of its network, if held."""
+        """State of the hub's network, if held."""
         return self._network["tensors"] if self._network else None
 
     def logits(self, ids: Tensor, control: Control = "none") -> Tensor:
-        """What the hub says, (B, C), on sample ids int64 (B,) of one's own; misaligned: on others, always the same."""
+        """The hub's logits (B, C) for the edge's sample ids int64 (B,). With `control` misaligned: logits of other
+        samples, by a fixed permutation."""
         said: Tensor = self._reply["logits"]
         rows = torch.searchsorted(self._reply["ids"], ids)
         if control == "misaligned":
@@ -45,18 +48,19 @@ class HeldOfHub:
         return said[rows]
 
     def next_version(self, provider: Card) -> int:
-        """The hub's version that will be the next after what is known of it here."""
+        """The version that follows the hub's latest known one."""
         return (self._seen[2] if self._knows(provider) else provider.version) + 1
 
     def reply_version(self, provider: Card) -> int | None:
-        """Of the logits held of just this session of the hub; None when it would have to send them."""
+        """Version of the logits held from this session of the hub; None when there are none."""
         return self._reply["version"] if self._reply and self._knows(provider) else None
 
     def network_version(self, provider: Card) -> int | None:
+        """Version of the network held from this session of the hub; None when there is none."""
         return self._network["version"] if self._network and self._knows(provider) else None
 
     def keep(self, received: Received) -> None:
-        """Knowledge that was found fitting. What is older than the like of it that is held of this session is not."""
+        """Keep checked knowledge, unless newer knowledge of the same kind and session is held."""
         knowledge, version = received.knowledge, received.knowledge.version
         known = self._knows(received.sender)
         self._seen = (received.sender.id, received.sender.session, max(version, self._seen[2]) if known else version)
@@ -69,6 +73,7 @@ class HeldOfHub:
             self._reply = _reply_of(knowledge)
 
     def drop_reply(self) -> None:
+        """Drop the logits; the network stays."""
         self._reply = {}
 
     def _knows(self, provider: Card) -> bool:
@@ -84,7 +89,7 @@ class HeldOfHub:
 
 
 def _reply_of(outputs: Outputs) -> dict[str, Any]:
-    """Nothing, when the hub had nothing to say yet."""
+    """The reply as plain values; empty when the hub had no logits yet."""
     if not len(outputs.ids):
         return {}
     return {"version": outputs.version, "ids": outputs.ids, "logits": outputs.tensors["logits"]}

@@ -1,4 +1,4 @@
-"""How a FedGKT hub trains its large network on feature maps that edges have brought, and what it replies."""
+"""The training of a FedGKT hub's large network on the edges' feature maps, and its replies."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,16 +17,18 @@ from peerlearn.strategies.fedgkt.feature_store import Brought, Reply
 from peerlearn.types import Span, epochs
 
 Shuffle = Literal["across", "within"]
+"""The order of a hub's batches, see `HubTraining`."""
 ReplyBy = Literal["eval", "last-epoch"]
+"""The pass that gives the replies, see `HubTraining`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubTraining:
-    """Equation (6): L_s = CE(f_s(H), y) + alpha * KD_T(Z_c -> f_s(H)); alpha 0 leaves the edges' logits unread.
+    """Equation (6): L_s = CE(f_s(H), y) + alpha * KD_T(Z_c -> f_s(H)). alpha 0 ignores the edges' logits.
 
-    `shuffle` across: batches hold samples of all edges; within: one edge after another, as in the paper's algorithm 1.
-    `reply_by` eval: Z_s is a pass in eval mode after the last step; last-epoch: what the network gave in train mode
-    when it last saw the sample, as in the released code.
+    `shuffle` across: batches mix samples of all edges; within: one edge after another, as in the paper's algorithm 1.
+    `reply_by` eval: Z_s comes from a pass in eval mode after the last step; last-epoch: from the train-mode pass that
+    last used the sample, as in the authors' code.
     """
 
     alpha: float
@@ -36,8 +38,8 @@ class HubTraining:
     reply_by: ReplyBy
 
     def run(self, learner: Learner, entries: Sequence[Brought], span: Span, seed: object) -> tuple[Report, list[Reply]]:
-        """Train the learner's network on these entries; the replies stand in the same order. Raises Diverged,
-        Interrupted."""
+        """Train the learner's network on these entries. Returns the report and the replies, in the entries' order.
+        Raises Diverged, Interrupted."""
         feature, logits, label = (
             torch.cat([getattr(entry, name) for entry in entries]) for name in ("feature", "logits", "label")
         )
@@ -55,26 +57,26 @@ class HubTraining:
         return Report(steps=steps, samples=samples, loss=total / samples if samples else nan), replies
 
     def loss(self, learner: Learner, z: Tensor, theirs: Tensor, label: Tensor) -> Tensor:
-        """Of the hub's logits z (B, C) beside the edges' (B, C) and labels int64 (B,)."""
+        """L_s, a scalar, of the hub's logits z (B, C), the edges' logits (B, C) and labels int64 (B,)."""
         own = learner.loss(z, label.to(z.device))
         if self.alpha == 0:
             return own
         return own + self.alpha * losses.distill_kl(theirs.to(z.device), z, self.temperature)
 
     def batches(self, sizes: Sequence[int], span: Span, seed: object) -> Iterator[Tensor]:
-        """Rows int64 (B,) of the entries one after another. A span of steps is cut from as many epochs as it takes."""
+        """Rows int64 (B,) into the concatenated entries. A span of steps takes as many epochs as it needs."""
         if self.shuffle == "across":
-            order = Sampler(sum(sizes), self.batch_size, seed=(seed, "across"))
-            for _ in range(order.count(span)):
-                yield order.next()
+            sampler = Sampler(sum(sizes), self.batch_size, seed=(seed, "across"))
+            for _ in range(sampler.count(span)):
+                yield sampler.next()
             return
-        orders = [Sampler(size, self.batch_size, seed=(seed, nth)) for nth, size in enumerate(sizes)]
+        samplers = [Sampler(size, self.batch_size, seed=(seed, nth)) for nth, size in enumerate(sizes)]
         offsets = [sum(sizes[:nth]) for nth in range(len(sizes))]
-        left = span.amount * (sum(order.per_epoch for order in orders) if span.unit == "epochs" else 1)
+        left = span.amount * (sum(sampler.per_epoch for sampler in samplers) if span.unit == "epochs" else 1)
         while left:
-            for order, offset in zip(orders, offsets, strict=True):
-                for _ in range(min(left, order.count(epochs(1)))):
-                    yield order.next() + offset
+            for sampler, offset in zip(samplers, offsets, strict=True):
+                for _ in range(min(left, sampler.count(epochs(1)))):
+                    yield sampler.next() + offset
                     left -= 1
 
     def _replies(self, learner: Learner, entries: Sequence[Brought], said: Tensor) -> list[Reply]:

@@ -1,7 +1,7 @@
-"""Networks that are cut in two: a small edge (extractor and classifier), and a large hub that reads feature maps.
+"""Networks cut in two: a small edge (extractor and classifier), and a large hub that takes feature maps.
 
-FedGKT (He, Annavaram, Avestimehr 2020), figure 1. Equal seeds give equal weights: edges that start from one seed speak
-one language of features, which the hub has to read.
+FedGKT (He, Annavaram, Avestimehr 2020), figure 1. Equal seeds give equal weights. Edges should share a seed, so that
+their features mean the same to the hub.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from peerlearn.learning.models import initialise
 
 
 class EdgeNetwork(nn.Module):
-    """f_c after f_e: `extractor` gives the feature map, `classifier` logits from it."""
+    """f_c after f_e: `extractor` computes the feature map, `classifier` the logits."""
 
     extractor: nn.Module
     classifier: nn.Module
@@ -62,8 +62,8 @@ class GKTLarge(nn.Module):
 
 
 class PatchEdge(EdgeNetwork):
-    """The edge of the prototypes, 2,754 parameters, no batch normalisation: inputs (B, 1, 28, 28), features
-    (B, 8, 7, 7), logits (B, classes)."""
+    """An edge without batch normalisation, 2,754 parameters: inputs (B, 1, 28, 28), features (B, 8, 7, 7), logits (B,
+    classes)."""
 
     def __init__(self, *, classes: int = 10, seed: int = 0) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class PatchEdge(EdgeNetwork):
 
 
 class PatchHub(nn.Module):
-    """The hub of the prototypes, 230,362 parameters: features (B, 8, 7, 7), logits (B, classes)."""
+    """The hub's side of PatchEdge, 230,362 parameters: features (B, 8, 7, 7), logits (B, classes)."""
 
     feature_shape = (8, 7, 7)
 
@@ -94,19 +94,19 @@ class PatchHub(nn.Module):
 
 
 HUBS: Mapping[str, Callable[..., nn.Module]] = {"GKTLarge": GKTLarge, "PatchHub": PatchHub}
-"""The hub's networks by name, for configurations."""
+"""The hub networks by name, for configurations."""
 
 
 def hub_network(name: str, *, classes: int) -> nn.Module:
-    """Raises ConfigError for an unknown name."""
+    """The hub network of this name. Raises ConfigError for an unknown name."""
     if name not in HUBS:
         raise ConfigError(f"there is no hub network {name!r}, only {', '.join(HUBS)}")
     return HUBS[name](classes=classes)
 
 
 def no_samples(feature_shape: Sequence[int], classes: int) -> Dataset:
-    """What a hub without private data gives its Learner: two blank feature maps that say what shape edges are to bring
-    and that the method never trains on. Use with `held_out=0`."""
+    """The private set of a hub without private data: two blank feature maps, which tell the Learner the shape that
+    edges bring. The method never trains on them. Use with `held_out=0`."""
     x = torch.zeros(2, *feature_shape)
     return Dataset(x, torch.tensor([0, 1 % classes]), torch.arange(2), classes, "no samples")
 

@@ -1,7 +1,7 @@
-"""Group knowledge transfer: small edges and a large hub teach one another by outputs; no weights need travel.
+"""Group knowledge transfer: small edges and a large hub teach each other through outputs; weights need not travel.
 
 He, Annavaram and Avestimehr 2020, "Group knowledge transfer: federated learning of large CNNs at the edge" (FedGKT).
-Everything is keyed by sample id. The hub sees a feature map and the label of every private sample of its edges.
+Everything is addressed by sample id. The hub gets a feature map and the label of every private sample of its edges.
 """
 
 import copy
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from peerlearn.errors import KnowledgeError
 from peerlearn.knowledge import Answer, Params, Query, Question, Received
 from peerlearn.learning import losses, state
-from peerlearn.learning.interruption import Diverged
+from peerlearn.learning.interruption import Diverged, Interrupted
 from peerlearn.learning.learner import Batch, Learner
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
@@ -34,20 +34,24 @@ from peerlearn.types import Card, Exposure, Span, epochs
 
 @dataclass
 class FedGKT(Base):
-    """An edge minimises L_c = CE(z_c, y) + alpha * KD_T(Z_s -> z_c) (equation 7), the hub likewise
-    L_s = CE(z_s, y) + alpha * KD_T(Z_c -> z_s) (equation 6); Z are the other side's outputs: data, not graphs.
+    """An edge minimises L_c = CE(z_c, y) + alpha * KD_T(Z_s -> z_c) (equation 7), the hub L_s = CE(z_s, y) + alpha *
+    KD_T(Z_c -> z_s) (equation 6). Z are the other side's outputs: plain data without gradients.
 
-    `role` edge: a model in two parts (`extractor`, `classifier`) trains `local_epochs` a round, brings features, logits
-    and labels of its private samples, and takes the hub's logits on them: those of the hub's next version, or with
-    `wait` false the latest there is. `role` hub: its learner's model reads feature maps; it trains `hub_epochs` as soon
-    as `edges` edges have come since it last did (all of them: synchronous; 1: asynchronous), on everything in its
-    `scope`: the whole `store`, or this `arrival` only. An edge that comes again before that has lost patience with the
-    others: the hub then trains on what is there.
-    `distil`: which way the KD terms go: `both`, `down` (hub to edge), `up`, or `none`. `shuffle`, `reply_by`,
-    `batch_size`: of the hub's training (gkt_training.HubTraining). `features`, `labels`: how they travel.
-    `predict` download: an edge also fetches the hub's `network` (a name in gkt_models, or a module) and gives users
-    f_s after f_e; the hub must show its parameters. own: users get the small network, and no weights travel.
-    `control` misaligned, at an edge: what the hub says of one sample is taken for another. It shows that ids count.
+    `role` edge: a model in two parts (`extractor`, `classifier`) trains `local_epochs` per round. It brings features,
+    logits and labels of its private samples, and gets the hub's logits on them: those of the hub's next version, or
+    with `wait` False the latest. `role` hub: its learner's model takes feature maps. It trains `hub_epochs` when
+    `edges` edges have come since its last training (the number of all edges: synchronous; 1: asynchronous). An edge
+    that comes a second time makes it train on what it has. `scope`: it trains on the whole `store`, or on the new
+    arrivals only (`arrival`).
+
+    `distil`: directions of the KD terms, `both`, `down` (hub to edge), `up`, or `none`. `shuffle`, `reply_by`,
+    `batch_size`: of the hub's training (`hub_training.HubTraining`). `features`, `labels`: their dtypes on the wire.
+    `predict_by` download: an edge also fetches the hub's `network` (a name in `models.HUBS`, or a module) and predicts
+    by f_s after f_e; the hub must show its parameters. own: the edge predicts by its small network, and no weights
+    travel. `control` misaligned, at an edge: the hub's logits are used for the wrong samples, which shows that ids
+    matter.
+
+    alpha 1 and T 3 are the defaults of the authors' code.
     """
 
     name: ClassVar[str] = "fedgkt"
@@ -148,18 +152,19 @@ class FedGKT(Base):
         return None
 
     def histogram(self, learner: Learner) -> tuple[int, ...]:
-        """A hub counts what its edges have brought."""
+        """At a hub: counts of the samples that its edges brought."""
         return self._store.histogram(learner.classes) if self.role == "hub" else super().histogram(learner)
 
     # ---- the edge's questions
 
     def prefer(self, learner: Learner, candidates: Sequence[Card]) -> Sequence[str]:
-        """One hub: the one it has been with, else the first."""
+        """One hub only: the hub of the last exchange if it is a candidate, else the first candidate."""
         known = [card.id for card in candidates if card.id == self._held.hub]
         return known or [card.id for card in candidates[:1]]
 
     def ask(self, learner: Learner, provider: Card) -> Sequence[Question]:
-        """Bring this round's outputs; then take the hub's logits on them, and its network if users are to have it."""
+        """Bring this round's outputs. Then ask for the hub's logits on them and, if predictions need it, for its
+        network."""
         self._brought += 1
         mine = gkt_edge.shown(learner, self._cut, self.features, self.labels, self._brought)
         self._own = gkt_edge.Own(mine.fingerprint, mine.ids, mine.tensors["label"].long())
@@ -174,7 +179,7 @@ class FedGKT(Base):
         return questions
 
     def _large(self, learner: Learner) -> nn.Module:
-        """The hub's network as this edge knows it; weights come later."""
+        """The hub's network as the edge expects it, without the hub's weights."""
         if self._template is None:
             named = self.network
             network = hub_network(named, classes=learner.classes) if isinstance(named, str) else named
@@ -196,7 +201,7 @@ class FedGKT(Base):
             return answers.not_mine(self.name, query)
         return replies.on(asked.consumer.id, str(query.select["fingerprint"]), snapshot.version)
 
-    # ---- what comes
+    # ---- received knowledge
 
     def absorb(self, learner: Learner, received: Sequence[Received]) -> None:
         if self.role == "hub":
@@ -224,8 +229,8 @@ class FedGKT(Base):
         gkt_edge.check_reply(learner, self._own, each.knowledge)
 
     def forget(self, provider: str) -> None:
-        """The hub is gone: train on labels alone until it is back. Its network, if held, still serves predictions. At
-        the hub: what this edge has brought is not trained on any more."""
+        """At an edge, for its hub: drop the logits and train on labels alone; a downloaded network still predicts. At
+        the hub: drop what this edge brought."""
         if provider == self._held.hub:
             self._held.drop_reply()
         self._store.forget(provider)
@@ -251,25 +256,29 @@ class FedGKT(Base):
         return self._agreement(model(batch.x), batch)
 
     def _agreement(self, z: Tensor, batch: Batch) -> Tensor:
-        """alpha * KD_T(Z_s[ids] -> z), z (B, C)."""
+        """alpha * KD_T(Z_s[ids] -> z), a scalar, for logits z (B, C)."""
         said = self._held.logits(batch.ids, self.control).to(z.device)
         return self.alpha * losses.distill_kl(said, z, self.temperature)
 
     @property
     def _kd(self) -> bool:
-        """Whether the hub's logits teach this edge."""
+        """True if the hub's logits teach this edge."""
         return self.distil in ("both", "down")
 
     def transfer(self, learner: Learner, span: Span) -> Report:
-        """At the hub, once it is time: train on what is in its scope, and make a reply for each edge in it."""
+        """At the hub, when a training is due: train on the entries in `scope`, and make a reply for each of their
+        edges."""
         if self.role == "edge" or not self._store.due(self.edges):
             return Report()
         entries = self._store.all() if self.scope == "store" else self._store.fresh()
-        self._store.settle()
+        before = self._store.settle()
         providers = tuple(entry.sender for entry in entries)
         mark = learner.mark()
         try:
             report, replies = self._training.run(learner, entries, span, self._trainings)
+        except Interrupted:
+            self._store.reopen(before)
+            raise
         except Diverged:
             learner.restore(mark)
             return Report(providers=providers, committed=False, events=("replied",))
@@ -278,10 +287,11 @@ class FedGKT(Base):
         notes = {"edges": float(len(entries)), "starts": float(len({entry.start for entry in entries}))}
         return replace(report, providers=providers, events=("replied",), notes=notes)
 
-    # ---- what a user gets, and what is kept
+    # ---- prediction and state
 
     def predict(self, learner: Learner, x: Tensor) -> Tensor:
-        """An edge that holds the hub's network: softmax of f_s(f_e(x)). Else the learner's own model."""
+        """Probabilities (B, C): softmax of f_s(f_e(x)) at an edge that holds the hub's network, else of the learner's
+        own model."""
         network = self._held.network
         if network is None:
             return learner.predict(x)

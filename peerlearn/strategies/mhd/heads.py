@@ -13,23 +13,24 @@ from peerlearn.learning.sampler import derived
 from peerlearn.types import Layer
 
 _HEADS = "heads"
+"""Name of the heads' module, as it appears on cards."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Views:
-    """What a network says of a batch: `embedding` (B, d) and, main head first, `logits` (B, C) of each head."""
+    """A network's outputs for a batch: `embedding` (B, d), and `logits` (B, C) of each head, main head first."""
 
     embedding: Tensor
     logits: tuple[Tensor, ...]
 
 
 class MultiHead(nn.Module):
-    """`trunk` gives an embedding (B, width); heads 0 (main) to `aux` are dense layers on it. It answers with the logits
-    (B, classes) of the main head.
+    """`trunk` computes an embedding (B, width); heads 0 (main) to `aux` are dense layers on it. The forward pass
+    returns the logits (B, classes) of the main head.
 
-    `projections`: widths of other peers' embeddings that this network shall be able to follow; each is a learned
-    linear map of its own embedding, used in training only. `seed` decides heads and projections; the trunk stays as it
-    is. Raises LearnerError for numbers that make no network.
+    `projections`: widths of other peers' embeddings with which this network can compare its own, each through a learned
+    linear map that is used in training only. `seed` decides the weights of heads and projections; the trunk keeps its
+    weights. Raises LearnerError for sizes that cannot work.
     """
 
     def __init__(
@@ -56,8 +57,8 @@ class MultiHead(nn.Module):
     def over(
         cls, model: nn.Module, *, aux: int = 1, projections: Sequence[int] = (), seed: int = 0, last: str = "fc"
     ) -> Self:
-        """A copy of a network that ends in a dense layer named `last`: that layer becomes the main head, with its
-        weights, and what comes before it the trunk. Raises LearnerError when there is no such layer."""
+        """A copy of a network whose last dense layer is named `last`. That layer, with its weights, becomes the main
+        head, and the layers before it become the trunk. Raises LearnerError when there is no such layer."""
         trunk = copy.deepcopy(model)
         found = dict(trunk.named_modules()).get(last)
         if not isinstance(found, nn.Linear):
@@ -72,16 +73,17 @@ class MultiHead(nn.Module):
 
     @property
     def width(self) -> int:
-        """Of the embedding."""
+        """Width of the embedding."""
         return int(self._weight(0).shape[1])
 
     @property
     def classes(self) -> int:
+        """Number of classes."""
         return int(self._weight(0).shape[0])
 
     @property
     def aux(self) -> int:
-        """Auxiliary heads."""
+        """Number of auxiliary heads."""
         return len(self.heads) - 1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,23 +91,23 @@ class MultiHead(nn.Module):
         return logits
 
     def views(self, x: Tensor, *, heads: int | None = None) -> Views:
-        """The embedding and the logits of the first `heads` heads (None: of all), in one pass."""
+        """Embedding and logits of the first `heads` heads (None: all), in one pass."""
         embedding: Tensor = self.trunk(x)
         return Views(embedding, tuple(head(embedding) for head in self.heads[:heads]))
 
     def follows(self, width: int) -> bool:
-        """Whether this network can compare its embedding with one of this width."""
+        """True if this network can compare its embedding with one of this width."""
         return width == self.width or str(width) in self.projections
 
     def projected(self, embedding: Tensor, width: int) -> Tensor:
-        """Its own embedding (B, d) beside one of another width: (B, width); the embedding itself for its own width."""
+        """The embedding (B, d) mapped to another width, (B, width); unchanged for its own width."""
         if width == self.width:
             return embedding
         seen: Tensor = self.projections[str(width)](embedding)
         return seen
 
     def by_head(self, head: int) -> nn.Module:
-        """The same network, answering with the logits of another head. Raises LearnerError."""
+        """The same network, returning the logits of another head. Raises LearnerError when there is no such head."""
         if not 0 <= head < len(self.heads):
             raise LearnerError(f"the network has heads 0 to {self.aux}, no head {head}")
         return _OneHead(self, head)
@@ -127,7 +129,7 @@ class _OneHead(nn.Module):
 
 
 def heads_on_card(layers: Sequence[Layer]) -> tuple[int, int]:
-    """Number of heads, and the width of the embedding, of the network with these layers; (0, 0) when it has none."""
+    """Number of heads and width of the embedding of a network with these layers; (0, 0) when it has no heads."""
     shapes = {layer.name: layer.shape for layer in layers}
     count = 0
     while len(shapes.get(f"{_HEADS}.{count}", ())) == 2:

@@ -1,4 +1,4 @@
-"""The joint step of multi-headed distillation: own labels on a private batch, the teachers' words on a public one."""
+"""The joint step of multi-headed distillation: own labels on a private batch, teachers' outputs on a public one."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,10 +16,10 @@ from peerlearn.strategies.mhd.teacher_pool import FrozenTeacher, Said
 
 
 class Joint:
-    """An objective for `Learner.fit` that walks through the public set from `start` on; `position` is where it stands.
+    """An objective for `Learner.fit` that passes through the public set from `start` on; `position` is where it stands.
 
-    `per_step`: teachers drawn for each step, from the learner's generator; None: all. A batch of which no teacher has
-    anything to say is a step on own labels alone.
+    `per_step`: number of teachers drawn for each step from the learner's generator; None: all. When no teacher has
+    outputs on a batch, the step uses own labels alone.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Joint:
 
     @property
     def position(self) -> tuple[int, int]:
+        """Epoch and batch of the next public batch."""
         return self._sampler.state()
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -49,7 +50,7 @@ class Joint:
         said = [words for teacher in self._teachers if (words := teacher.on(rows, now)) is not None]
         if not said:
             return own
-        # a pass of its own: batch normalisation sees private and public samples apart
+        # a separate pass, so that batch normalisation does not mix private and public samples
         mine = model.views(self._public.x[rows].to(self._learner.device), heads=self._aims.heads + 1)
         return joint_loss(own, model, mine, self._drawn(said), self._aims, self._learner.rng)
 
@@ -61,9 +62,10 @@ class Joint:
 
 
 def joint_loss(
-    own: Tensor, model: MultiHead, mine: Views, said: Sequence[Said], aims: Aims, source: torch.Generator
+    own: Tensor, model: MultiHead, mine: Views, said: Sequence[Said], aims: Aims, rng: torch.Generator
 ) -> Tensor:
-    """own + nu_emb * embedding term + nu_aux * sum over heads 1..m (0 alone in plain distillation) of their terms."""
+    """own + nu_emb * embedding term + nu_aux * sum of the terms of heads 1..m (of head 0 alone in plain distillation).
+    A scalar."""
     total = own
     if aims.nu_emb:
         theirs = [words.embedding for words in said if words.embedding is not None]
@@ -71,5 +73,5 @@ def joint_loss(
         total = total + aims.nu_emb * terms.embedding_term(pairs)
     logits = [words.logits for words in said]
     for head in range(1, aims.heads + 1) if aims.heads else (0,):
-        total = total + aims.nu_aux * terms.head_term(mine.logits, logits, head, aims, source)
+        total = total + aims.nu_aux * terms.head_term(mine.logits, logits, head, aims, rng)
     return total

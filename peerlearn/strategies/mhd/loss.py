@@ -1,4 +1,5 @@
-"""The terms of multi-headed distillation (Zhmoginov et al. 2023): targets by confidence, soft labels, embeddings."""
+"""The loss terms of multi-headed distillation (Zhmoginov et al. 2023): targets by confidence, soft labels,
+embeddings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TeacherRule = Literal["confident", "random", "mean"]
+"""How the target is made of the candidates, see `target`."""
 
 _EPS = 1e-8
+"""Keeps the normalisation of a zero embedding finite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aims:
-    """The part of a joint step's loss that is distillation. `heads`: m; the others as in `MHD`."""
+    """The distillation part of a joint step's loss. `heads`: m; the other fields as in `MHD`."""
 
     heads: int
     nu_emb: float
@@ -27,22 +30,22 @@ class Aims:
 
 
 def confidence(logits: Tensor) -> Tensor:
-    """The largest probability, (..., C) -> (...): between 1/C and 1."""
+    """The largest probability, (..., C) -> (...), between 1/C and 1."""
     return logits.softmax(dim=-1).amax(dim=-1)
 
 
-def target(candidates: Sequence[Tensor], how: TeacherRule, source: torch.Generator) -> Tensor:
-    """Probabilities (B, C) to learn from, detached, made of the candidates' logits (B, C).
+def target(candidates: Sequence[Tensor], how: TeacherRule, rng: torch.Generator) -> Tensor:
+    """The target probabilities (B, C), detached, made of the candidates' logits (B, C).
 
-    confident: for each sample the candidate with the largest probability; among equals the first. random: any, drawn
-    for each sample from `source` (the control). mean: of all candidates' probabilities, accumulated in float64.
+    confident: per sample the candidate with the largest probability, the first among equals. random: per sample a
+    random candidate, drawn from `rng` (a control). mean: the mean of all candidates' probabilities, summed in float64.
     """
     stacked = torch.stack([logits.detach() for logits in candidates]).softmax(dim=2)  # (J, B, C)
     if how == "mean":
         return stacked.double().mean(dim=0).to(stacked.dtype)
     count, samples = stacked.shape[:2]
     if how == "random":
-        chosen = torch.randint(count, (samples,), generator=source).to(stacked.device)
+        chosen = torch.randint(count, (samples,), generator=rng).to(stacked.device)
     else:
         chosen = first_largest(stacked.amax(dim=2))
     return stacked[chosen, torch.arange(samples, device=stacked.device)]
@@ -57,20 +60,20 @@ def first_largest(values: Tensor) -> Tensor:
 def soft_cross_entropy(target: Tensor, logits: Tensor, counts: Tensor | None = None) -> Tensor:
     """H(q, softmax z) = -sum_c q_c log softmax(z)_c, averaged over the batch; q, z (B, C).
 
-    `counts` bool (B,): samples that are left out count as zero, and stay in the denominator.
+    `counts` bool (B,): samples with False add zero to the sum, but stay in the denominator.
     """
     each = -(target * F.log_softmax(logits, dim=1)).sum(dim=1)
     return (each if counts is None else each * counts).mean()
 
 
 def less_sure(logits: Tensor, candidates: Sequence[Tensor]) -> Tensor:
-    """Samples, bool (B,), of which some candidate is surer than the student with these logits is already."""
+    """Samples, bool (B,), for which some candidate is more confident than the student with these logits."""
     surest = torch.stack([confidence(each) for each in candidates]).amax(dim=0)
     return confidence(logits.detach()) < surest
 
 
 def embedding_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """mean over the batch of || a/|a| - b/|b| ||^2 of embeddings (B, d): 0 for equal directions, at most 4. The
+    """Mean over the batch of || a/|a| - b/|b| ||^2 for embeddings (B, d): 0 for equal directions, at most 4. The
     teacher is detached."""
     a = F.normalize(student, dim=1, eps=_EPS)
     b = F.normalize(teacher.detach(), dim=1, eps=_EPS)
@@ -78,7 +81,7 @@ def embedding_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def embedding_term(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """The mean over (student, teacher) pairs of their distance, accumulated in float64 in the order given."""
+    """Mean distance over (student, teacher) pairs, summed in float64 in the order given."""
     total = torch.zeros((), dtype=torch.float64, device=pairs[0][0].device)
     for student, teacher in pairs:
         total = total + embedding_distance(student, teacher).double()
@@ -86,13 +89,14 @@ def embedding_term(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def head_term(
-    student: Sequence[Tensor], teachers: Sequence[Sequence[Tensor]], head: int, aims: Aims, source: torch.Generator
+    student: Sequence[Tensor], teachers: Sequence[Sequence[Tensor]], head: int, aims: Aims, rng: torch.Generator
 ) -> Tensor:
-    """What head `head` has to learn: H(q, softmax h_k) on a public batch, the candidates for q being heads k-1 of the
-    teachers (with `same_level` also their heads k) and, with `include_self`, its own head k-1, which comes last.
+    """H(q, softmax h_k) on a public batch, a scalar: the loss of head k = `head`.
 
-    Head 0 distils only in plain distillation, from the teachers' heads 0. `student` and each of `teachers`: logits
-    (B, C) by head. Gradients reach the student's head k and what lies before it, nothing else.
+    The candidates for q are the teachers' heads k-1, with `same_level` also their heads k, and with `include_self`, as
+    the last one, the student's own head k-1. Head 0 distils in plain distillation only, from the teachers' heads 0.
+    `student` and each of `teachers`: logits (B, C) by head. Gradients reach the student's head k and the trunk, nothing
+    else.
     """
     before = max(0, head - 1)
     candidates = [theirs[before] for theirs in teachers]
@@ -101,4 +105,4 @@ def head_term(
     if aims.include_self and head > 0:
         candidates.append(student[before].detach())
     counts = less_sure(student[head], candidates) if aims.skip_confident else None
-    return soft_cross_entropy(target(candidates, aims.teacher, source), student[head], counts)
+    return soft_cross_entropy(target(candidates, aims.teacher, rng), student[head], counts)

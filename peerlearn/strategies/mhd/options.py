@@ -1,4 +1,4 @@
-"""The settings of multi-headed distillation that cannot work, each refused with one sentence."""
+"""Checks of the settings of multi-headed distillation; each failure is one sentence."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Which public samples the coming steps will use, and what a network says of them: questions, answers, their check."""
+"""The public samples of the coming steps, and a network's outputs on them: queries, answers, and their check."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,15 +18,18 @@ from peerlearn.learning.state import check_finite, dtype_name
 from peerlearn.strategies.mhd.heads import MultiHead
 
 _BATCH = 512
+"""Samples per forward pass: bounds the memory of the activations. Both sides use the same number, for the same bits."""
 _MOST = 1 << 31
+"""Upper bound for the numbers in a query, so that arithmetic with them stays small."""
 EMBEDDING = "embedding"
+"""Name of the embedding among the outputs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """`steps` batches from (epoch, position) on, of the order in which `seed` passes through a public set by batches
-    of `batch`. Peers with one seed pass through the set in one order, so that a provider can reckon what will be asked
-    and answers all who walk in step with the same work."""
+    """`steps` batches of a public set from (epoch, position) on, in the order given by `seed` and the batch size
+    `batch`. Peers with the same seed share one order. A provider can therefore compute what will be asked, and serve
+    all peers at the same position by one answer."""
 
     fingerprint: str
     seed: int
@@ -36,7 +39,7 @@ class Window:
     steps: int
 
     def order(self, public: Unlabelled) -> Sampler:
-        """At the window's first batch. Raises KnowledgeError when there is no such place in the order."""
+        """A sampler at the window's first batch. Raises KnowledgeError when an epoch has no such position."""
         order = Sampler(len(public), self.batch, seed=f"public/{self.seed}")
         if not 0 <= self.position < order.per_epoch:
             raise KnowledgeError(f"a pass over {public.name!r} has {order.per_epoch} batches, none at {self.position}")
@@ -44,15 +47,15 @@ class Window:
         return order
 
     def reaches(self, now: "Window", public: Unlabelled) -> bool:
-        """Whether the first batch of `now` is one of this window's."""
+        """True if the first batch of `now` lies in this window."""
         per_epoch = self.order(public).per_epoch
         ahead = (now.epoch - self.epoch) * per_epoch + now.position - self.position
         return 0 <= ahead < self.steps
 
     def rows(self, public: Unlabelled) -> Tensor:
-        """Rising row numbers of the public set, int64 (k,), each once."""
+        """Row numbers of the public set that the window covers, int64 (k,), rising, each once."""
         order = self.order(public)
-        if self.steps >= 2 * order.per_epoch:  # a whole pass lies within, wherever it began
+        if self.steps >= 2 * order.per_epoch:  # contains a whole pass from any start
             return torch.arange(len(public))
         batches = [order.next() for _ in range(self.steps)]
         return torch.isin(torch.arange(len(public)), torch.cat(batches)).nonzero().reshape(-1)
@@ -60,7 +63,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a consumer asks for: the logits of heads 0 to `heads` - 1 on a window, and perhaps the embedding."""
+    """A consumer's query: logits of heads 0 to `heads` - 1 on a window, and with `embedding` the embedding."""
 
     window: Window
     heads: int
@@ -68,14 +71,16 @@ class Wanted:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the tensors wanted."""
         return (*([EMBEDDING] if self.embedding else []), *(f"logits/{head}" for head in range(self.heads)))
 
     def select(self) -> dict[str, Json]:
+        """The query's `select`, for the wire."""
         return {**asdict(self.window), "heads": self.heads, "embedding": self.embedding}
 
     @classmethod
     def read(cls, select: Mapping[str, Json]) -> Self:
-        """Raises KnowledgeError for anything but a question of this kind."""
+        """Read a query's `select`. Raises KnowledgeError when it is not of this kind."""
         numbers = {name: select.get(name) for name in ("seed", "batch", "epoch", "position", "steps", "heads")}
         least = {"batch": 1, "steps": 1, "heads": 1}
         for name, value in numbers.items():
@@ -89,13 +94,14 @@ class Wanted:
 
 
 class Shown:
-    """The public sets that a snapshot answers on."""
+    """The public sets on which a snapshot can answer."""
 
     def __init__(self, public_sets: Sequence[Unlabelled]) -> None:
         self._public_sets = {public.fingerprint: public for public in public_sets}
 
     def outputs(self, snapshot: Snapshot, wanted: Wanted) -> Outputs:
-        """Raises KnowledgeError for a public set, a place in it or heads that are not there."""
+        """The answer to a query. Raises KnowledgeError for an unknown public set, or a position or heads that do not
+        exist."""
         public = self._public_sets.get(wanted.window.fingerprint)
         if public is None:
             raise KnowledgeError("I hold no public set with that content")
@@ -114,8 +120,8 @@ class Shown:
 
 
 def table(network: MultiHead, x: Tensor, wanted: Wanted, *, device: torch.device | None = None) -> dict[str, Tensor]:
-    """What a network in eval mode says of inputs (N, ...), a few hundred at a time: `embedding` (N, d) and `logits/k`
-    (N, C), on the CPU. The same bits whether the provider makes it or the consumer from the provider's parameters."""
+    """Outputs of a network in eval mode for inputs (N, ...), a few hundred at a time: `embedding` (N, d) and `logits/k`
+    (N, C) on the CPU. Provider and consumer get the same bits from the same parameters."""
     parts: dict[str, list[Tensor]] = {name: [] for name in wanted.names}
     with torch.no_grad():
         for some in x.split(_BATCH):
@@ -128,8 +134,8 @@ def table(network: MultiHead, x: Tensor, wanted: Wanted, *, device: torch.device
 
 
 def check_table(learner: Learner, network: MultiHead, outputs: Outputs, wanted: Wanted, public: Unlabelled) -> None:
-    """Raises KnowledgeError unless this is just what was wanted: ids, names, shapes, dtypes; finite, and
-    logits of a sensible scale."""
+    """Raises KnowledgeError unless the outputs are what was asked for in ids, names, shapes and dtypes, are finite, and
+    have logits of plausible scale."""
     if outputs.fingerprint != public.fingerprint:
         raise KnowledgeError(f"outputs on another public set came than {public.name!r}, which was asked for")
     if not torch.equal(outputs.ids, public.ids[wanted.window.rows(public)]):
@@ -147,5 +153,5 @@ def check_table(learner: Learner, network: MultiHead, outputs: Outputs, wanted: 
         if not fits or not tensor.is_floating_point():
             raise KnowledgeError(f"{name} must be floats {want}, not {dtype_name(tensor)} {tuple(tensor.shape)}")
         check_finite(name, tensor)
-        if name != EMBEDDING:  # of which only the direction counts
+        if name != EMBEDDING:  # an embedding's scale does not matter, only its direction
             check_logits(tensor, lambda: learner.logits(public.x[wanted.window.order(public).next()]))

@@ -1,8 +1,8 @@
-"""Multi-headed distillation: peers with several heads learn from one another's outputs on a public unlabelled set.
+"""Multi-headed distillation: peers with several heads learn from each other's outputs on a public unlabelled set.
 
 Zhmoginov et al. 2023, "Decentralized learning with multi-headed distillation". Works between different architectures
-and over any links (`Peer(learn_from=...)`); head k learns from the others' heads k-1, so that knowledge goes on from
-peer to peer while the main head, 0, is trained by own labels alone.
+and over any links (`Peer(learn_from=...)`). Head k learns from other peers' heads k-1, so that knowledge passes on from
+peer to peer, while the main head, 0, learns from own labels alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,31 +35,31 @@ from peerlearn.types import Card, Exposure, Span, epochs, steps
 
 @dataclass
 class MHD(Base):
-    """Loss of a joint step, x' being a batch of the public set:
+    """Loss of a joint step, with x' a batch of the public set:
 
     CE(h_0(x), y) + nu_emb * mean_j mean_x' || e(x')/|e(x')| - e_j(x')/|e_j(x')| ||^2
                   + nu_aux * sum_{k=1..m} mean_x' H(q_{k-1}(x'), softmax h_k(x'))
 
-    where q_{k-1}(x') are the probabilities of the surest head k-1 among the teachers and, with `include_self`, its own.
+    q_{k-1}(x'): probabilities of the most confident head k-1 among the teachers and, with `include_self`, the own one.
 
-    The model is a `MultiHead`. `heads`: m, at most as many as it has auxiliary heads; None: all; 0: plain
-    distillation, head 0 from the others' heads 0. `nu_aux` None: 1/m, since a total far above 1 was measured to
-    destroy the model. `teacher` random and mean are controls; `same_level`: heads k of the others are candidates for
-    head k too; `skip_confident`: samples of which a head is surer than every candidate do not count.
-    `teachers_per_step`: that many of the pool, drawn for each step.
+    The model is a `MultiHead`. `heads`: m, at most its number of auxiliary heads (None: all); 0: plain distillation,
+    head 0 from other peers' heads 0. `nu_aux` None: 1/m, because a total far above 1 destroyed models. `teacher`:
+    confident; random and mean are controls. `same_level`: other peers' heads k are candidates for head k too.
+    `skip_confident`: ignore samples on which the head is more confident than every candidate. `teachers_per_step`:
+    number of teachers drawn for each step.
 
-    `refresh` (S_P): steps between two exchanges. `pool` (N_P): frozen teachers kept; each exchange brings a fresh one
-    of a provider drawn at random, and the oldest leaves. None: each exchange renews the teachers of all providers.
+    `refresh` (S_P): steps between two exchanges. `pool` (N_P): number of frozen teachers kept; each exchange adds one
+    from a randomly drawn provider, in place of the oldest. None: each exchange renews the teachers of all providers.
     `mode` outputs: providers send embedding and logits on the public samples of the coming steps, and never show
     parameters; checkpoint: they send parameters, of one architecture. Both train to the same bits. `half`: float16 on
-    the wire, which rounds. `public_set`: by name; "": the learner's first. `public_batch` samples a step, in an order
-    that `public_seed`, equal for all peers, decides.
+    the wire, which rounds. `public_set`: its name; "": the learner's first. `public_batch`: its samples per step;
+    `public_seed`: their order, to be equal at all peers.
 
-    `warm_up`: epochs on own labels first; before they are over a peer does not teach. Fewer than about eight, or
-    classes that are primary for one peer only, make sure and wrong teachers. Then each round is `refresh` steps: joint
-    ones with teachers, else on own labels, so a local span does nothing where a transfer will follow. `cosine`: steps
-    over which the learning rate falls to 0; `clip`: largest norm of a gradient. `predict_head`: whose answer a user
-    gets: 0, the main head, for the private task; -1, the last, for the one that all share.
+    `warm_up`: first epochs on own labels, during which a peer does not teach. Fewer than about eight, or classes that
+    are frequent at one peer only, give confident wrong teachers. Afterwards each round is `refresh` steps, joint ones
+    with teachers and own-label ones without; a local span does nothing when a transfer follows. `cosine`: steps in
+    which the learning rate falls to 0. `clip`: largest gradient norm. `predict_head`: head that predicts: 0 (main) for
+    the private task, -1 (the last) for the task that all peers share.
     """
 
     name: ClassVar[str] = "mhd"
@@ -108,7 +108,7 @@ class MHD(Base):
         first: tuple[Phase, ...] = (Local(epochs(self.warm_up)), Publish()) if self.warm_up else ()
         return Schedule(cycle=(Exchange(), Local(span), Transfer(span)), first=first)
 
-    # ---- who fits
+    # ---- which models and providers fit
 
     def check(self, learner: Learner) -> None:
         model = learner.model
@@ -146,11 +146,11 @@ class MHD(Base):
         self._asked = set()
         if self.pool is None:
             return None
-        source = seeded_rng("mhd pool", learner.seed, *self._position, learner.steps)
-        drawn = torch.randperm(len(candidates), generator=source)[: self._pool.missing()]
+        rng = seeded_rng("mhd pool", learner.seed, *self._position, learner.steps)
+        drawn = torch.randperm(len(candidates), generator=rng)[: self._pool.missing()]
         return [candidates[i].id for i in drawn.tolist()]
 
-    # ---- what is asked, answered and kept
+    # ---- questions, answers and received knowledge
 
     def ask(self, learner: Learner, provider: Card) -> Question:
         self._asked.add(provider.id)
@@ -159,7 +159,9 @@ class MHD(Base):
             return Question(Query(want="outputs", select=self._wanted(learner).select(), cast=cast))
         query = Query(want="params", cast=cast)
         held = self._pool.version_of(provider.id, provider.session)
-        if self.pool is None and held is not None:  # a rolling pool takes the same version once more, as a fresh entry
+        if (
+            self.pool is None and held is not None
+        ):  # a rolling pool accepts the same version again, for later public samples
             query = replace(query, have=held, have_session=provider.session)
         return Question(query)
 
@@ -193,16 +195,17 @@ class MHD(Base):
                 self._pool.add(entry)
 
     def forget(self, provider: str) -> None:
-        """Of a rolling pool only who was asked and did not answer: the others are frozen teachers that serve on."""
+        """From a rolling pool drop only a provider that was asked and did not answer: the other entries are frozen, and
+        stay valid."""
         if self.pool is None or provider in self._asked:
             self._pool.forget(provider)
 
     # ---- training
 
     def local(self, learner: Learner, span: Span) -> Report:
-        """On own labels, unless there are teachers, so that the transfer that follows does these steps jointly; and
-        where one was expected but nothing came of it (rolled back), so that it is not tried again from the same place.
-        """
+        """Train on own labels, unless there are teachers: the transfer that follows then makes these steps jointly.
+        When the last expected transfer was rolled back, train on own labels too, so that it is not repeated from the
+        same state."""
         failed = self._expects == learner.steps
         taught = bool(self._taught(learner))
         report = Report()
@@ -249,10 +252,10 @@ class MHD(Base):
         self._position = int(epoch), int(position)
         self._expects = int(state["expects"])
 
-    # ---- inside
+    # ---- helpers
 
     def _taught(self, learner: Learner) -> list[Entry]:
-        """Those of the pool that have something to say of the next public batch."""
+        """Teachers of the pool that have outputs on the next public batch."""
         public = self._public(learner)
         rows = self._window(learner).order(public).next()
         return [entry for entry in self._pool if entry.speaks_of(public, rows)]
@@ -282,24 +285,24 @@ class MHD(Base):
         return Wanted(self._window(learner), self._asked_heads(learner), bool(self.nu_emb))
 
     def _window(self, learner: Learner) -> Window:
-        """The samples of the next steps, as many as an entry lives for."""
+        """The public samples of the next steps, for as long as an entry lives."""
         lives = self.refresh * (self.pool or 1)
         fingerprint = self._public(learner).fingerprint
         return Window(fingerprint, self.public_seed, self.public_batch, *self._position, lives)
 
     def _heads(self, learner: Learner) -> int:
-        """m."""
+        """The number m of trained auxiliary heads."""
         return _network(learner).aux if self.heads is None else self.heads
 
     def _answering(self, learner: Learner, head: int) -> nn.Module:
-        """By head 0 to m; -1 is the last of these."""
+        """The network that answers by this head, 0 to m; -1 is the last of these. Raises LearnerError."""
         m = self._heads(learner)
         if not -m <= head + 1 <= m + 1:
             raise LearnerError(f"mhd: heads 0 to {m} are trained, and -1 is the last of them; there is no head {head}")
         return _network(learner).by_head(head if head >= 0 else m + 1 + head)
 
     def _asked_heads(self, learner: Learner) -> int:
-        """How many of a provider's heads are wanted: the last one teaches nobody but its own level."""
+        """Number of heads to ask for. The last one can teach its own level only."""
         m = self._heads(learner)
         return max(1, m + 1 if self.same_level else m)
 

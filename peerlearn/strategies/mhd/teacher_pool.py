@@ -1,4 +1,4 @@
-"""The pool of frozen teachers of multi-headed distillation, and what each of them says of a public batch."""
+"""The pool of frozen teachers of multi-headed distillation, and their outputs on a public batch."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +18,8 @@ from peerlearn.strategies.shared import teacher_checks
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """A provider as it was at one version: its outputs on the samples wanted, or its parameters. `born`: rises."""
+    """A provider at one version: its outputs on the samples wanted, or its parameters. `born`: rises with each
+    entry."""
 
     sender: str
     session: str
@@ -28,17 +29,18 @@ class Entry:
 
     @property
     def stamp(self) -> tuple[int, int, int]:
-        """Later knowledge of one session has a larger one: a later version, or the same one on later samples."""
+        """Order of one session's knowledge: by version, then by position in the public set."""
         return self.knowledge.version, self.wanted.window.epoch, self.wanted.window.position
 
     def speaks_of(self, public: Unlabelled, rows: Tensor) -> bool:
-        """Whether it has something to say of these rows int64 (B,) of the public set; parameters always have."""
+        """True if the entry has outputs on these rows, int64 (B,), of the public set. Parameters have them on all
+        rows."""
         return isinstance(self.knowledge, Params) or bool(torch.isin(public.ids[rows], self.knowledge.ids).all())
 
 
 class TeacherPool:
-    """At most `size` entries, of which a new one displaces the oldest, whosever it is; with no size, the latest entry
-    of each provider. Iterates in (sender, stamp) order, so that the order of arrival never matters to a sum."""
+    """At most `size` entries, where a new one replaces the oldest of any provider. With size None: the latest entry of
+    each provider. Iterates in (sender, stamp) order, so that the order of arrival does not change sums."""
 
     def __init__(self, size: int | None) -> None:
         self._size = size
@@ -53,11 +55,12 @@ class TeacherPool:
         return iter(sorted(self._entries, key=lambda entry: (entry.sender, entry.stamp, entry.born)))
 
     def is_new(self, entry: Entry) -> bool:
-        """Whether it is another session's, or later than all that this provider has given."""
+        """True for another session, or for a later stamp than all of this provider's."""
         session, stamp = self._latest.get(entry.sender, ("", (-1, -1, -1)))
         return session != entry.session or entry.stamp > stamp
 
     def add(self, entry: Entry) -> None:
+        """Add an entry that is new and has been checked."""
         if self._size is None:
             self._entries = [kept for kept in self._entries if kept.sender != entry.sender]
         self._entries.append(replace(entry, born=self._born))
@@ -67,20 +70,21 @@ class TeacherPool:
             self._entries = self._entries[-self._size :]
 
     def forget(self, sender: str) -> None:
+        """Drop all entries of this provider."""
         self._entries = [kept for kept in self._entries if kept.sender != sender]
         self._latest.pop(sender, None)
 
     def missing(self) -> int:
-        """How many providers to ask for a fresh entry: what is missing, and one for the oldest when it is full."""
+        """Number of providers to ask: the free places, or one when the pool is full."""
         return max(1, (self._size or 0) - len(self))
 
     def version_of(self, provider: str, session: str) -> int | None:
-        """The latest version kept of a provider in this session; None when there is none."""
+        """Latest version held of this provider's session; None when there is none."""
         kept = [e.knowledge.version for e in self._entries if (e.sender, e.session) == (provider, session)]
         return max(kept, default=None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Oldest first."""
+        """Entries are listed oldest first."""
         return {
             "entries": [_saved(entry) for entry in self._entries],
             "latest": {sender: [session, *stamp] for sender, (session, stamp) in self._latest.items()},
@@ -95,15 +99,16 @@ class TeacherPool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Said:
-    """A teacher's words on one public batch: `logits` (B, C) of heads 0, 1, ...; `embedding` (B, d) if asked for."""
+    """One teacher's outputs on a public batch: `logits` (B, C) of heads 0, 1, ...; `embedding` (B, d) if it was asked
+    for."""
 
     logits: tuple[Tensor, ...]
     embedding: Tensor | None
 
 
 class FrozenTeacher:
-    """One entry, read batch by batch. Outputs speak of their own samples only; parameters are turned into outputs
-    for their window, just as the provider would have done it, and for `now` when that has passed."""
+    """Reads one entry batch by batch. Outputs cover their own samples only. Parameters are turned into outputs for
+    their window, as the provider would have done, and for the window `now` when theirs has passed."""
 
     def __init__(self, learner: Learner, public: Unlabelled, entry: Entry, now: Window) -> None:
         self._learner, self._public, self._entry = learner, public, entry
@@ -120,7 +125,8 @@ class FrozenTeacher:
             self._make(window if window.reaches(now, public) else now)
 
     def on(self, rows: Tensor, now: Window) -> Said | None:
-        """On a batch of rows int64 (B,), the first of the window `now`; None when it was not asked about them."""
+        """Outputs for a batch of rows int64 (B,), the first of the window `now`; None when the entry does not cover
+        them."""
         at = self._where[rows]
         if bool((at < 0).any()):
             if self._network is None:
@@ -144,8 +150,8 @@ class FrozenTeacher:
 
 
 def check_network(learner: Learner, knowledge: Params, wanted: Wanted, public: Unlabelled) -> None:
-    """Raises KnowledgeError unless these are all parameters of a network like the learner's, and all that is wanted of
-    it is finite on some of the public samples."""
+    """Raises KnowledgeError unless these are all parameters of a network like the learner's, and its wanted outputs on
+    some public samples are finite."""
     teacher_checks.check_teacher(learner, knowledge)
     network = learner.build(teacher_checks.dense(knowledge))
     assert isinstance(network, MultiHead)

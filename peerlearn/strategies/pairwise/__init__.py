@@ -1,3 +1,3 @@
-"""Pairwise layer transfer: one layer is made from the providers' layers by small trained maps."""
+"""Pairwise layer transfer: small trained maps rewrite one layer from the providers' layers."""
 
 from peerlearn.strategies.pairwise.strategy import Pairwise as Pairwise

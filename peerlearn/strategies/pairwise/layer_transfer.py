@@ -1,4 +1,7 @@
-"""One transfer phase of pairwise layer transfer: the student with the layer the maps make, its loss, the commit."""
+"""One transfer phase of pairwise layer transfer: the student with its rewritten layer, its loss, and the commit.
+
+Goldstein et al. 2021, equations (3) to (5).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,13 +23,16 @@ from peerlearn.strategies.pairwise.transfer_maps import LinearLayer
 from peerlearn.types import Span
 
 Direction = Literal["forward", "reverse"]
+"""Direction of the KL divergence; reverse is KL(own || provider)."""
 Teaching = Literal["snapshot", "layer"]
+"""What a provider sends: its whole snapshot, or one layer and those after it."""
 Control = Literal["", "random-weights", "uniform-teacher"]
+"""What is replaced by noise to measure its worth, see `Pairwise`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """Equation (5) without its factor 1/2, which Adam would not feel: alpha * L1 + (1 - alpha) * L2."""
+    """Equation (5) without its factor 1/2, to which Adam is insensitive: alpha * L1 + (1 - alpha) * L2."""
 
     alpha: float
     temperature: float
@@ -34,7 +40,7 @@ class Objective:
     control: Control
 
     def agreement(self, teachers: list[Tensor], student: Tensor) -> Tensor:
-        """L2, equation (4): the mean over providers of the divergence of logits (B, C), accumulated in float64."""
+        """L2, equation (4): mean over providers of the divergence of logits (B, C), summed in float64; a scalar."""
         total = torch.zeros((), dtype=torch.float64, device=student.device)
         for teacher in teachers:
             total = total + self._divergence(teacher, student).double()
@@ -47,8 +53,8 @@ class Objective:
 
 
 class Rewriting:
-    """Holds what stays fixed during the phase. Everything runs through functional calls on detached tensors, so that
-    no gradient reaches the model or a teacher; with `rest` the model's other parameters take part."""
+    """The fixed parts of a transfer phase. Everything runs through functional calls on detached tensors, so that no
+    gradient reaches the model or a teacher. With `rest` the model's other parameters are trained too."""
 
     def __init__(
         self,
@@ -76,8 +82,12 @@ class Rewriting:
             self._teachers = [learner.build(tensors) for tensors in given]
 
     def run(self, span: Span, pipelines: Pipelines, *, each_step: bool, rest: bool, guard: float | None) -> Report:
-        """Train the maps for a span, then write the layer they make into the model, unless the guard objects: the
-        report then says committed=False, and the caller puts the learner back. Raises Diverged, Interrupted."""
+        """Train the maps for a span, then write the layer that they make into the model.
+
+        `each_step`: each new layer is the own layer of the next step. `guard`: the largest relative increase of the
+        loss. Beyond it nothing is written, the report says committed=False, and the caller restores the learner. Raises
+        Diverged, Interrupted.
+        """
         learner, own = self._learner, self.own
         probes = learner.preview(span)
         before = self._mean_loss(own, probes)
@@ -92,7 +102,7 @@ class Rewriting:
         made = own if each_step else _detached(pipelines.layer(self._theirs, own))
         after = self._mean_loss(made, probes)
         if committed := guard is None or (isfinite(after) and after <= before * (1 + guard)):
-            # what the maps left alone keeps its optimizer state
+            # an unchanged tensor keeps its optimizer state
             was = self._named(self.own)
             learner.overwrite({name: t for name, t in self._named(made).items() if not torch.equal(t, was[name])})
         return Report(
@@ -105,7 +115,7 @@ class Rewriting:
         )
 
     def loss(self, batch: Batch, layer: LinearLayer, *, rest: bool = False) -> Tensor:
-        """alpha * L1 + (1 - alpha) * L2 of the student with this layer, on one batch; scalar."""
+        """alpha * L1 + (1 - alpha) * L2 of the student with this layer on one batch; a scalar."""
         student = self._student(batch.x, layer, rest=rest)
         own = self._learner.loss(student, batch.y)
         if self._objective.alpha == 1:
@@ -159,10 +169,10 @@ def _detached(layer: LinearLayer) -> LinearLayer:
 
 
 def _noise_like(layer: LinearLayer, *seed: object) -> LinearLayer:
-    source = seeded_rng("control", *seed)
+    rng = seeded_rng("control", *seed)
 
     def noise(tensor: Tensor) -> Tensor:
-        drawn = torch.randn(tensor.shape, generator=source, dtype=torch.float64)
+        drawn = torch.randn(tensor.shape, generator=rng, dtype=torch.float64)
         spread = tensor.double().std(correction=0)
         return (drawn.to(tensor.device) * spread + tensor.double().mean()).to(tensor.dtype)
 

@@ -1,4 +1,5 @@
-"""The maps of one transfer phase, one optimizer each: pairwise pipelines averaged, one joint map, or a sequence."""
+"""The transfer maps of one phase, each with its own optimizer: one map per provider averaged, a joint map, or a
+sequence."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,13 @@ from torch import Tensor
 from peerlearn.strategies.pairwise.transfer_maps import LinearLayer, MapSettings, TransferMap, mean_layer
 
 Combine = Literal["mean", "joint", "sequence"]
+"""How the maps of several providers are combined, see `Pipelines`."""
 
 
 class Pipelines:
     """`mean`: W* = 1/k sum_j M_j(W_j, W_own). `joint`: W* = M(W_1..W_k, W_own). `sequence`: W^j = M_j(W_j, W^(j-1)).
 
-    The providers are given once, in id order. Adam starts with the maps; `lr` is per step.
+    Providers are given once, in id order. Adam's state starts fresh with the maps; `lr` is its learning rate.
     """
 
     def __init__(
@@ -29,7 +31,7 @@ class Pipelines:
         self._started = [parameter.detach().clone() for parameter in self._parameters()]
 
     def layer(self, theirs: Sequence[LinearLayer], own: LinearLayer) -> LinearLayer:
-        """The new own layer, differentiable in the maps."""
+        """The new own layer, differentiable with respect to the maps."""
         if self._combine == "joint":
             (joint,) = self.maps.values()
             made: LinearLayer = joint(theirs, own)
@@ -42,7 +44,7 @@ class Pipelines:
         return own
 
     def step(self, loss: Tensor) -> None:
-        """One step of every map."""
+        """Make one optimizer step with every map."""
         for optimizer in self._optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -50,7 +52,7 @@ class Pipelines:
             optimizer.step()
 
     def moved(self) -> float:
-        """Euclidean distance of all maps from where they started."""
+        """Euclidean distance of all maps from their start."""
         pairs = zip(self._parameters(), self._started, strict=True)
         return math.sqrt(sum(float((p.detach() - s).double().square().sum()) for p, s in pairs))
 
@@ -64,7 +66,7 @@ class Pipelines:
         }
 
     def resume(self, saved: Mapping[str, Any]) -> None:
-        """Go on with the maps that are among these, where their shapes are still the same."""
+        """Continue with the saved maps, where their providers and shapes are still the same."""
         for key, map_ in self.maps.items():
             own = dict(map_.named_parameters())
             kept = saved.get(key, {"map": {}})["map"]

@@ -1,7 +1,7 @@
-"""Pairwise layer transfer: one layer is rewritten from the providers' layers by small trained maps.
+"""Pairwise layer transfer: small trained maps rewrite one layer from the providers' layers.
 
-Goldstein et al. 2021, "Real-time decentralized knowledge transfer at the edge", sections 2 and 3. Defaults are the
-variant "q" that measured best: mixing on the output side with biases, one map per provider, averaged, reset each phase.
+Goldstein et al. 2021, "Real-time decentralized knowledge transfer at the edge", sections 2 and 3. The defaults are the
+variant that measured best: mixing on the output side with biases, one map per provider, averaged, reset each phase.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,17 +29,17 @@ from peerlearn.types import Card, Exposure, Span, epochs
 @dataclass
 class Pairwise(Base):
     """Loss of a transfer step (equation 5): alpha * own loss(labels) + (1 - alpha) * mean over providers of
-    KD_T(provider -> own network with the new layer). Only the maps learn; the layer is replaced at the end.
+    KD_T(provider -> own network with the new layer). Only the maps are trained; the layer is replaced at the end.
 
-    `layer`: a dense layer of the model. `combine`, `mix`, `mix_bias` (None: with `mix` out only), `start`: how the maps
-    are made (maps.py, pipelines.py). `map_lr`: of their Adam; 1e-3 halves the gain, 1e-2 destroys the model. `persist`:
-    maps live on from phase to phase. `commit` step: each new layer is at once the own layer of the next step, as in
-    the paper's Algorithm 1; measured to collapse. `rest`: the learner's optimizer trains all other parameters by the
-    same loss. `direction` reverse: KL(own || provider). `teacher` layer: only the layer and those after it travel,
-    and the provider's outputs are its layers on one's own features, which needs a common start. `guard`: a phase that
-    makes the loss on its first and last batch worse by more than this share is not committed; None: always commit.
-    `control`: replaces the providers' layer by noise of the same spread, or their outputs by uniform ones, to see what
-    the knowledge is worth.
+    `layer`: name of a dense layer. `combine`, `mix`, `mix_bias` (None: only with `mix` out), `start`: form of the maps
+    (transfer_maps.py, pipelines.py). `map_lr`: learning rate of their Adam; 1e-3 halved the gain, and 1e-2 destroyed
+    the model. `persist`: the maps continue in the next phase. `commit` step: each new layer is at once the own layer of
+    the next step, as in the paper's algorithm 1; models collapsed with it. `rest`: the learner's optimizer trains all
+    other parameters by the same loss. `direction` reverse: KL(own || provider). `teacher` layer: only the layer and
+    those after it travel, and run on the consumer's own features, which needs a common start. `guard`: a phase that
+    increases the loss on its first and last batch by more than this share is not committed; None: commit always.
+    `control`: replaces the providers' layers by noise of the same mean and spread, or their outputs by uniform ones, to
+    measure the worth of the knowledge.
     """
 
     name: ClassVar[str] = "pairwise"
@@ -190,6 +190,6 @@ class Pairwise(Base):
         return MapSettings(self.mix, self.mix == "out" if self.mix_bias is None else self.mix_bias, self.start)
 
     def _layers_asked(self, learner: Learner) -> tuple[str, ...]:
-        """The layer and every one after it, in the order in which the model registers them."""
+        """The layer and all layers after it, in the order in which the model registers them."""
         named = [layer.name for layer in learner.describe().layers]
         return tuple(named[named.index(self.layer) :])

@@ -1,4 +1,4 @@
-"""Transfer maps of pairwise layer transfer: from the providers' layers and one's own to a new own layer."""
+"""Transfer maps of pairwise layer transfer: from the providers' layers and the own layer to a new own layer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 Mix = Literal["out", "in"]
+"""The side of the weight on which maps act, see `MapSettings`."""
 Start = Literal["own", "average"]
+"""The initial map, see `MapSettings`."""
 
 
 class LinearLayer(NamedTuple):
-    """weight (m, n) and bias (m,) of a dense layer, or no bias."""
+    """A dense layer: weight (m, n), and bias (m,) or None."""
 
     weight: Tensor
     bias: Tensor | None
@@ -20,9 +22,9 @@ class LinearLayer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MapSettings:
-    """`mix` out: W* = sum_j A_j W_j with A_j (m, m), the biases through the same A_j (variant "q" of the prototypes).
-    `mix` in: W* = sum_j W_j A_j + 1 c^T with A_j (n, n) and c (n,), equation (2) of the paper; biases through maps of
-    their own. Without `mix_bias` the own bias stays. `start`: at one's own layer, or at the average of all."""
+    """`mix` out: W* = sum_j A_j W_j with A_j (m, m), and biases through the same A_j; this measured best. `mix` in: W*
+    = sum_j W_j A_j + 1 c^T with A_j (n, n) and c (n,), equation (2) of the paper, and biases through separate maps.
+    Without `mix_bias` the own bias stays. `start`: maps that give the own layer, or the average of all layers."""
 
     mix: Mix
     mix_bias: bool
@@ -30,9 +32,9 @@ class MapSettings:
 
 
 class TransferMap(nn.Module):
-    """One map over k providers' layers and the own one, which is the last in each stack of matrices.
+    """One map over the layers of k providers and the own layer, which has the last matrix in each stack.
 
-    At the start `own` it is the identity on the own layer, bit for bit: A = [0; I], c = 0.
+    With start `own` it is at first the identity on the own layer, bit for bit: A = [0; I], c = 0.
     """
 
     def __init__(self, own: LinearLayer, providers: int, settings: MapSettings) -> None:
@@ -49,7 +51,7 @@ class TransferMap(nn.Module):
                 self.bias_matrices = nn.Parameter(_start(providers + 1, m, settings.start, own.weight))
 
     def forward(self, theirs: Sequence[LinearLayer], own: LinearLayer) -> LinearLayer:
-        """The new layer, in the dtype of the own one. Sums over providers are accumulated in float64."""
+        """The new layer, in the own layer's dtype. Sums over providers are in float64."""
         stack = (*theirs, own)
         if self._settings.mix == "out":
             weight = _sum([a @ layer.weight for a, layer in zip(self.matrices, stack, strict=True)])
@@ -67,7 +69,7 @@ class TransferMap(nn.Module):
 
 
 def mean_layer(layers: Sequence[LinearLayer]) -> LinearLayer:
-    """The mean of layers of one shape, accumulated in float64 in the order given."""
+    """Mean of layers of one shape, summed in float64 in the order given."""
     biases = [layer.bias for layer in layers if layer.bias is not None]
     return LinearLayer(
         _sum([layer.weight for layer in layers], divide=len(layers)),

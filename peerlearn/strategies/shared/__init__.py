@@ -1,1 +1,1 @@
-"""What several strategies have in common: averages, answers, teachers, routes, optimizers, options."""
+"""Code shared by several strategies: averages, answers, teachers, routes, optimizers, options."""

@@ -1,4 +1,4 @@
-"""Answers that several methods give from a snapshot: its parameters, or its logits on a public set. Pure."""
+"""Answers from a snapshot that several methods give: its parameters, or its logits on a public set. Pure functions."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,13 @@ from peerlearn.learning.dataset import Unlabelled
 from peerlearn.learning.snapshot import Snapshot
 
 _BATCH = 512
+"""Samples per forward pass: bounds the memory of the activations."""
 _ID_MOST = (1 << 63) - 1
+"""Largest sample id: ids are int64."""
 
 
 def not_mine(strategy: str, query: Query) -> Refusal:
+    """The refusal of a query that this strategy does not answer."""
     return Refusal(
         RefusalReason.STRATEGY,
         f"{strategy} does not answer a question for {query.want} by {', '.join(sorted(query.select)) or 'nothing'}",
@@ -22,12 +25,12 @@ def not_mine(strategy: str, query: Query) -> Refusal:
 
 
 def whole_model(snapshot: Snapshot) -> Params:
-    """Parameters and persistent buffers: the snapshot's own tensors, not copies."""
+    """All parameters and persistent buffers: the snapshot's own tensors, not copies."""
     return Params(tensors=snapshot.state, architecture=snapshot.architecture, version=snapshot.version)
 
 
 def some_layers(snapshot: Snapshot, names: Json) -> Params | Refusal:
-    """All tensors of the modules named, `{"layers": ["penult", ...]}`."""
+    """All tensors of the named modules. The query's select is `{"layers": ["penult", ...]}`."""
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         return Refusal(RefusalReason.UNFIT, "layers must be a list of names of modules")
     tensors: dict[str, Tensor] = {}
@@ -40,7 +43,8 @@ def some_layers(snapshot: Snapshot, names: Json) -> Params | Refusal:
 
 
 def public_logits(snapshot: Snapshot, public_sets: Sequence[Unlabelled], query: Query) -> Outputs | Refusal:
-    """Logits float (N, C) on a public set, `{"dataset", "fingerprint", "ids"}`; ids None: on all of it."""
+    """Logits float (N, C) on a public set. The query's select is `{"dataset", "fingerprint", "ids"}`; ids None: all
+    samples."""
     select = query.select
     public = next((p for p in public_sets if p.fingerprint == select.get("fingerprint")), None)
     if public is None:

@@ -1,4 +1,4 @@
-"""What the averaging methods share: who can be averaged with whom, and knowledge that waits to be used just once."""
+"""Shared parts of the averaging methods: which models can be averaged, and an inbox whose knowledge is used once."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from peerlearn.types import Card
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """Tensors of one peer at one version. `samples`: how many labelled ones its card showed; 0 when it shows none."""
+    """One peer's tensors at one version. `samples`: its number of labelled samples by its card; 0 when not shown."""
 
     sender: str
     session: str
@@ -27,13 +27,13 @@ class Piece:
 
     @property
     def mark(self) -> tuple[str, int]:
+        """Session and version, which identify the piece among its sender's."""
         return self.session, self.version
 
 
 class Inbox:
-    """At most one piece per sender waits. Every version of a sender is used once, however often and by whichever way
-    (answer or question) it comes, and also when the gate has rolled its use back. Read in sender order.
-    """
+    """Received models that wait, at most one per sender. Each version of a sender is used once, even if it comes
+    several times, as an answer or with a question, and even if the gate rolled its use back. Read in sender order."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, Piece] = {}
@@ -44,11 +44,11 @@ class Inbox:
         return len(self._waiting)
 
     def new(self, received: Sequence[Received]) -> list[Received]:
-        """Those of another session, or of a later version, than anything heard of their senders."""
+        """Knowledge of another session, or of a later version, than all that came from its sender before."""
         return [each for each in received if self._is_new(each.sender, each.knowledge.version)]
 
     def put(self, received: Received, tensors: Mapping[str, Tensor]) -> None:
-        """`tensors`: of this knowledge, as they have been checked."""
+        """Let this knowledge wait. `tensors`: its tensors after the check."""
         sender = received.sender
         if self._is_new(sender, received.knowledge.version):
             samples = sum(sender.histogram)
@@ -56,21 +56,22 @@ class Inbox:
             self._waiting[sender.id], self._heard[sender.id] = piece, piece.mark
 
     def waiting(self) -> list[Piece]:
-        """All that waits."""
+        """All waiting models."""
         return [self._waiting[sender] for sender in sorted(self._waiting)]
 
     def take(self) -> list[Piece]:
-        """All that waits; nothing waits any more."""
+        """All waiting models, which count as used from now on."""
         pieces = self.waiting()
         self._used |= {piece.sender: piece.mark for piece in pieces}
         self._waiting.clear()
         return pieces
 
     def forget(self, sender: str) -> None:
+        """Drop the waiting model of this sender."""
         self._waiting.pop(sender, None)
 
     def heard(self, provider: Card) -> int | None:
-        """The latest version that came from this provider in its present session."""
+        """The latest version that came from this provider in its present session; None when there is none."""
         session, version = self._heard.get(provider.id, ("", 0))
         return version if session == provider.session else None
 
@@ -84,7 +85,8 @@ class Inbox:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What this very object has used since stays used: the gate puts an older state back."""
+        """Continue from a saved state. Models that this object has used since stay used, because the gate restores
+        older states."""
         pieces = [Piece(sender=sender, **saved) for sender, saved in state["waiting"].items()]
         self._waiting = {p.sender: p for p in pieces if self._used.get(p.sender) != p.mark}
         self._heard = {sender: (str(session), int(version)) for sender, (session, version) in state["heard"].items()}
@@ -95,7 +97,7 @@ class Inbox:
 
 
 def unfit(learner: Learner, provider: Card) -> str | None:
-    """Why the weights of these two cannot be averaged; None when they can."""
+    """One sentence about why these two models cannot be averaged; None when they can."""
     mine = learner.describe()
     if provider.architecture != mine.architecture:
         return (
@@ -111,7 +113,7 @@ def unfit(learner: Learner, provider: Card) -> str | None:
 
 
 def admitted(learner: Learner, received: Received, misfit: Callable[[Learner, Card], str | None] = unfit) -> Params:
-    """The knowledge as parameters of a peer that this learner can be averaged with, by the rule `misfit`. Raises
+    """The knowledge as parameters that may be averaged with this learner's, by the rule `misfit`. Raises
     KnowledgeError."""
     knowledge = received.knowledge
     if not isinstance(knowledge, Params):
@@ -126,30 +128,30 @@ def admitted(learner: Learner, received: Received, misfit: Callable[[Learner, Ca
 
 
 def shown(learner: Learner, publish: Callable[[Learner], Any]) -> Snapshot:
-    """What others are given of this learner now; makes it when nothing has been published yet."""
+    """The learner's published snapshot; a new one with version 0 when none has been published."""
     return learner.shown or learner.snapshot(0, publish(learner))
 
 
 def brought(snapshot: Snapshot) -> Knowledge:
-    """The snapshot's parameters, for a question: the very tensors and version that an answer would hold."""
+    """The snapshot's parameters as knowledge to bring: the same tensors and version that an answer would have."""
     return Params(tensors=snapshot.state, architecture=snapshot.architecture, version=snapshot.version)
 
 
 def own(learner: Learner) -> dict[str, Tensor]:
-    """The learner's floating tensors as they are now, detached, on the CPU."""
+    """The learner's present floating tensors, detached, on the CPU."""
     state = learner.state
     return {name: state[name].detach().cpu() for name in robust.floating(state)}
 
 
 def content_key(state: Mapping[str, Tensor]) -> bytes:
-    """Puts models in an order that all peers share though none knows where its own id stands: the first values of
-    each floating tensor. So all who average the same models come to the same bits."""
+    """Sort key of a model: the first 16 values of each floating tensor. All peers that average the same models sort
+    them equally, and so get the same bits, although no peer's id is known to its own strategy."""
     heads = [state[name].contiguous().reshape(-1)[:16] for name in sorted(state) if state[name].is_floating_point()]
     return b"".join([head.view(torch.uint8).numpy().tobytes() for head in heads])
 
 
 def in_common_order(pieces: Sequence[Piece]) -> list[Piece]:
-    """The pieces by the content of their tensors, see `content_key`."""
+    """The pieces sorted by the content of their tensors, see `content_key`."""
     return sorted(pieces, key=_content)
 
 

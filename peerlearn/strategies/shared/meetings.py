@@ -1,4 +1,4 @@
-"""Which two peers meet in a round: by asynchronous draw, or in pairs. Shared by the methods of the gossip family."""
+"""The pairs of peers that meet in a round, drawn asynchronously or by all peers at once. For the gossip methods."""
 
 import logging
 from typing import Literal
@@ -8,15 +8,19 @@ from peerlearn.schedule import Exchange, Local, Publish, Schedule, Transfer
 from peerlearn.types import epochs, steps
 
 Pairing = Literal["auto", "lot", "pairs"]
-"""`lot`: each peer draws one neighbour, asks it and brings its own weights, which the neighbour uses as soon as its
-span under way has ended (Boyd et al. 2006, the asynchronous model). `pairs`: all peers are drawn into pairs, and the two
-of a pair ask each other (the synchronous model). `auto`: pairs in lockstep, where runs must be repeatable, else lot."""
+"""How pairs are drawn.
+
+* `lot`: each peer draws one neighbour, asks it and brings its own weights. The neighbour uses them after its present
+  span (Boyd et al. 2006, the asynchronous model).
+* `pairs`: all peers are drawn into pairs, and the two of a pair ask each other (the synchronous model).
+* `auto`: `pairs` in lockstep, where runs must be repeatable, else `lot`.
+"""
 
 log = logging.getLogger("peerlearn")
 
 
 class Meetings:
-    """Resolves a pairing once the pace is known. Raises ConfigError for a pairing that is none."""
+    """Chooses the pairing once the pace is known. Raises ConfigError for an unknown pairing."""
 
     def __init__(self, strategy: str, pairing: Pairing) -> None:
         if pairing not in ("auto", "lot", "pairs"):
@@ -26,7 +30,7 @@ class Meetings:
         self.in_pairs = pairing == "pairs"
 
     def paced(self, *, lockstep: bool) -> None:
-        """Choose for this pace. A lot in lockstep is possible but not repeatable, which is said once."""
+        """Choose for this pace. `lot` in lockstep works but is not repeatable, which is logged once."""
         if self._pairing == "auto":
             self.in_pairs = lockstep
         elif self._pairing == "lot" and lockstep:
@@ -38,7 +42,8 @@ class Meetings:
 
     @property
     def schedule(self) -> Schedule:
-        """A local epoch, then one meeting. Between the two the weights before it are shown, afterwards those after."""
+        """A local epoch, then one meeting. During the meeting the snapshot has the weights before it, afterwards those
+        after it."""
         order: Literal["random", "pairs"] = "pairs" if self.in_pairs else "random"
         meeting = (Exchange(early=False, most=1, order=order), Transfer(steps(0)))
         on = {} if self.in_pairs else {"received": (Transfer(steps(0)),)}

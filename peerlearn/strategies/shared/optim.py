@@ -1,4 +1,4 @@
-"""How a method's steps go down: clipped gradients and a cosine schedule, around whatever optimizer the learner has."""
+"""Clipped gradients and a cosine learning rate, around any optimizer of the learner."""
 
 import math
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from peerlearn.learning.learner import Learner
 
 @contextmanager
 def paced(learner: Learner, *, clip: float | None, cosine: int | None) -> Iterator[None]:
-    """Inside the block every optimizer step has its gradients' norm cut to `clip`, and a learning rate that falls from
-    the optimizer's own to 0 along half a cosine over the learner's first `cosine` steps. None: as it is.
+    """A block in which optimizer steps clip the gradients' norm to `clip`, and multiply the optimizer's learning rate
+    by half a cosine that falls from 1 to 0 over the learner's first `cosine` steps. None: unchanged.
 
-    Everything that changes is part of the optimizer's state: saved, and rolled back, with the learner.
+    All that changes is part of the optimizer's state, and so is saved and rolled back with the learner.
     """
 
     def before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -35,5 +35,5 @@ def paced(learner: Learner, *, clip: float | None, cosine: int | None) -> Iterat
 
 
 def cosine_share(step: int, steps: int) -> float:
-    """(1 + cos(pi * step / steps)) / 2, and 0 from the last step on."""
+    """(1 + cos(pi * step / steps)) / 2; 0 from step `steps` on."""
     return 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))

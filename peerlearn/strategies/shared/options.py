@@ -1,4 +1,4 @@
-"""Checks of a strategy's options at construction, with one sentence for each that cannot work."""
+"""Checks of a strategy's options at construction; each failure is one sentence."""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,7 +6,7 @@ from peerlearn.errors import ConfigError
 
 
 def check_choices(strategy: str, options: object, choices: Mapping[str, Iterable[object]]) -> None:
-    """Raises ConfigError for an attribute of `options` that is not one of its choices."""
+    """Raises ConfigError for an attribute of `options` that is not among its choices."""
     for option, allowed in choices.items():
         value = getattr(options, option)
         if value not in allowed:
@@ -14,7 +14,7 @@ def check_choices(strategy: str, options: object, choices: Mapping[str, Iterable
 
 
 def check_least(strategy: str, options: object, least: Mapping[str, float]) -> None:
-    """Raises ConfigError for an attribute of `options` that is below its least value, or not finite."""
+    """Raises ConfigError for an attribute of `options` that is below its least value or not finite."""
     for option, bound in least.items():
         value = getattr(options, option)
         if not bound <= value < float("inf"):

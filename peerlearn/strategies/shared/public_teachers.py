@@ -1,4 +1,4 @@
-"""Teachers that are known by their outputs on a public set: checked when they come, then read batch by batch."""
+"""Teachers known by their outputs on a public set: checked on arrival, then read batch by batch."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,13 +14,14 @@ from peerlearn.learning.sampler import Sampler
 from peerlearn.learning.state import check_finite, dtype_name
 
 BATCH = 64
+"""Public samples per step."""
 Positions = Mapping[str, Sequence[int]]
-"""(epoch, position) per fingerprint of a public set."""
+"""(epoch, position) by fingerprint of a public set."""
 
 
 def check_outputs(learner: Learner, outputs: Outputs) -> None:
-    """Raises KnowledgeError unless these are finite logits (N, C), of a sensible scale, on all N samples of a
-    public set held here."""
+    """Raises KnowledgeError unless these are finite logits (N, C) of plausible scale on all N samples of a public set
+    that the learner holds."""
     public = held_set(learner, outputs)
     if not torch.equal(outputs.ids, public.ids):
         raise KnowledgeError(f"outputs on {len(outputs.ids)} ids came, not on the {len(public)} of {public.name!r}")
@@ -34,6 +35,7 @@ def check_outputs(learner: Learner, outputs: Outputs) -> None:
 
 
 def held_set(learner: Learner, outputs: Outputs) -> Unlabelled:
+    """The learner's public set on which these outputs are. Raises KnowledgeError when it holds no such set."""
     for public in learner.public_sets:
         if public.fingerprint == outputs.fingerprint:
             return public
@@ -41,24 +43,26 @@ def held_set(learner: Learner, outputs: Outputs) -> Unlabelled:
 
 
 class PublicTeachers:
-    """Several providers' logits on public sets. Each step draws one batch per set; the student sees it once."""
+    """Several providers' logits on public sets. Each step uses one batch per set, with one forward pass of the
+    student."""
 
     def __init__(self, learner: Learner, outputs: Sequence[Outputs], positions: Positions) -> None:
         self._device = learner.device
         self._sets = {each.fingerprint: held_set(learner, each) for each in outputs}
         self._logits = {f: [e.tensors["logits"].float() for e in outputs if e.fingerprint == f] for f in self._sets}
-        self._orders = {f: Sampler(len(public), BATCH, seed=f) for f, public in self._sets.items()}
-        for f, order in self._orders.items():
-            order.go_to(*positions.get(f, (0, 0)))
+        self._samplers = {f: Sampler(len(public), BATCH, seed=f) for f, public in self._sets.items()}
+        for f, sampler in self._samplers.items():
+            sampler.go_to(*positions.get(f, (0, 0)))
 
     def pairs(self, student: nn.Module) -> list[tuple[Tensor, Tensor]]:
-        """(teacher logits, student logits), each (B, C), one pair per provider; gradients flow to the student."""
+        """(teacher logits, student logits), each (B, C), one pair per provider; gradients reach the student."""
         pairs = []
         for f, public in self._sets.items():
-            rows = self._orders[f].next()
+            rows = self._samplers[f].next()
             mine = student(public.x[rows].to(self._device))
             pairs += [(theirs[rows].to(self._device), mine) for theirs in self._logits[f]]
         return pairs
 
     def positions(self) -> dict[str, list[int]]:
-        return {f: list(order.state()) for f, order in self._orders.items()}
+        """Position (epoch, batch) in each public set, by fingerprint, for the next transfer."""
+        return {f: list(sampler.state()) for f, sampler in self._samplers.items()}

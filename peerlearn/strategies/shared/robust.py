@@ -1,7 +1,9 @@
-"""Many models into one: the mean, and means that bear some liars. Coordinate-wise, or one whole model.
+"""Aggregation of several models into one: means, and rules that tolerate lying peers. Coordinate-wise, or one whole
+model.
 
-Median and trimmed mean: Yin et al. 2018, "Byzantine-robust distributed learning". Krum: Blanchard et al. 2017,
-"Machine learning with adversaries". `weighted` is McMahan et al. 2017, sum_k n_k theta_k / sum_k n_k.
+Median and trimmed mean: Yin et al. 2018, "Byzantine-robust distributed learning", definitions 1 and 2. Krum: Blanchard
+et al. 2017, "Machine learning with adversaries", section 4. `weighted`: McMahan et al. 2017, sum_k n_k theta_k / sum_k
+n_k.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,13 +15,15 @@ from torch import Tensor
 from peerlearn.errors import ConfigError, KnowledgeError
 
 Rule = Literal["weighted", "mean", "median", "trimmed-mean", "krum"]
+"""Names of the aggregation rules."""
 State = Mapping[str, Tensor]
 
 _BEARING_LIARS = ("trimmed-mean", "krum")
+"""Rules that take a number of liars into account."""
 
 
 def check_rule(strategy: str, rule: str, liars: int) -> None:
-    """Raises ConfigError for an unknown rule, and for liars that a rule cannot take into account."""
+    """Raises ConfigError for an unknown rule, and for a number of liars that the rule cannot use."""
     rules = ("weighted", "mean", "median", *_BEARING_LIARS)
     if rule not in rules:
         raise ConfigError(f"{strategy}: aggregate {rule!r} is not one of {', '.join(rules)}")
@@ -30,15 +34,17 @@ def check_rule(strategy: str, rule: str, liars: int) -> None:
 
 
 def least_models(rule: Rule, liars: int) -> int:
-    """How many models the rule needs so that `liars` of them cannot decide: 2f + 1 trimmed, 2f + 3 for Krum."""
+    """Fewest models with which `liars` of them cannot decide: 2f + 1 for the trimmed mean, 2f + 3 for Krum, otherwise
+    1."""
     return {"trimmed-mean": 2 * liars + 1, "krum": 2 * liars + 3}.get(rule, 1)
 
 
 def aggregated(rule: Rule, states: Sequence[State], samples: Sequence[int], *, liars: int = 0) -> dict[str, Tensor]:
-    """One state of all floating tensors, in the dtypes of the first; others (num_batches_tracked) are left out.
+    """One state of all floating tensors, in the dtypes of the first model. Other tensors (num_batches_tracked) are left
+    out.
 
-    `states` in an order that does not depend on arrival, on the CPU; `samples`: n_k, read by `weighted` only.
-    Raises KnowledgeError when there are too few for the rule, or nobody has a sample.
+    `states`: on the CPU, in an order that does not depend on arrival. `samples`: n_k, used by `weighted` only. Raises
+    KnowledgeError when there are too few models for the rule, or no labelled sample.
     """
     if len(states) < least_models(rule, liars):
         raise KnowledgeError(
@@ -56,7 +62,8 @@ def aggregated(rule: Rule, states: Sequence[State], samples: Sequence[int], *, l
 
 
 def mean(states: Sequence[State], weights: Sequence[int] | None = None) -> dict[str, Tensor]:
-    """sum_k n_k theta_k / sum_k n_k of every floating tensor, summed in the order given in float64; n_k = 1 when None.
+    """sum_k n_k theta_k / sum_k n_k of every floating tensor, summed in float64 in the order given; `weights` None: n_k
+    = 1.
 
     Raises KnowledgeError when all n_k are 0.
     """
@@ -74,8 +81,8 @@ def mean(states: Sequence[State], weights: Sequence[int] | None = None) -> dict[
 
 
 def krum(states: Sequence[State], liars: int) -> int:
-    """The place of the model with the smallest sum of squared distances to its k - f - 2 nearest others; of equals,
-    the first."""
+    """Place of the model with the smallest sum of squared distances to its k - f - 2 nearest others; the first among
+    equals."""
     nearest = len(states) - liars - 2
     distances = torch.zeros(len(states), len(states), dtype=torch.float64)
     for i in range(len(states)):
@@ -86,12 +93,12 @@ def krum(states: Sequence[State], liars: int) -> int:
 
 
 def floating(state: State) -> list[str]:
-    """Names of the tensors that can be averaged, in order: floating point, neither counters nor masks."""
-    return sorted(name for name, tensor in state.items() if tensor.is_floating_point())
+    """Sorted names of the floating tensors, which can be averaged; counters and masks cannot."""
+    return sorted([name for name, tensor in state.items() if tensor.is_floating_point()])
 
 
 def _middle(tensors: Sequence[Tensor], cut: int) -> Tensor:
-    """Mean of what is left of each coordinate without its `cut` smallest and largest values."""
+    """Coordinate-wise mean without the `cut` smallest and the `cut` largest values."""
     ordered = torch.stack([t.double() for t in tensors]).sort(dim=0).values
     kept = ordered[cut : len(tensors) - cut]
     return kept.mean(dim=0).to(tensors[0].dtype)

@@ -1,6 +1,6 @@
-"""How a learner can learn from a provider: by its parameters, by its outputs on a common public set, or not at all.
+"""The routes from a provider to a learner: its parameters, its outputs on a common public set, or none.
 
-What the methods that know both ways have in common: what they need and show, the query for outputs, the answers.
+For methods that know both routes: the exposures that they need and show, the query for outputs, and the answers.
 """
 
 from typing import Literal
@@ -13,27 +13,29 @@ from peerlearn.strategies.shared import answers, averaging
 from peerlearn.types import Card, Exposure
 
 Via = Literal["auto", "params", "outputs"]
+"""The routes that a peer allows."""
 
 _SHOWN = {"params": Exposure.PARAMS_FULL, "outputs": Exposure.PUBLIC_OUTPUTS}
+"""The exposure of each route."""
 
 
 def needed(via: Via) -> frozenset[Exposure]:
-    """One exposure or the other, as is found per provider; only a fixed way needs a certain one."""
+    """The exposure of a fixed route; none for `auto`, where any provider may have either."""
     return frozenset({_SHOWN[via]}) if via in _SHOWN else frozenset()
 
 
 def shown(via: Via) -> frozenset[Exposure]:
-    """What answering by these ways shows, class counts included."""
+    """The exposures of answers by these routes, class counts included."""
     return frozenset({Exposure.HISTOGRAM, *(needed(via) or _SHOWN.values())})
 
 
 def outputs_on(public: Unlabelled) -> Query:
-    """For the provider's outputs on all of a public set."""
+    """The query for a provider's outputs on a whole public set."""
     return Query(want="outputs", select={"dataset": public.name, "fingerprint": public.fingerprint, "ids": None})
 
 
 def answered(strategy: str, via: Via, snapshot: Snapshot, query: Query) -> Answer:
-    """From a snapshot that was published with the learner's public sets."""
+    """The answer of a snapshot that was published with the learner's public sets."""
     if query.want == "params" and not query.select and Exposure.PARAMS_FULL in shown(via):
         return answers.whole_model(snapshot)
     if query.want == "outputs" and Exposure.PUBLIC_OUTPUTS in shown(via):
@@ -42,12 +44,14 @@ def answered(strategy: str, via: Via, snapshot: Snapshot, query: Query) -> Answe
 
 
 def common_set(learner: Learner, provider: Card) -> Unlabelled | None:
+    """The learner's first public set that the provider holds too; None when there is none."""
     held = {public.fingerprint for public in provider.public_sets}
     return next((public for public in learner.public_sets if public.fingerprint in held), None)
 
 
 def route_to(learner: Learner, provider: Card, via: Via) -> Unlabelled | str | None:
-    """None: its parameters; a public set: its outputs on it; a sentence: not at all, and why."""
+    """The route from this provider: None for its parameters, a public set for its outputs on it, or a sentence why
+    there is none."""
     if provider.classes != learner.classes:
         return f"{provider.name} tells {provider.classes} classes apart, this learner {learner.classes}"
     unlike = averaging.unfit(learner, provider)

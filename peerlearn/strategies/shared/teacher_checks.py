@@ -1,4 +1,4 @@
-"""What methods with teachers have in common: a provider's parameters as a network, checked before it teaches."""
+"""Checks for methods with teachers: a provider's parameters as a network, before it teaches."""
 
 import math
 from collections.abc import Sequence
@@ -20,10 +20,11 @@ def check_weights(strategy: str, alpha: float, temperature: float) -> None:
 
 
 def check_teacher(learner: Learner, knowledge: Params, *, seen: Sequence[int] = (), labels: bool = True) -> None:
-    """Raises KnowledgeError unless these are all tensors of the learner's own architecture, finite and of a sensible
-    scale, and the network made of them says sensible things on the learner's samples (learning/plausible.py).
+    """Raises KnowledgeError unless these are all tensors of the learner's own architecture, finite and of plausible
+    scale, and their network gives plausible outputs on the learner's samples (learning/plausible.py).
 
-    `seen`: the teacher's samples per class, as its card shows them; `labels` False: it need not know anything."""
+    `seen`: the teacher's samples per class, from its card. `labels` False: its answers need not be right.
+    """
     _check_architecture(learner, knowledge)
     own = learner.state
     whole = state.check_fit(knowledge.tensors, own, whole=True)
@@ -32,12 +33,13 @@ def check_teacher(learner: Learner, knowledge: Params, *, seen: Sequence[int] = 
 
 
 def dense(knowledge: Knowledge) -> dict[str, Tensor]:
-    """The tensors of knowledge that was checked to be dense when it was absorbed."""
+    """The tensors of knowledge that was checked to be dense on arrival."""
     return {name: tensor for name, tensor in knowledge.tensors.items() if isinstance(tensor, Tensor)}
 
 
 def check_layers(learner: Learner, knowledge: Params, layers: Sequence[str]) -> None:
-    """Raises KnowledgeError unless these are all tensors of just these layers of the learner's own architecture."""
+    """Raises KnowledgeError unless these are all tensors of exactly these layers of the learner's own architecture,
+    finite and of plausible scale."""
     _check_architecture(learner, knowledge)
     own = learner.state
     wanted = {name: t for name, t in own.items() if any(name.startswith(f"{layer}.") for layer in layers)}

@@ -10,7 +10,7 @@ from peerlearn.types import Card
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RememberedKnowledge:
-    """Knowledge that was found to fit, and whose it is. `tensors` are dense."""
+    """Checked knowledge and its sender. `tensors` are dense."""
 
     sender: str
     session: str
@@ -18,11 +18,13 @@ class RememberedKnowledge:
 
     @property
     def version(self) -> int:
+        """Version of the snapshot from which the knowledge came."""
         return self.knowledge.version
 
 
 class TeacherMemory:
-    """At most one entry per (sender, member). Iterates in sender order, so that arrival order never matters."""
+    """At most one entry per (sender, member). Iterates in sender order, so that the order of arrival does not
+    matter."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str, int], RememberedKnowledge] = {}
@@ -34,7 +36,8 @@ class TeacherMemory:
         return (self._kept[key] for key in sorted(self._kept))
 
     def is_new(self, received: Received) -> bool:
-        """Whether it is another session's, or a later version than what is kept. Otherwise there is nothing to do."""
+        """True for another session, another kind of knowledge, or a later version than the entry of this sender and
+        member."""
         kept = self._kept.get(_key(received))
         if (
             kept is None
@@ -45,16 +48,18 @@ class TeacherMemory:
         return received.knowledge.version > kept.version
 
     def keep(self, received: Received) -> None:
+        """Replace the entry of this sender and member. The knowledge must have been checked."""
         self._kept[_key(received)] = RememberedKnowledge(
             received.sender.id, received.sender.session, received.knowledge
         )
 
     def forget(self, sender: str) -> None:
+        """Drop all entries of this sender."""
         for key in [key for key in self._kept if key[0] == sender]:
             del self._kept[key]
 
     def version_of(self, provider: Card, kind: type[Knowledge]) -> int | None:
-        """The version kept of what this provider gave in this session; None when it would have to send it."""
+        """Version of this kind of knowledge held from this provider's present session; None when there is none."""
         kept = self._kept.get((provider.id, 0))
         fresh = kept is not None and kept.session == provider.session and isinstance(kept.knowledge, kind)
         return kept.version if kept is not None and fresh else None
@@ -63,12 +68,13 @@ class TeacherMemory:
         return {"kept": [_saved(kept) for kept in self]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from the result of `state_dict`."""
         kept = [_restored(entry) for entry in state["kept"]]
         self._kept = {(k.sender, getattr(k.knowledge, "member", 0)): k for k in kept}
 
 
 def conditional(query: Query, held: int | None, provider: Card) -> Query:
-    """The same query, naming the version that is held of just this."""
+    """The same query, naming the version `held` as the one that the consumer has."""
     if held is None:
         return query
     return Query(

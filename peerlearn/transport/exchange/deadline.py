@@ -85,7 +85,7 @@ class Deadline:
             raise Overdue(self._peer, slow) from None
 
     async def _until(self, when: float, awaited: Awaitable[T]) -> T:
-        """Raises TimeoutError. As `asyncio.timeout_at`, whose cancellation is its own and nobody else's.
+        """Raises TimeoutError. As `asyncio.timeout_at`, which tells its own cancellation from that of others.
 
         The task is no local variable here: it will hold the error, which holds this frame, and they would wait for the
         cycle collector."""

@@ -1,12 +1,12 @@
-"""Where calls from others arrive, whatever carried them: bounded, parsed, counted, then given to the peer's service."""
+"""Dispatch of calls from others, whatever carried them: bounded, parsed, counted, then given to the peer's service."""
 
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
+from peerlearn.bounded import Bounded
 from peerlearn.config import Limits, Timing
 from peerlearn.errors import Corrupt, KnowledgeError, Oversized, PeerRefused, RefusalReason, WireError
 from peerlearn.tasks import background
@@ -16,12 +16,17 @@ from peerlearn.transport.exchange.protocol import Pipe, refusal_frame, refusal_o
 from peerlearn.transport.exchange.resume import ResumableAnswers
 from peerlearn.transport.exchange.unary import reply_unary
 from peerlearn.wire.compress import LinkEstimate
-from peerlearn.wire.frames import check_protocol, serialize
+from peerlearn.wire.frames import serialize
+from peerlearn.wire.protocol import check_protocol
 from peerlearn.wire.seal import check_seal, sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 _ACQUAINTANCE_BYTES = 1024
+"""Of one peer named in an introduction: its id and 16 addresses take half of it."""
+
 _REQUEST_BYTES = 4096
+"""Of a request to watch, which holds an id and a session, and of what surrounds a card in a notice."""
+
 _CHAIN_BYTES = 32 * 1024
 """Of certificates and links."""
 
@@ -49,24 +54,24 @@ class Dispatcher:
             with self._turns.exchange(caller) as turn, self._holding() as take:
                 await reply(
                     pipe, self._service, take, caller=caller, timing=self._timing, limits=self._limits, link=link,
-                    unfinished=self._resumable, turn=turn,
+                    resumable=self._resumable, turn=turn,
                 )  # fmt: skip
         except PeerRefused as refused:
             await pipe.write(serialize(refusal_frame(refused.reason, refused.said)))
 
-    async def brief(self, data: bytes, caller: Caller) -> bytes:
+    async def unary_exchange(self, data: bytes, caller: Caller) -> bytes:
         """The same for a question of one frame, answered by one frame."""
         try:
             with self._turns.exchange(caller), self._holding() as take:
                 return await reply_unary(
-                    data, self._service, take, caller=caller, limits=self._limits, unfinished=self._resumable
+                    data, self._service, take, caller=caller, limits=self._limits, resumable=self._resumable
                 )
         except PeerRefused as refused:
             return serialize(refusal_frame(refused.reason, refused.said))
 
     @property
     def under_way(self) -> tuple[int, int]:
-        """Exchanges that are being served, and bytes that their questions bring."""
+        """Exchanges that are being served, and the bytes that their questions bring."""
         return self._turns.under_way, self._held
 
     @contextmanager
@@ -88,6 +93,7 @@ class Dispatcher:
             self._held -= mine
 
     async def introduce(self, data: bytes, caller: Caller) -> bytes:
+        """The service's introduction, in answer to the caller's."""
         with _refusing(caller.host):
             introduction = read_introduction(data, self._limits)
             return sealed((await self._service.introduce(introduction, caller)).SerializeToString())
@@ -95,7 +101,7 @@ class Dispatcher:
     async def watch(
         self, data: bytes, caller: Caller, more: AsyncIterator[bytes] | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """`more`: what comes behind the request."""
+        """The service's notices. `more`: the messages that the caller sends after its request."""
         if self._watches >= self._limits.watches:
             raise PeerRefused(caller.host, RefusalReason.BUSY, f"{self._watches} peers watch already: try again later")
         self._watches += 1
@@ -123,20 +129,21 @@ class Dispatcher:
 
 
 class LinkEstimates:
-    """What is known of the way to each host; the least recently used is forgotten first."""
+    """How fast the way to each host is, as far as it is known; the host used longest ago is forgotten first."""
 
     MOST = 1024
+    """Hosts: four times the peers that a directory holds by default, some of which are known by several addresses."""
 
     def __init__(self) -> None:
-        self._link_estimates: OrderedDict[str, LinkEstimate] = OrderedDict()
+        self._by_host: Bounded[str, LinkEstimate] = Bounded(self.MOST)
 
     def to(self, host: str) -> LinkEstimate:
-        link = self._link_estimates.get(host)
+        """The estimate for this host, which both directions of its exchanges read and improve."""
+        link = self._by_host.get(host)
         if link is None:
-            link = self._link_estimates[host] = LinkEstimate.to(host)
-        self._link_estimates.move_to_end(host)
-        if len(self._link_estimates) > self.MOST:
-            self._link_estimates.popitem(last=False)
+            link = self._by_host[host] = LinkEstimate.to(host)
+        else:
+            self._by_host.touch(host)
         return link
 
 

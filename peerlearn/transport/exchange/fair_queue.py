@@ -1,4 +1,4 @@
-"""Whose turn it is: the answers that one peer sends share the way out, block by block, and nobody takes it all."""
+"""Turns: the answers that one peer sends share the way out, block by block, so that no consumer takes it all."""
 
 import asyncio
 from collections import Counter, OrderedDict, deque
@@ -27,10 +27,10 @@ def at_once(nbytes: int) -> AbstractAsyncContextManager[None]:
 
 
 class FairQueue:
-    """Of all answers under way. Those who wait are served consumer by consumer, one block each.
+    """The turns of all answers under way. Waiting consumers are served one after another, one block each.
 
     A block counts as in flight until the network has taken it; together they are at most `limits.in_flight_bytes`, or
-    a single block. A slow consumer holds its own block, and keeps nobody else from a turn.
+    a single block. A slow consumer holds its own block, and keeps no other from a turn.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -77,7 +77,7 @@ class FairQueue:
         return fits and len(self._busy) < _ABREAST
 
     def _admit(self) -> None:
-        """Give turns to those who wait, in turn, as long as there is room."""
+        """Give turns to waiting blocks, in order, as long as there is room."""
         while self._waiting:
             who, blocks = next(iter(self._waiting.items()))
             block = blocks[0]
@@ -92,7 +92,7 @@ class FairQueue:
             block.turn.set_result(None)
 
     def _look_again(self) -> None:
-        """Somebody waits: those whose turn it is may keep it for so long."""
+        """Consumers wait: a block that has its turn may keep it for `_PROMPT` seconds."""
         for block in self._busy:
             if block.late is None:
                 block.late = asyncio.get_running_loop().call_at(block.since + _PROMPT, self._backoff, block)

@@ -21,14 +21,15 @@ from peerlearn.errors import (
     Truncated,
     WireError,
 )
+from peerlearn.text import one_line
 from peerlearn.transport.base import Caller, Service, Traffic
 from peerlearn.transport.exchange.deadline import Deadline, Overdue
 from peerlearn.transport.exchange.fair_queue import Turn, at_once
 from peerlearn.transport.exchange.resume import ResumableAnswer, ResumableAnswers
 from peerlearn.wire.compress import LinkEstimate, Packer
 from peerlearn.wire.frames import BLOCK_BYTES, Assembler, Frame, Message, blocks, parse, serialize
-from peerlearn.wire.manifest import our_protocol
 from peerlearn.wire.partial_message import PartialMessage
+from peerlearn.wire.protocol import our_protocol
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 DETAIL_CHARS = 500
@@ -36,9 +37,6 @@ DETAIL_CHARS = 500
 
 BUFFERED_BYTES = 8 * MIB
 """What the network's own buffers swallow at once: no measure of how fast the link is."""
-
-_MASKS_SINCE = (1, 1)
-_WHOLE_SINCE = (1, 2)
 
 
 class Pipe(Protocol):
@@ -60,9 +58,9 @@ class Pipe(Protocol):
 class _Counted:
     """A pipe's frames under the deadlines, and the bytes that went through."""
 
-    def __init__(self, pipe: Pipe, patience: Deadline, limits: Limits) -> None:
+    def __init__(self, pipe: Pipe, deadline: Deadline, limits: Limits) -> None:
         self._pipe = pipe
-        self.patience = patience
+        self.deadline = deadline
         self._limits = limits
         self.turn: Turn = at_once
         self.sent = 0
@@ -71,25 +69,25 @@ class _Counted:
     async def start(self, header: Frame, *, more: bool) -> None:
         """The question's first frame; connects when there is no connection yet."""
         data = serialize(header)
-        await self.patience.first(self._pipe.write(data), "no connection")
+        await self.deadline.first(self._pipe.write(data), "no connection")
         self.sent += len(data)
         if not more:
             await self.done()
 
     async def first(self, what: str) -> Frame | None:
-        return self._parsed(await self.patience.first(self._pipe.read(), what))
+        return self._parsed(await self.deadline.first(self._pipe.read(), what))
 
     async def next(self, what: str) -> Frame | None:
-        return self._parsed(await self.patience.next(self._pipe.read(), what))
+        return self._parsed(await self.deadline.next(self._pipe.read(), what))
 
     async def send(self, frame: Frame) -> int:
         data = serialize(frame)
-        await self.patience.next(self._pipe.write(data), "no room for the next frame")
+        await self.deadline.next(self._pipe.write(data), "no room for the next frame")
         self.sent += len(data)
         return len(data)
 
     async def done(self) -> None:
-        await self.patience.next(self._pipe.done(), "no end")
+        await self.deadline.next(self._pipe.done(), "no end")
 
     async def send_body(self, frames: Iterator[Frame], packer: Packer, link: LinkEstimate) -> None:
         """The frames after the header; tells the link how fast they went, once its buffers are full."""
@@ -109,10 +107,10 @@ class _Counted:
 
     async def refuse(self, reason: RefusalReason, detail: str) -> None:
         """Say no, and let the other end finish what it is sending, unread, so that it gets to hear it."""
-        self.patience.begin(0)
+        self.deadline.begin(0)
         await self.send(refusal_frame(reason, detail))
         with suppress(PeerUnreachable):
-            while await self.patience.next(self._pipe.read(), "no end") is not None:
+            while await self.deadline.next(self._pipe.read(), "no end") is not None:
                 pass
 
     def _parsed(self, data: bytes | None) -> Frame | None:
@@ -133,8 +131,8 @@ async def ask(
     link: LinkEstimate,
 ) -> tuple[Message, Traffic]:
     """The consumer's end; the answer is received into `partial`. Raises PeerUnreachable, PeerRefused or WireError."""
-    with Deadline(timing, peer) as patience:
-        wire = _Counted(pipe, patience, limits)
+    with Deadline(timing, peer) as deadline:
+        wire = _Counted(pipe, deadline, limits)
         try:
             return await _ask(wire, question, partial, peer=peer, limits=limits, link=link)
         except PeerUnreachable as error:
@@ -146,17 +144,16 @@ async def ask(
 async def _ask(
     wire: _Counted, question: Message, partial: PartialMessage, *, peer: str, limits: Limits, link: LinkEstimate
 ) -> tuple[Message, Traffic]:
-    start, patience = asyncio.get_running_loop().time(), wire.patience
+    start, deadline = asyncio.get_running_loop().time(), wire.deadline
     packer = Packer(link)
     frames = blocks(going_on(question, partial), packer)
     await wire.start(next(frames), more=bool(question.header.body_bytes))
     frame = await wire.first("no answer")
     if isinstance(frame, pb.Frame) and frame.HasField("proceed"):
-        patience.begin(question.header.body_bytes)
-        packer.masks = reads(frame.proceed.protocol, _MASKS_SINCE)
+        deadline.begin(question.header.body_bytes)
         await wire.send_body(frames, packer, link)
         await wire.done()
-        patience.open()
+        deadline.open()
         frame = await wire.first("no answer")
     elif question.header.body_bytes:
         await wire.done()
@@ -172,7 +169,7 @@ async def _read_answer(
     try:
         assembler = first_of_answer(frame, limits, partial)
         if assembler.header is not None:
-            wire.patience.begin(assembler.header.body_bytes)
+            wire.deadline.begin(assembler.header.body_bytes)
         while (frame := await wire.next(f"nothing more came {assembler.progress}")) is not None:
             assembler.feed(frame)
         answer = assembler.finish()
@@ -203,16 +200,11 @@ def going_on(question: Message, partial: PartialMessage) -> Message:
     return question
 
 
-def reads(protocol: pb.Protocol, since: tuple[int, int]) -> bool:
-    """Whether who speaks it reads what there is since this version."""
-    return (protocol.major, protocol.minor) >= since
-
-
 def answer_of(message: Message, peer: str) -> Message:
     """The same. Raises PeerRefused when it is a refusal."""
     if message.header.HasField("refusal"):
         refusal = message.header.refusal
-        raise PeerRefused(peer, reason_of(refusal.reason), refusal.detail[:DETAIL_CHARS])
+        raise PeerRefused(peer, reason_of(refusal.reason), one_line(refusal.detail, DETAIL_CHARS))
     return message
 
 
@@ -242,17 +234,17 @@ async def reply(
     timing: Timing,
     limits: Limits,
     link: LinkEstimate,
-    unfinished: ResumableAnswers,
+    resumable: ResumableAnswers,
     turn: Turn = at_once,
 ) -> None:
     """The provider's end. Raises PeerUnreachable when the consumer stalls; refusals travel as frames.
 
-    `take` is told how many bytes a question brings before they are allocated, and may raise PeerRefused; `unfinished`
+    `take` is told how many bytes a question brings before they are allocated, and may raise PeerRefused; `resumable`
     keeps an answer that breaks off. The blocks of a large answer are sent when it is their `turn`.
     """
-    with Deadline(timing, caller.host) as patience:
-        wire = _Counted(pipe, patience, limits)
-        await _reply(wire, service, take, caller=caller, limits=limits, link=link, unfinished=unfinished, turn=turn)
+    with Deadline(timing, caller.host) as deadline:
+        wire = _Counted(pipe, deadline, limits)
+        await _reply(wire, service, take, caller=caller, limits=limits, link=link, resumable=resumable, turn=turn)
 
 
 async def _reply(
@@ -263,7 +255,7 @@ async def _reply(
     caller: Caller,
     limits: Limits,
     link: LinkEstimate,
-    unfinished: ResumableAnswers,
+    resumable: ResumableAnswers,
     turn: Turn,
 ) -> None:
     assembler = Assembler(limits)
@@ -273,21 +265,20 @@ async def _reply(
         header = assembler.header
         if header is None:
             raise Truncated("the question ended before its header")
-        await service.admit(header, caller)
-        answering = unfinished.go_on(header, caller)
+        admitted = await service.admit(header, caller)
+        answering = resumable.go_on(header, caller)
         if answering is None:
             take(header.body_bytes)
             if question is None:
                 question = await _rest_of_question(wire, assembler, header)
-            answering = unfinished.begin(await service.answer(question, caller), header.sender, caller)
+            answering = resumable.begin(await service.answer(question, admitted), header.sender, caller)
     except (PeerRefused, WireError, KnowledgeError) as error:
         await wire.refuse(*refusal_of(error))
         return
-    packer.masks = reads(header.protocol, _MASKS_SINCE)
     if answering.answer.header.body_bytes > BLOCK_BYTES:
         wire.turn = turn
-    with unfinished.sending(answering):
-        await _send_answer(wire, answering, packer, link, brief=reads(header.protocol, _WHOLE_SINCE))
+    with resumable.sending(answering):
+        await _send_answer(wire, answering, packer, link)
 
 
 async def _first_of_question(wire: _Counted, assembler: Assembler) -> Message | None:
@@ -296,7 +287,7 @@ async def _first_of_question(wire: _Counted, assembler: Assembler) -> Message | 
 
 
 async def _rest_of_question(wire: _Counted, assembler: Assembler, header: pb.Header) -> Message:
-    wire.patience.begin(header.body_bytes)
+    wire.deadline.begin(header.body_bytes)
     await wire.send(pb.Frame(proceed=pb.Proceed(protocol=our_protocol())))
     while True:
         frame = await wire.next(f"nothing more came {assembler.progress}")
@@ -305,12 +296,10 @@ async def _rest_of_question(wire: _Counted, assembler: Assembler, header: pb.Hea
             return message
 
 
-async def _send_answer(
-    wire: _Counted, answering: ResumableAnswer, packer: Packer, link: LinkEstimate, *, brief: bool
-) -> None:
+async def _send_answer(wire: _Counted, answering: ResumableAnswer, packer: Packer, link: LinkEstimate) -> None:
     answer = answering.answer
-    frames = blocks(answer, packer, start=answering.at, brief=brief)
-    wire.patience.begin(answer.header.body_bytes)
+    frames = blocks(answer, packer, start=answering.at, beside=True)
+    wire.deadline.begin(answer.header.body_bytes)
     first = next(frames)
     if isinstance(first, pb.Frame) and answering.name:  # the frame's own copy of the header
         first.header.answer, first.header.resumed_at = answering.name, answering.at

@@ -27,27 +27,27 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 class FaultyRelays:
     """A transport over plain gRPC that others reach by a bad network; see `transport.base.Transport`.
 
-    `serving` yields the address of a relay on loopback: whoever calls it meets the faults, in both directions, and
-    neither end is built differently for it. What this transport itself calls is not relayed here, but at the peers that
-    are called. All callers count as one link: a bandwidth is theirs together.
+    `serving` yields the address of a relay on loopback: its callers meet the faults, in both directions, and neither
+    end is built differently for it. What this transport itself calls is not relayed here, but at the peers that are
+    called. All callers count as one link: a bandwidth is theirs together.
     """
 
     def __init__(self, transport: Transport, faults: Faults, seed: int = 0) -> None:
         self._transport = transport
-        self._weather = FaultInjector(faults, seed)
+        self._injector = FaultInjector(faults, seed)
 
     @property
     def faults(self) -> Faults:
         """May be set at any time."""
-        return self._weather.faults
+        return self._injector.faults
 
     @faults.setter
     def faults(self, faults: Faults) -> None:
-        self._weather.faults = faults
+        self._injector.faults = faults
 
     @asynccontextmanager
     async def serving(self, service: Service) -> AsyncIterator[Address]:
-        async with self._transport.serving(service) as inner, _relaying(inner, self._weather) as outer:
+        async with self._transport.serving(service) as inner, _relaying(inner, self._injector) as outer:
             yield outer
 
     async def introduce(self, to: Address, introduction: pb.Introduction) -> pb.Introduction:
@@ -78,10 +78,10 @@ class FaultyRelays:
 
 
 @asynccontextmanager
-async def _relaying(inner: Address, weather: FaultInjector) -> AsyncIterator[Address]:
+async def _relaying(inner: Address, injector: FaultInjector) -> AsyncIterator[Address]:
     settings = options(Limits())
     async with grpc.aio.insecure_channel(str(inner), options=[*settings, ("grpc.enable_http_proxy", 0)]) as channel:
-        server = grpc.aio.server(handlers=(_Relay(channel, weather),), options=settings)
+        server = grpc.aio.server(handlers=(_Relay(channel, injector),), options=settings)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
@@ -93,9 +93,9 @@ async def _relaying(inner: Address, weather: FaultInjector) -> AsyncIterator[Add
 class _Relay(grpc.GenericRpcHandler):
     """Every method as a stream of bytes in both directions, which is what all of them are on the wire."""
 
-    def __init__(self, channel: grpc.aio.Channel, weather: FaultInjector) -> None:
+    def __init__(self, channel: grpc.aio.Channel, injector: FaultInjector) -> None:
         self._channel = channel
-        self._weather = weather
+        self._injector = injector
 
     def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
         method = details.method
@@ -107,7 +107,7 @@ class _Relay(grpc.GenericRpcHandler):
             kind = method.rpartition("/")[2].lower()
             try:
                 failed = await _relayed(
-                    call, context, self._lane(_OTHERS, _HERE, kind), self._lane(_HERE, _OTHERS, kind)
+                    call, context, self._link(_OTHERS, _HERE, kind), self._link(_HERE, _OTHERS, kind)
                 )
             finally:
                 call.cancel()
@@ -116,8 +116,8 @@ class _Relay(grpc.GenericRpcHandler):
 
         return grpc.stream_stream_rpc_method_handler(relay)
 
-    def _lane(self, source: Address, target: Address, kind: str) -> SimulatedLink:
-        return SimulatedLink(self._weather.way(source, target, kind))
+    def _link(self, source: Address, target: Address, kind: str) -> SimulatedLink:
+        return SimulatedLink(self._injector.way(source, target, kind))
 
 
 async def _relayed(

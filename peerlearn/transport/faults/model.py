@@ -83,6 +83,7 @@ class FaultInjector:
             self._between[source, target] = faults
 
     def on(self, source: Address, target: Address) -> Faults:
+        """The faults of this direction."""
         return self._between.get((source, target), self.faults)
 
     def way(self, source: Address, target: Address, kind: str) -> "Way":
@@ -101,25 +102,26 @@ class FaultInjector:
 class Way:
     """One direction of one call: frames in order, each with its fate."""
 
-    def __init__(self, weather: FaultInjector, source: Address, target: Address, name: str) -> None:
-        self._weather = weather
+    def __init__(self, injector: FaultInjector, source: Address, target: Address, name: str) -> None:
+        self._injector = injector
         self._source = source
         self._target = target
         self._name = name
-        self._random: Random | None = None
+        self._rng: Random | None = None
         self._latest = 0.0
 
     def send(self, frame: bytes, now: float) -> Fate:
-        faults = self._weather.on(self._source, self._target)
+        """What becomes of a frame that is sent at `now`."""
+        faults = self._injector.on(self._source, self._target)
         due = now
         if faults.bandwidth is not None:
-            due = self._weather._through(self._source, self._target, len(frame), faults.bandwidth, now)
+            due = self._injector._through(self._source, self._target, len(frame), faults.bandwidth, now)
         due += faults.delay
         if not faults.drawn:
             return Fate((frame,), self._in_order(due))
-        draw = self._source_of_chance()
+        rng = self._generator()
         # As many draws for each frame, whatever the shares: a fault more does not change where the others fall.
-        jitter, lost, doubled, overtaken, changed, where = (draw.random() for _ in range(6))
+        jitter, lost, doubled, overtaken, changed, where = (rng.random() for _ in range(6))
         if changed < faults.corruption and frame:
             frame = _flipped(frame, int(where * 8 * len(frame)))
         copies = 0 if lost < faults.loss else 2 if doubled < faults.duplication else 1
@@ -131,17 +133,17 @@ class Way:
 
     def end(self, now: float) -> float:
         """When the end of the call arrives: after all frames, and never lost."""
-        return self._in_order(now + self._weather.on(self._source, self._target).delay)
+        return self._in_order(now + self._injector.on(self._source, self._target).delay)
 
     def _in_order(self, due: float) -> float:
         self._latest = max(self._latest, due)
         return self._latest
 
-    def _source_of_chance(self) -> Random:
-        if self._random is None:
-            digest = hashlib.sha256(f"{self._weather.seed}:{self._name}".encode()).digest()
-            self._random = Random(int.from_bytes(digest[:8], "big"))
-        return self._random
+    def _generator(self) -> Random:
+        if self._rng is None:
+            digest = hashlib.sha256(f"{self._injector.seed}:{self._name}".encode()).digest()
+            self._rng = Random(int.from_bytes(digest[:8], "big"))
+        return self._rng
 
 
 def _flipped(frame: bytes, bit: int) -> bytes:

@@ -34,7 +34,7 @@ class SimulatedLink:
         self._open = True
 
     async def put(self, data: bytes) -> bool:
-        """Waits for room. False when nobody reads any more."""
+        """Waits for room. False when the reading end has left."""
         await self._room.acquire()
         if not self._open:
             self._room.release()
@@ -55,6 +55,7 @@ class SimulatedLink:
         return True
 
     async def get(self) -> bytes | Exception | None:
+        """The next frame, once it has arrived; after the last one its error, or None, again and again."""
         await self._there.wait()
         due, data, takes_room = self._arrivals[0]
         if (late := due - asyncio.get_running_loop().time()) > 0:
@@ -69,13 +70,14 @@ class SimulatedLink:
         return data
 
     def end(self, error: Exception | None) -> None:
+        """Nothing more will be put; `error` is what the reading end gets to know, None for a good end."""
         if self._open:
             self._let_go()
             self._arrive((self._way.end(asyncio.get_running_loop().time()), error, False))
             self.shut()
 
     def shut(self) -> None:
-        """Refuse more frames, and wake who waits for room."""
+        """Refuse more frames, and wake the task that waits for room."""
         self._let_go()
         self._open = False
         self._room.release()
@@ -95,7 +97,7 @@ class SimulatedLink:
 
 
 class SimulatedPipe:
-    """One end of a call: reads from one lane, writes to the other."""
+    """One end of a call: reads from one link, writes to the other."""
 
     def __init__(self, incoming: SimulatedLink, outgoing: SimulatedLink, peer: str) -> None:
         self._incoming = incoming

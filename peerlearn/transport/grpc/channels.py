@@ -13,6 +13,7 @@ import grpc.aio
 
 from peerlearn.config import MIB, Limits
 from peerlearn.errors import Oversized, PeerRefused, PeerUnreachable, WireError
+from peerlearn.text import one_line
 from peerlearn.transport.base import Credentials
 from peerlearn.transport.exchange.protocol import DETAIL_CHARS, reason_of
 from peerlearn.transport.grpc.tls import channel_credentials
@@ -22,6 +23,8 @@ _DEFAULT_MESSAGE_BYTES = 4 * MIB  # gRPC's own limit
 _IDLE_MS = 60_000
 """After which a connection without a call is closed: with many peers most pairs have little to say to each other."""
 _SAID_CHARS = 200
+"""Of gRPC's own words in an error: enough for the cause, short enough for a log line."""
+
 _TLS = re.compile(r"OPENSSL_internal:(\w+)")
 
 
@@ -37,7 +40,7 @@ def options(limits: Limits) -> list[tuple[str, int | str]]:
 
 
 @dataclass(slots=True, eq=False)
-class _Channel:
+class _ChannelPair:
     """Two connections on the same terms, each made when it is first used. A beat would arrive seconds late behind the
     megabytes that lie in a slow connection's buffers."""
 
@@ -81,52 +84,52 @@ class ChannelPool:
         self._options = [
             *options(limits),
             ("grpc.use_local_subchannel_pool", 1),  # or the new channel would inherit the old one's back-off
-            ("grpc.enable_retries", 0),  # whoever asks decides that, and every call would hold memory for it
+            ("grpc.enable_retries", 0),  # the caller decides that, and every call would hold memory for it
             ("grpc.client_idle_timeout_ms", _IDLE_MS),
             ("grpc.enable_http_proxy", 0),  # peers are on the LAN, whatever the environment says
         ]
-        self._channels: dict[Address, _Channel] = {}
-        self._idle: list[_Channel] = []
+        self._channels: dict[Address, _ChannelPair] = {}
+        self._idle: list[_ChannelPair] = []
 
     @asynccontextmanager
     async def to(self, address: Address, roots: bytes = b"") -> AsyncIterator[grpc.aio.Channel]:
         """A channel for one small call, which must be over at the end of the block. With TLS the other end must show a
         certificate of `roots` (PEM), by default of our own authority."""
-        line = await self._line(address, roots)
-        async with _Use(self, address, line):
-            yield line.small
+        pair = await self._pair(address, roots)
+        async with _Use(self, address, pair):
+            yield pair.small
 
     @asynccontextmanager
     async def bulk(self, address: Address, roots: bytes = b"") -> AsyncIterator[grpc.aio.Channel]:
         """The same, for a large call, which must not outlive `cut`; the block is left by the task that entered it."""
-        line = await self._line(address, roots)
-        async with _Use(self, address, line):
-            if self._credentials is None:  # then nobody is ever shut out
-                yield line.bulk
+        pair = await self._pair(address, roots)
+        async with _Use(self, address, pair):
+            if self._credentials is None:  # then no peer is ever shut out
+                yield pair.bulk
                 return
-            async with _until_cut(line):
-                yield line.bulk
+            async with _until_cut(pair):
+                yield pair.bulk
 
     @asynccontextmanager
     async def fresh(self, address: Address, roots: bytes = b"") -> AsyncIterator[grpc.aio.Channel]:
         """The same, for an introduction: it shows our certificate of today. Once it has succeeded all later calls go
         this way; those meanwhile go the old one, by which the other side knows us."""
         await self._hang_up()
-        line = self._channels.get(address)
-        if line is None or line.terms != (roots, self._shown):
-            line = self._made(address, roots)
+        pair = self._channels.get(address)
+        if pair is None or pair.terms != (roots, self._shown):
+            pair = self._made(address, roots)
         try:
-            async with _Use(self, address, line), _until_cut(line):
-                yield line.small
-            self._install(address, line)
+            async with _Use(self, address, pair), _until_cut(pair):
+                yield pair.small
+            self._install(address, pair)
         except BaseException:
-            if self._channels.get(address) is not line and not line.users:
-                await line.close()
+            if self._channels.get(address) is not pair and not pair.users:
+                await pair.close()
             raise
 
     @asynccontextmanager
     async def once(self, address: Address) -> AsyncIterator[grpc.aio.Channel]:
-        """A channel for this one call, to whoever is there, if only it is of our authority."""
+        """A channel for this one call, to any holder of a certificate of our authority."""
         channel = self._opener(address, b"")()
         try:
             yield channel
@@ -135,49 +138,50 @@ class ChannelPool:
 
     def cut(self, address: Address, why: PeerRefused) -> None:
         """End the calls to this address with this error, and then the connection."""
-        line = self._channels.get(address)
-        if line is not None:
-            line.cut = why
-            self.leave(address, line)
-            for call in line.calls:
+        pair = self._channels.get(address)
+        if pair is not None:
+            pair.cut = why
+            self.leave(address, pair)
+            for call in pair.calls:
                 if call.when() is None:
                     call.reschedule(asyncio.get_running_loop().time())
 
     async def close(self) -> None:
-        lines, self._channels = self._channels, {}
-        self._idle += lines.values()
+        """Close all connections."""
+        pairs, self._channels = self._channels, {}
+        self._idle += pairs.values()
         await self._hang_up()
 
     async def _hang_up(self) -> None:
         while self._idle:
             await self._idle.pop().close()
 
-    async def _line(self, address: Address, roots: bytes) -> _Channel:
-        line = self._channels.get(address)
-        if line is None or line.terms[0] != roots:
-            line = self._made(address, roots)
-            self._install(address, line)
+    async def _pair(self, address: Address, roots: bytes) -> _ChannelPair:
+        pair = self._channels.get(address)
+        if pair is None or pair.terms[0] != roots:
+            pair = self._made(address, roots)
+            self._install(address, pair)
             await self._hang_up()
-        return line
+        return pair
 
-    def _install(self, address: Address, line: _Channel) -> None:
+    def _install(self, address: Address, pair: _ChannelPair) -> None:
         old = self._channels.get(address)
-        if old is line or line.broken:
+        if old is pair or pair.broken:
             return
-        self._channels[address] = line
+        self._channels[address] = pair
         if old is not None:
             old.broken = True
             if not old.users:
                 self._idle.append(old)
 
-    def leave(self, address: Address, line: _Channel) -> None:
+    def leave(self, address: Address, pair: _ChannelPair) -> None:
         """No call begins over it any more."""
-        line.broken = True
-        if self._channels.get(address) is line:
+        pair.broken = True
+        if self._channels.get(address) is pair:
             del self._channels[address]
 
-    def _made(self, address: Address, roots: bytes) -> _Channel:
-        return _Channel(self._opener(address, roots), (roots, self._shown))
+    def _made(self, address: Address, roots: bytes) -> _ChannelPair:
+        return _ChannelPair(self._opener(address, roots), (roots, self._shown))
 
     @property
     def _shown(self) -> bytes:
@@ -193,40 +197,40 @@ class ChannelPool:
 
 
 class _Use:
-    """One call over a line. The line is left when that shows that it is broken, and closed by whoever uses it last."""
+    """One call over a pair. A failed call shows that the pair is broken: it is left, and its last user closes it."""
 
-    __slots__ = ("_address", "_channels", "_line")
+    __slots__ = ("_address", "_channels", "_pair")
 
-    def __init__(self, lines: ChannelPool, address: Address, line: _Channel) -> None:
-        self._channels = lines
+    def __init__(self, channels: ChannelPool, address: Address, pair: _ChannelPair) -> None:
+        self._channels = channels
         self._address = address
-        self._line = line
+        self._pair = pair
 
     async def __aenter__(self) -> None:
-        self._line.users += 1
+        self._pair.users += 1
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, PeerUnreachable):
-            self._channels.leave(self._address, self._line)
-        self._line.users -= 1
-        if self._line.broken and not self._line.users:
-            await self._line.close()
+            self._channels.leave(self._address, self._pair)
+        self._pair.users -= 1
+        if self._pair.broken and not self._pair.users:
+            await self._pair.close()
 
 
 @asynccontextmanager
-async def _until_cut(line: _Channel) -> AsyncIterator[None]:
+async def _until_cut(pair: _ChannelPair) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(None) as call:
-            line.calls.add(call)
+            pair.calls.add(call)
             yield
     except TimeoutError:
-        if line.cut is None or not call.expired():
+        if pair.cut is None or not call.expired():
             raise
-        raise line.cut from None
+        raise pair.cut from None
     finally:
-        line.calls.discard(call)
+        pair.calls.discard(call)
 
 
 def translated(peer: str, error: grpc.aio.AioRpcError) -> PeerUnreachable | PeerRefused | WireError:
@@ -255,4 +259,4 @@ def refusal_details(refused: PeerRefused) -> str:
 
 def _refused(peer: str, details: str) -> PeerRefused:
     reason, _, said = details.partition(": ")
-    return PeerRefused(peer, reason_of(reason), said[:DETAIL_CHARS])
+    return PeerRefused(peer, reason_of(reason), one_line(said, DETAIL_CHARS))

@@ -17,13 +17,13 @@ from peerlearn.wire.v1 import fabric_pb2 as pb
 
 T = TypeVar("T")
 
-_BRIEFLY = grpc.aio.Metadata((MARK, "1"))
+_BY_UNARY_CALL = grpc.aio.Metadata((MARK, "1"))
 
 Call: TypeAlias = "grpc.aio.UnaryStreamCall[bytes, bytes] | grpc.aio.StreamStreamCall[bytes, bytes]"
 
 
 async def unbroken(conversation: Coroutine[Any, Any, T], end: Callable[[], None]) -> T:
-    """Its result. When whoever waits for it is cancelled, `end` ends the call, and the conversation by that.
+    """Its result. When the waiting task is cancelled, `end` ends the call, and the conversation by that.
 
     gRPC never frees what an operation holds whose await was cancelled, a block of an answer for one
     (https://github.com/grpc/grpc/issues/43360): an operation must end by itself. One task for all of a call's
@@ -92,8 +92,8 @@ class QuestionPipe:
 
 
 class UnaryExchangeCall:
-    """An exchange of one frame each way. Its one operation is not broken off either: whoever waits is cancelled only
-    when the call has ended."""
+    """An exchange of one frame each way. Its one operation is not broken off either: the cancellation of the waiting
+    task takes effect when the call has ended."""
 
     def __init__(self, method: "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]", peer: str) -> None:
         self._method = method
@@ -101,7 +101,7 @@ class UnaryExchangeCall:
 
     async def ask(self, data: bytes) -> bytes | None:
         """None when the other end has ended without an answer. Raises PeerUnreachable, PeerRefused or WireError."""
-        call = self._method(data, metadata=_BRIEFLY)
+        call = self._method(data, metadata=_BY_UNARY_CALL)
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         call.add_done_callback(partial(_end, over))
         try:
@@ -130,8 +130,8 @@ def _cancel(call: Any) -> None:
 async def tell(
     call: "grpc.aio.StreamStreamCall[bytes, bytes]", request: pb.WatchRequest, notices: AsyncIterator[pb.Notice]
 ) -> None:
-    """The requests of a watch that tells: until there is nothing more to tell, or the call is over. Why it is, whoever
-    reads the answers is told."""
+    """Send the requests of a watch that tells, until there is nothing more to tell or the call is over. Why it is over,
+    the task that reads the answers learns."""
     with suppress(grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
         await call.write(sealed(request.SerializeToString()))
         async for notice in notices:

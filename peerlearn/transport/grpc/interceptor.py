@@ -1,6 +1,6 @@
-"""What stands before every call that comes over gRPC, health and reflection included: the guard of a group, and a pace.
+"""What stands before every call that comes over gRPC, health and reflection included: a group's guard, a rate limit.
 
-It also ends the calls under way of those whom the guard no longer lets in.
+It also ends the calls under way of callers that the guard no longer lets in.
 """
 
 import asyncio
@@ -28,6 +28,9 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 
 
 class GuardInterceptor(grpc.aio.ServerInterceptor):
+    """Refuses calls of callers that the guard does not let in, and of callers that call more often than `limits.calls`
+    per second. Without a guard only the rate counts."""
+
     def __init__(self, guard: Guard | None, limits: Limits) -> None:
         self._guard = guard
         self._rate = RateLimiter(limits.calls)
@@ -35,7 +38,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         self._guarded: dict[Handler, Handler] = {}
 
     def recheck(self) -> None:
-        """End the calls of those whom the guard no longer lets in."""
+        """End the calls of callers that the guard no longer lets in."""
         for end, caller in tuple(self._inside.items()):
             if end.when() is None and self._refusal(caller) is not None:
                 end.reschedule(now())

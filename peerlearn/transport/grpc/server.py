@@ -1,4 +1,4 @@
-"""The server's end of gRPC: raw bytes in, raw bytes out; what they mean is the desk's business."""
+"""The server's end of gRPC: raw bytes in, raw bytes out; what they mean is the dispatcher's business."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -27,17 +27,18 @@ Metadata: TypeAlias = "Sequence[tuple[str, str | bytes]]"
 class Servicer:
     """The three calls of the fabric, as gRPC handlers without serializers."""
 
-    def __init__(self, desk: Dispatcher) -> None:
-        self._dispatcher = desk
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
 
     def handler(self) -> grpc.GenericRpcHandler:
+        """What a gRPC server is given to serve the fabric."""
         return _Choice(
             {
                 "Introduce": grpc.unary_unary_rpc_method_handler(self._introduce),
                 "Watch": grpc.stream_stream_rpc_method_handler(self._watch),
                 "Exchange": grpc.stream_stream_rpc_method_handler(self._exchange),
             },
-            brief=grpc.unary_unary_rpc_method_handler(self._brief),
+            unary_exchange=grpc.unary_unary_rpc_method_handler(self._unary_exchange),
         )
 
     async def _introduce(self, data: bytes, context: Context) -> bytes:
@@ -62,24 +63,24 @@ class Servicer:
         except PeerUnreachable as gone:
             await context.abort(grpc.StatusCode.ABORTED, gone.detail)
 
-    async def _brief(self, data: bytes, context: Context) -> bytes:
-        return await self._dispatcher.brief(data, caller_of(context))
+    async def _unary_exchange(self, data: bytes, context: Context) -> bytes:
+        return await self._dispatcher.unary_exchange(data, caller_of(context))
 
 
 class _Choice(grpc.GenericRpcHandler):
-    """By method; of an exchange also by whether the caller makes it briefly. On the wire both are the same method."""
+    """By method; an exchange also by whether the caller marks it as a unary call. On the wire both are one method."""
 
-    def __init__(self, calls: dict[str, Handler], *, brief: Handler) -> None:
+    def __init__(self, calls: dict[str, Handler], *, unary_exchange: Handler) -> None:
         self._calls = {f"/{SERVICE}/{name}": handler for name, handler in calls.items()}
-        self._brief = brief
+        self._unary_exchange = unary_exchange
 
     def service(self, details: grpc.HandlerCallDetails) -> "Handler | None":
-        if details.method == EXCHANGE and _is_brief(details.invocation_metadata):
-            return self._brief
+        if details.method == EXCHANGE and _is_unary(details.invocation_metadata):
+            return self._unary_exchange
         return self._calls.get(details.method)
 
 
-def _is_brief(metadata: Metadata) -> bool:
+def _is_unary(metadata: Metadata) -> bool:
     return any(key == MARK for key, _ in metadata)
 
 
@@ -127,12 +128,14 @@ class Health:
         self._servicer = health.aio.HealthServicer()
 
     async def join(self, server: grpc.aio.Server) -> None:
+        """Serve health on this server from now on."""
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
         await self._servicer.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
 
     async def leave(self) -> None:
+        """Say NOT_SERVING from now on."""
         await self._servicer.enter_graceful_shutdown()
 
 

@@ -17,9 +17,11 @@ from peerlearn.transport.base import Caller, Credentials
 from peerlearn.types import Address
 
 _PROBE_WAIT = 1.0
+"""Seconds for a TLS handshake that only improves a message: a machine on the LAN needs a few milliseconds."""
+
 _END = b"-----END CERTIFICATE-----"
 _TELLS_VERSION = (1, 85)
-
+"""The first release of grpcio that says which version of TLS a connection speaks."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -72,6 +74,7 @@ def _caller(peer: str, shown: tuple[bytes, ...]) -> Caller:
 
 
 def der_to_pem(certificate: bytes) -> bytes:
+    """The same certificate, in PEM."""
     return ssl.DER_cert_to_PEM_cert(certificate).encode()
 
 
@@ -89,7 +92,7 @@ def stranger(said: str) -> str | None:
 
 
 async def speaks_tls(to: Address) -> bool:
-    """Whether somebody who hangs up on plain gRPC would have liked TLS; asked only to say so."""
+    """Whether a program that hangs up on plain gRPC speaks TLS; asked only to say so to the user."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
@@ -106,7 +109,7 @@ async def speaks_tls(to: Address) -> bool:
 
 
 class _Given:
-    """What the server was last given; called by gRPC's own thread whenever somebody connects."""
+    """What the server was last given; called by gRPC's own thread for each new connection."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials

@@ -37,15 +37,16 @@ __all__ = ["Credentials", "GrpcTransport"]
 log = logging.getLogger("peerlearn")
 LOOPBACK = Address("127.0.0.1", 0)
 _GRACE = 1.0
+"""Seconds that calls under way may take to end when serving ends: goodbyes are through by then."""
 
 
 class GrpcTransport:
     """Serves at `listen` (port 0: any free one) and calls others; see `transport.base.Transport`.
 
     With `credentials` every connection, in both directions, is mutual TLS; without, it is plain. With a `guard` too it
-    is TLS 1.3, every call of either side is for the guard to allow, and whoever is introduced is pinned: later calls go
-    to the holder of that certificate or nowhere. Connections are closed when `serving` ends; one that only calls is
-    closed by `async with`.
+    is TLS 1.3, every call of either side is for the guard to allow, and a peer that was introduced is pinned: later
+    calls go to the holder of that certificate or nowhere. Connections are closed when `serving` ends; one that only
+    calls is closed by `async with`.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class GrpcTransport:
         self._unary_history = UnaryHistory()
         self._guard = guard
         self._pins = Pins(self._limits.peers)
-        self._door: GuardInterceptor | None = None
+        self._interceptor: GuardInterceptor | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -87,8 +88,8 @@ class GrpcTransport:
             log.warning(too_few)
         # without so_reuseport two peers on one port are an error that can be told, not traffic that goes astray
         serving = [("grpc.so_reuseport", 0), ("grpc.max_concurrent_streams", self._limits.streams)]
-        door = self._door = GuardInterceptor(self._guard, self._limits)
-        server = grpc.aio.server(interceptors=(door,), options=[*options(self._limits), *serving])
+        interceptor = self._interceptor = GuardInterceptor(self._guard, self._limits)
+        server = grpc.aio.server(interceptors=(interceptor,), options=[*options(self._limits), *serving])
         calls = Servicer(Dispatcher(service, self._timing, self._limits, self._link_estimates))
         server.add_generic_rpc_handlers((calls.handler(),))
         health = Health()
@@ -119,8 +120,8 @@ class GrpcTransport:
         """The guard has changed its mind: end what goes on, in either direction, with those it no longer lets in."""
         if self._guard is None:
             return
-        if self._door is not None:
-            self._door.recheck()
+        if self._interceptor is not None:
+            self._interceptor.recheck()
         for address, refused in self._pins.unwelcome(self._guard):
             self._channels.cut(address, refused)
 
@@ -130,7 +131,7 @@ class GrpcTransport:
         if guard is None:
             return await self._plainly(to, introduction)
         if to in self._pins:
-            with suppress(PeerUnreachable):  # or somebody else is there, or the same peer with a new certificate
+            with suppress(PeerUnreachable):  # another peer is there, or the same one with a new certificate
                 async with self._channels.fresh(to, self._pins.roots(to)) as channel:
                     answer = await self._introduced(channel, to, introduction)
                 if self._pins.holds(to, answer.card.certificates):
@@ -138,6 +139,7 @@ class GrpcTransport:
                     return answer
         chain = await self._shown_at(to, introduction)
         answer = await self._proved(to, introduction, chain)
+        self._pins.forget(to)  # first, because the guard may not let in the holder that is there now
         guard.check(chain, str(to))
         self._pins.put(to, chain)
         return answer
@@ -155,7 +157,7 @@ class GrpcTransport:
         return tuple(seen.card.certificates)
 
     async def _proved(self, to: Address, introduction: pb.Introduction, chain: Chain) -> pb.Introduction:
-        """What the holder of this certificate answers to our card, and nobody else gets to see."""
+        """The answer to our card, which only the holder of this certificate gets to see."""
         try:
             async with self._channels.fresh(to, der_to_pem(chain[0])) as channel:
                 answer = await self._introduced(channel, to, introduction)
@@ -182,8 +184,8 @@ class GrpcTransport:
         introduce: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/Introduce")
         call = introduce(sealed(said.SerializeToString()))
         try:
-            with Deadline(self._timing, str(to)) as patience:
-                data = await patience.first(call, "no introduction")
+            with Deadline(self._timing, str(to)) as deadline:
+                data = await deadline.first(call, "no introduction")
         except grpc.aio.AioRpcError as error:
             raise translated(str(to), error) from error
         return read_introduction(data, self._limits)

@@ -36,7 +36,7 @@ class MemoryNetwork:
 
     def __init__(self, *, delay: float = 0.0, faults: Faults = NONE, seed: int = 0) -> None:
         """`delay` is short for that of `faults`. From `seed` follows which frames are hit."""
-        self._weather = FaultInjector(replace(faults, delay=delay) if delay else faults, seed)
+        self._injector = FaultInjector(replace(faults, delay=delay) if delay else faults, seed)
         self._served: dict[Address, _Server] = {}
         self._given = 0
         self._cut: set[Address] = set()
@@ -44,17 +44,18 @@ class MemoryNetwork:
         self._mended = asyncio.Event()
 
     def transport(self, *, timing: Timing | None = None, limits: Limits | None = None) -> "MemoryTransport":
+        """A transport with an address of its own on this network."""
         self._given += 1
         return MemoryTransport(self, Address(HOST, self._given), timing or Timing(), limits or Limits())
 
     @property
     def faults(self) -> Faults:
         """Of every link that has none of its own; may be set at any time."""
-        return self._weather.faults
+        return self._injector.faults
 
     @faults.setter
     def faults(self, faults: Faults) -> None:
-        self._weather.faults = faults
+        self._injector.faults = faults
 
     @property
     def delay(self) -> float:
@@ -67,11 +68,12 @@ class MemoryNetwork:
 
     @property
     def seed(self) -> int:
-        return self._weather.seed
+        """The number from which it follows which frames are hit."""
+        return self._injector.seed
 
     def between(self, source: Address, target: Address, faults: Faults | None) -> None:
         """Faults of what goes from `source` to `target`, questions and answers alike; None: those of all links."""
-        self._weather.between(source, target, faults)
+        self._injector.between(source, target, faults)
 
     def cut(self, address: Address) -> None:
         """From now on nothing passes from or to this address; calls under way hang until their stall window ends."""
@@ -106,9 +108,9 @@ class MemoryNetwork:
         mended, self._mended = self._mended, asyncio.Event()
         mended.set()
 
-    def lane(self, source: Address, target: Address, kind: str) -> SimulatedLink:
+    def link(self, source: Address, target: Address, kind: str) -> SimulatedLink:
         """One direction of one call of this kind."""
-        return SimulatedLink(self._weather.way(source, target, kind), lambda: self.passage(source, target))
+        return SimulatedLink(self._injector.way(source, target, kind), lambda: self.passage(source, target))
 
 
 class MemoryTransport:
@@ -147,16 +149,16 @@ class MemoryTransport:
     async def introduce(self, to: Address, introduction: pb.Introduction) -> pb.Introduction:
         data = sealed(introduction.SerializeToString())
 
-        async def answer(desk: Dispatcher, pipe: SimulatedPipe) -> None:
-            await pipe.write(await desk.introduce(await pipe.read() or b"", _CALLER))
+        async def answer(dispatcher: Dispatcher, pipe: SimulatedPipe) -> None:
+            await pipe.write(await dispatcher.introduce(await pipe.read() or b"", _CALLER))
 
-        with Deadline(self._timing, str(to)) as patience:
-            return await self._introduced(to, data, answer, patience)
+        with Deadline(self._timing, str(to)) as deadline:
+            return await self._introduced(to, data, answer, deadline)
 
-    async def _introduced(self, to: Address, data: bytes, answer: Answering, patience: Deadline) -> pb.Introduction:
-        async with self._call("introduce", to, answer, patience) as pipe:
-            await patience.first(pipe.write(data), "no connection")
-            reply = await patience.first(pipe.read(), "no introduction")
+    async def _introduced(self, to: Address, data: bytes, answer: Answering, deadline: Deadline) -> pb.Introduction:
+        async with self._call("introduce", to, answer, deadline) as pipe:
+            await deadline.first(pipe.write(data), "no connection")
+            reply = await deadline.first(pipe.read(), "no introduction")
         if reply is None:
             raise PeerUnreachable(str(to), "it left before it introduced itself")
         return read_introduction(reply, self._limits)
@@ -177,10 +179,10 @@ class MemoryTransport:
     ) -> AsyncGenerator[pb.Notice, None]:
         data = sealed(request.SerializeToString())
 
-        async def answer(desk: Dispatcher, pipe: SimulatedPipe) -> None:
+        async def answer(dispatcher: Dispatcher, pipe: SimulatedPipe) -> None:
             async with aclosing(_requests(pipe)) as requests:
                 first = await anext(requests, b"")
-                async with aclosing(desk.watch(first, _CALLER, requests)) as heard:
+                async with aclosing(dispatcher.watch(first, _CALLER, requests)) as heard:
                     async for notice in heard:
                         await pipe.write(notice)
 
@@ -199,8 +201,8 @@ class MemoryTransport:
         into: PartialMessage | None = None,
         certificates: Collection[bytes] = (),
     ) -> tuple[Message, Traffic]:
-        async def answer(desk: Dispatcher, pipe: SimulatedPipe) -> None:
-            await desk.exchange(pipe, Caller(HOST, connection=str(self._address)))
+        async def answer(dispatcher: Dispatcher, pipe: SimulatedPipe) -> None:
+            await dispatcher.exchange(pipe, Caller(HOST, connection=str(self._address)))
 
         async with self._call("exchange", to, answer) as pipe:
             return await ask(
@@ -215,15 +217,15 @@ class MemoryTransport:
 
     @asynccontextmanager
     async def _call(
-        self, kind: str, to: Address, answer: Answering, patience: Deadline | None = None
+        self, kind: str, to: Address, answer: Answering, deadline: Deadline | None = None
     ) -> AsyncIterator[SimulatedPipe]:
         """Our end of a call whose other end runs `answer` among the server's tasks; leaving the block ends both."""
-        with patience or Deadline(self._timing, str(to)) as connecting:
+        with deadline or Deadline(self._timing, str(to)) as connecting:
             await connecting.first(self._network.passage(self._address, to), "no connection")
         server = self._network._served.get(to)
         if server is None:
             raise PeerUnreachable(str(to), "nobody serves there")
-        up, down = self._network.lane(self._address, to, kind), self._network.lane(to, self._address, kind)
+        up, down = self._network.link(self._address, to, kind), self._network.link(to, self._address, kind)
         theirs = server.start(answer, SimulatedPipe(up, down, str(self._address)))
         try:
             yield SimulatedPipe(down, up, str(to))
@@ -232,7 +234,7 @@ class MemoryTransport:
 
 
 async def _tell(pipe: SimulatedPipe, notices: AsyncIterator[pb.Notice]) -> None:
-    with suppress(PeerUnreachable):  # the call is over: whoever reads it knows how
+    with suppress(PeerUnreachable):  # the call is over: the task that reads it knows why
         async for notice in notices:
             await pipe.write(sealed(pb.WatchRequest(notice=notice).SerializeToString()))
         await pipe.done()
@@ -246,8 +248,8 @@ async def _requests(pipe: SimulatedPipe) -> AsyncGenerator[bytes, None]:
 class _Server:
     """The calls that one address is serving."""
 
-    def __init__(self, desk: Dispatcher, calls: asyncio.TaskGroup) -> None:
-        self._dispatcher = desk
+    def __init__(self, dispatcher: Dispatcher, calls: asyncio.TaskGroup) -> None:
+        self._dispatcher = dispatcher
         self._calls = calls
         self._running: dict[asyncio.Task[None], None] = {}
         self._here = copy_context()  # what it serves runs where it was opened, not where the caller is

@@ -6,12 +6,12 @@ ceil(1 / share) answers.
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
+from peerlearn.bounded import BoundedBytes
 from peerlearn.knowledge import Sparse
 from peerlearn.wire.reuse.digests import bits, on_cpu
 
@@ -50,32 +50,25 @@ def _distance(new: Tensor, held: Tensor, changed: Tensor) -> Tensor:
 
 
 class Bases:
-    """At the provider: what consumers hold, by name and digest, as far as it is known: at most `most` bytes, the least
-    recently used forgotten first. Consumers that ask for the same versions hold the same, and share an entry."""
+    """At the provider: the tensors that consumers are known to hold, by name and digest. At most `most` bytes; the one
+    used longest ago is forgotten first. Consumers that ask for the same versions hold the same, and share an entry."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
-        self._nbytes = 0
-        self._kept: OrderedDict[tuple[str, bytes], Tensor] = OrderedDict()
+        self._kept: BoundedBytes[tuple[str, bytes], Tensor] = BoundedBytes(most, lambda tensor: tensor.nbytes)
 
     @property
     def nbytes(self) -> int:
-        return self._nbytes
+        """Bytes of all tensors kept."""
+        return self._kept.nbytes
 
     def find(self, name: str, held: Collection[bytes], like: Tensor) -> tuple[bytes, Tensor] | None:
-        """The latest of the tensors of this name, shape and dtype that is among those held."""
-        for (own, digest), tensor in reversed(self._kept.items()):
+        """The latest tensor of this name, and of the shape and dtype of `like`, whose digest is in `held`."""
+        for (own, digest), tensor in self._kept.newest_first():
             if own == name and digest in held and tensor.shape == like.shape and tensor.dtype == like.dtype:
                 return digest, tensor
         return None
 
     def keep(self, name: str, digest: bytes, tensor: Tensor) -> None:
-        """Must not change any more."""
-        if tensor.nbytes > self._most:
-            return
-        if (name, digest) not in self._kept:
-            self._nbytes += tensor.nbytes
-            self._kept[name, digest] = on_cpu(tensor)
-        self._kept.move_to_end((name, digest))
-        while self._nbytes > self._most:
-            self._nbytes -= self._kept.popitem(last=False)[1].nbytes
+        """Keep a tensor, which must not change any more."""
+        if self._kept.get((name, digest)) is None:
+            self._kept.put((name, digest), on_cpu(tensor))

@@ -1,6 +1,6 @@
 """What of an answer need not travel because the consumer holds it: told apart by content, tensor by tensor."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from peerlearn.knowledge import Sparse
 from peerlearn.wire.manifest import DIGEST_BYTES, is_held
 from peerlearn.wire.reuse.deltas import Bases, most_changed, put
 from peerlearn.wire.reuse.digests import Digests, digest, on_cpu
-from peerlearn.wire.tensors import DTYPES, Body, dtype_name, from_wire, to_wire
+from peerlearn.wire.tensors import DTYPES, Body, all_from_wire, all_to_wire, dtype_name, from_wire, to_wire
 from peerlearn.wire.v1 import fabric_pb2 as pb
 
 Held = Mapping[bytes, Tensor | Sparse]
@@ -46,26 +46,32 @@ class Reuse:
         self._digests = Digests()
         self._bases = Bases(most)
 
-    def to_wire(self, terms: Terms, name: str, tensor: Tensor | Sparse, cast: str = "") -> Line:
-        """As `tensors.to_wire`, named, and without what the consumer holds. Raises KnowledgeError."""
-        lossless = not cast or not _floating(tensor)
-        if lossless and (known := self._digests.of(tensor)) in terms.held:
-            return _held(name, tensor, known), ()
-        if lossless and terms.top and isinstance(tensor, Tensor) and tensor.is_floating_point():
-            return self._changes(terms, name, tensor)
-        line, parts = to_wire(name, tensor, cast)
-        line.digest = self._digests.of(tensor) if not line.cast_from else digest(from_wire(line, Body(parts)))
-        if line.cast_from and line.digest in terms.held:
-            return _held(name, tensor, line.digest), ()
-        return line, parts
+    def all_to_wire(self, terms: Terms, named: Mapping[str, Tensor | Sparse], cast: str = "") -> list[Line]:
+        """As `tensors.all_to_wire`, with a digest for each tensor, and without what the consumer holds. Raises
+        KnowledgeError."""
+        exact = {name: tensor for name, tensor in named.items() if not cast or not _floating(tensor)}
+        known = dict(zip(exact, self._digests.of_all(list(exact.values())), strict=True))
+        held = {name: _held(name, exact[name], known[name]) for name in exact if known[name] in terms.held}
+        deltas = {
+            name: self._changes(terms, name, tensor, known[name])
+            for name, tensor in exact.items()
+            if name not in held and terms.top and isinstance(tensor, Tensor) and tensor.is_floating_point()
+        }
+        rest = {name: tensor for name, tensor in named.items() if name not in held and name not in deltas}
+        whole = dict(zip(rest, all_to_wire(rest, cast), strict=True))
+        for name, (line, parts) in whole.items():
+            line.digest = digest(from_wire(line, Body(parts))) if line.cast_from else known[name]
+            if line.cast_from and line.digest in terms.held:
+                held[name] = _held(name, named[name], line.digest)
+        return [(held[name], ()) if name in held else deltas.get(name) or whole[name] for name in named]
 
-    def _changes(self, terms: Terms, name: str, tensor: Tensor) -> Line:
+    def _changes(self, terms: Terms, name: str, tensor: Tensor, known: bytes) -> Line:
         base = self._bases.find(name, terms.held, tensor)
         whole = on_cpu(tensor)
         values = most_changed(whole, base[1], terms.top) if base is not None else None
         if base is None or values is None:
             line, parts = to_wire(name, tensor)
-            line.digest = self._digests.of(tensor)
+            line.digest = known
             self._bases.keep(name, line.digest, whole)
             return line, parts
         result = put(values, base[1])
@@ -73,6 +79,13 @@ class Reuse:
         line.base, line.digest = base[0], digest(result)
         self._bases.keep(name, line.digest, result)
         return line, parts
+
+
+def take_all(lines: Sequence[pb.TensorHeader], body: Body, held: Held) -> dict[str, Tensor | Sparse]:
+    """The consumer's side: all tensors of a body by name, with what is held filled in. Raises as `take`."""
+    if not any([line.base for line in lines]):
+        return all_from_wire(lines, body)
+    return {line.name: take(line, body, held) for line in lines}
 
 
 def take(line: pb.TensorHeader, body: Body, held: Held) -> Tensor | Sparse:

@@ -185,20 +185,22 @@ class Goodbye(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class Notice(_message.Message):
-    __slots__ = ("beat", "version", "card", "goodbye", "revocations", "check")
+    __slots__ = ("beat", "version", "card", "goodbye", "revocations", "complaint", "check")
     BEAT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CARD_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
     REVOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    COMPLAINT_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
     beat: Beat
     version: int
     card: SignedCard
     goodbye: Goodbye
     revocations: SignedRevocations
+    complaint: str
     check: int
-    def __init__(self, beat: _Optional[_Union[Beat, _Mapping]] = ..., version: _Optional[int] = ..., card: _Optional[_Union[SignedCard, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., revocations: _Optional[_Union[SignedRevocations, _Mapping]] = ..., check: _Optional[int] = ...) -> None: ...
+    def __init__(self, beat: _Optional[_Union[Beat, _Mapping]] = ..., version: _Optional[int] = ..., card: _Optional[_Union[SignedCard, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., revocations: _Optional[_Union[SignedRevocations, _Mapping]] = ..., complaint: _Optional[str] = ..., check: _Optional[int] = ...) -> None: ...
 
 class TensorHeader(_message.Message):
     __slots__ = ("name", "dtype", "shape", "encoding", "stored", "cast_from", "scale", "digest", "base")
@@ -301,7 +303,7 @@ class Refusal(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class Header(_message.Message):
-    __slots__ = ("protocol", "sender", "session", "strategy", "query", "not_modified", "refusal", "knowledge", "tensors", "body_bytes", "answer", "resumed_at", "complaint")
+    __slots__ = ("protocol", "sender", "session", "strategy", "query", "not_modified", "refusal", "knowledge", "tensors", "body_bytes", "answer", "resumed_at")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
@@ -314,7 +316,6 @@ class Header(_message.Message):
     BODY_BYTES_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     RESUMED_AT_FIELD_NUMBER: _ClassVar[int]
-    COMPLAINT_FIELD_NUMBER: _ClassVar[int]
     protocol: Protocol
     sender: str
     session: str
@@ -327,8 +328,7 @@ class Header(_message.Message):
     body_bytes: int
     answer: bytes
     resumed_at: int
-    complaint: str
-    def __init__(self, protocol: _Optional[_Union[Protocol, _Mapping]] = ..., sender: _Optional[str] = ..., session: _Optional[str] = ..., strategy: _Optional[str] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., not_modified: _Optional[_Union[NotModified, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., knowledge: _Optional[_Union[Knowledge, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[TensorHeader, _Mapping]]] = ..., body_bytes: _Optional[int] = ..., answer: _Optional[bytes] = ..., resumed_at: _Optional[int] = ..., complaint: _Optional[str] = ...) -> None: ...
+    def __init__(self, protocol: _Optional[_Union[Protocol, _Mapping]] = ..., sender: _Optional[str] = ..., session: _Optional[str] = ..., strategy: _Optional[str] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., not_modified: _Optional[_Union[NotModified, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., knowledge: _Optional[_Union[Knowledge, _Mapping]] = ..., tensors: _Optional[_Iterable[_Union[TensorHeader, _Mapping]]] = ..., body_bytes: _Optional[int] = ..., answer: _Optional[bytes] = ..., resumed_at: _Optional[int] = ...) -> None: ...
 
 class Proceed(_message.Message):
     __slots__ = ("protocol", "answer")

@@ -19,8 +19,8 @@ from peerlearn.errors import ConfigError, KnowledgeError, LearnerError
 from peerlearn.learning import models
 from peerlearn.learning.dataset import Dataset, Unlabelled
 from peerlearn.learning.state import fingerprint
+from peerlearn.testing import bits, tiny_data
 from peerlearn.types import epochs
-from tests.support.tiny import bits, tiny_data
 
 # ---- data sets
 

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from peerlearn import atomicfile
 from peerlearn.errors import StateError
 from peerlearn.learning import checkpoint
+from peerlearn.testing import Normed, bits, tiny_learner, weights
 from peerlearn.types import steps
-from tests.support.tiny import Normed, bits, tiny_learner, weights
 
 DTYPES = [
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
@@ -88,7 +89,7 @@ def test_a_crash_at_any_point_leaves_the_old_or_the_new(tmp_path: Path, monkeypa
         elif at == "fsync":
             patch.setattr(os, "fsync", crash)
         else:
-            patch.setattr(checkpoint, "_sync", crash)
+            patch.setattr(atomicfile, "sync_directory", crash)
         with pytest.raises(Crash):
             checkpoint.save(tmp_path, {"round": 2})
     assert checkpoint.load(tmp_path) == {"round": 2 if at == "after" else 1}
@@ -125,7 +126,7 @@ def test_a_power_cut_at_any_point_leaves_the_old_or_the_new_and_the_one_before(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", until_the_cut(Path.unlink))
         patch.setattr(Path, "replace", until_the_cut(Path.replace))
-        patch.setattr(checkpoint, "os", _Os(link=until_the_cut(os.link), fsync=until_the_cut(fsync)))
+        patch.setattr(atomicfile, "os", _Os(link=until_the_cut(os.link), fsync=until_the_cut(fsync)))
         with contextlib.suppress(Crash):
             checkpoint.save(tmp_path, {"round": 3}, former="previous")
     for path in tmp_path.iterdir():

@@ -20,8 +20,8 @@ from peerlearn.learning.learner import Learner
 from peerlearn.learning.rng import seeded
 from peerlearn.learning.sampler import Sampler
 from peerlearn.learning.snapshot import Snapshot
+from peerlearn.testing import CLASSES, DIMS, Normed, bits, everything, tiny_data, tiny_learner, tiny_model, weights
 from peerlearn.types import epochs, steps
-from tests.support.tiny import CLASSES, DIMS, Normed, bits, everything, tiny_data, tiny_learner, tiny_model, weights
 
 
 class Listed(TorchDataset[tuple[Tensor, int]]):
@@ -451,7 +451,7 @@ class Remembering(nn.Module):
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_network_on_trial_is_the_one_that_would_be_built(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not kept:
-        monkeypatch.setattr("peerlearn.learning.learner._TRIAL_BYTES", 10)
+        monkeypatch.setattr("peerlearn.learning.trial.MOST_BYTES", 10)
     learner, x = tiny_learner(model=Remembering()), tiny_data(seed=3).x
     before = everything(learner)
     networks = []

@@ -15,7 +15,7 @@ from peerlearn.peer import Peer
 from peerlearn.strategies.distillation import Distillation
 from peerlearn.strategies.isolated import Isolated
 from peerlearn.strategies.pairwise.strategy import Pairwise
-from tests.support.tiny import CLASSES, tiny_data, tiny_model
+from peerlearn.testing import CLASSES, tiny_data, tiny_model
 
 COUNTS = (90, 90, 10, 10)
 OWN = (0, 1)

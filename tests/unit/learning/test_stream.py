@@ -15,8 +15,8 @@ from peerlearn.learning.stream import (
     provider_classes,
     steady,
 )
+from peerlearn.testing import Normed, everything, tiny_data, tiny_model, weights
 from peerlearn.types import epochs, steps
-from tests.support.tiny import Normed, everything, tiny_data, tiny_model, weights
 
 DATA = tiny_data(samples=400)
 

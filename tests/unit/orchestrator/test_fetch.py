@@ -1,7 +1,6 @@
 """Waiting for a provider's version in lockstep: patience is for a provider that stands still."""
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from peerlearn.errors import PeerUnreachable
 from peerlearn.orchestrator.consumer.fetch import Fetcher
 from peerlearn.orchestrator.exposure import Allowance, Showing
 from peerlearn.tasks import Notifier
+from peerlearn.transport.memory.transport import MemoryNetwork
 from peerlearn.types import Address, Card, PeerId
 
 ME, PROVIDER = PeerId("a" * 32), PeerId("b" * 32)
@@ -43,9 +43,9 @@ class Advancing:
 def fetcher(directory: Any) -> Fetcher:
     showing = Showing(Allowance(frozenset()), state=(), public=(), namesakes=lambda name: 1)
     return Fetcher(
-        replace(Card(id=ME, name="amber", session="s1")), "fedavg", transport=Any, directory=directory,
-        certificates=lambda peer: (), showing=showing, limits=Limits(),
-    )  # type: ignore[arg-type]  # fmt: skip
+        Card(id=ME, name="amber", session="s1"), "fedavg", transport=MemoryNetwork().transport(),
+        directory=directory, certificates=lambda peer: (), showing=showing, limits=Limits(),
+    )  # fmt: skip
 
 
 async def test_a_slow_provider_that_advances_is_waited_for() -> None:

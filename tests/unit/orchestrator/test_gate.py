@@ -40,3 +40,12 @@ def test_what_is_not_finite_any_more_is_rolled_back_and_what_was_never_measured_
 def test_settings_that_cannot_work_are_one_sentence(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="gate: "):
         Gate(**wrong)  # type: ignore[arg-type]
+
+
+def test_gate_keeps_what_falls_little_and_rolls_back_what_falls_far() -> None:
+    gate = Gate(tolerance=0.1)
+    assert gate.judge(0.80, 0.71).kept
+    assert not gate.judge(0.80, 0.69).kept
+    assert not gate.judge(0.80, float("nan")).kept
+    assert gate.judge(float("nan"), 0.5).kept  # nothing held out: nothing to judge by
+    assert Gate(metric="off").judge(0.8, 0.1).kept

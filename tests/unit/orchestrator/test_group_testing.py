@@ -186,3 +186,223 @@ def test_of_ever_new_liars_no_more_are_remembered_than_that_and_those_put_aside_
     last = Card(id=PeerId(f"{2 * REMEMBERED - 1:032x}"), name="new", session="s1")
     suspicion.refused(last, "harm")
     assert suspicion.refused(last, "harm") is not None, "who came last is known, and can be put aside"
+
+
+# ---- which group comes next
+
+
+def ids(names: str) -> frozenset[PeerId]:
+    return frozenset(card(name).id for name in names)
+
+
+def groups(tests: GroupTesting) -> list[tuple[str, int]]:
+    return [("".join(peer[0] for peer in members), times) for members, times in tests.as_tree()["groups"]]
+
+
+def test_at_the_start_nobody_is_suspected_and_nothing_is_held_against_anybody() -> None:
+    tests = GroupTesting()
+    assert tests.as_tree() == {"standing": [], "groups": [], "turn": False}
+    assert tests.trial(ids("ab")) is None
+    assert tests.why(card("a"), 0) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "halves"),
+    [("ab", ["a", "b"]), ("abc", ["ab", "c"]), ("abcd", ["ab", "cd"]), ("abcde", ["abc", "de"]), ("gfedcba", ["abcd", "efg"])],
+)  # fmt: skip
+def test_suspects_are_split_into_halves_by_id_and_the_first_half_is_tried_at_once(
+    names: str, halves: list[str]
+) -> None:
+    tests = GroupTesting()
+    tests.failed([card("x")], "harm")
+    assert tests.trial(ids("xy")) == ids("x"), "it is the turn of others now"
+    assert tests.failed([card(name) for name in names], "harm") is None
+    assert groups(tests) == [*((half, 0) for half in halves), ("x", 1)]
+    assert tests.suspects == ids(names + "x")
+    assert tests.trial(ids(names + "xy")) == ids(halves[0])
+
+
+def test_trials_take_turns_with_exchanges_among_those_who_are_not_suspected() -> None:
+    tests = GroupTesting()
+    tests.failed([card(name) for name in "abcd"], "harm")
+    asked = [tests.trial(ids("abcdyz")) for _ in range(4)]
+    assert asked == [ids("ab"), ids("yz"), ids("cd"), ids("yz")]
+    assert tests.trial(ids("abcd")) == ids("ab"), "nobody else is here: suspects are tried out of turn"
+    assert tests.trial(ids("abcd")) == ids("cd")
+
+
+def test_of_a_group_those_who_are_here_are_tried_and_groups_of_which_nobody_is_here_wait() -> None:
+    tests = GroupTesting()
+    tests.failed([card(name) for name in "abcd"], "harm")
+    assert tests.trial(ids("dyz")) == ids("d")
+    assert groups(tests) == [("ab", 0), ("cd", 1)]
+    assert tests.trial(ids("yz")) is None
+
+
+def test_an_exchange_without_suspects_takes_no_turn() -> None:
+    tests = GroupTesting()
+    tests.failed([card(name) for name in "abcd"], "harm")
+    for _ in range(3):
+        assert tests.trial(ids("yz")) is None
+    assert tests.trial(ids("abyz")) == ids("ab")
+
+
+def test_a_group_without_a_verdict_is_tried_three_times_and_then_given_up() -> None:
+    tests = GroupTesting()
+    tests.failed([card("a")], "harm")
+    assert [tests.trial(ids("a")) for _ in range(4)] == [ids("a")] * 3 + [None]
+    tests.failed([card("a")], "harm")
+    assert groups(tests) == [("a", 0)], "a new failure starts the count again"
+
+
+def test_a_verdict_on_some_of_a_group_keeps_the_count_of_the_rest() -> None:
+    tests = GroupTesting()
+    tests.failed([card(name) for name in "abcd"], "harm")
+    tests.trial(ids("abcd"))
+    tests.kept(ids("ac"))
+    assert groups(tests) == [("d", 0), ("b", 1)]
+
+
+def test_who_failed_alone_is_tried_last_and_who_is_quarantined_no_more() -> None:
+    tests = GroupTesting()
+    tests.failed([card(name) for name in "abc"], "harm")
+    for _ in range(FAILURES - 1):
+        assert tests.failed([card("a")], "harm") is None
+        assert groups(tests) == [("b", 0), ("c", 0), ("a", 0)]
+    assert tests.failed([card("a")], "harm") is not None
+    assert groups(tests) == [("b", 0), ("c", 0)]
+
+
+def test_who_returns_from_quarantine_is_tried_last_and_alone() -> None:
+    tests = GroupTesting()
+    for name in "ba":
+        for _ in range(FAILURES):
+            tests.refused(card(name), "harm")
+    tests.failed([card("c"), card("d")], "harm")
+    assert tests.trial(ids("abcd")) == ids("c")
+    assert groups(tests) == [("d", 0), ("a", 0), ("b", 0), ("c", 1)]
+    assert tests.trial(ids("abcd")) == ids("d"), "its quarantine ends once"
+    assert groups(tests) == [("a", 0), ("b", 0), ("c", 1), ("d", 1)]
+
+
+def test_who_returns_is_quarantined_again_by_one_failure_for_twice_as_long_up_to_a_bound() -> None:
+    tests, version, pauses = GroupTesting(failures=2), 0, []
+    tests.refused(card("a"), "harm")
+    for _ in range(10):
+        exclusion = tests.failed([card("a", version=version)], f"harm at {version}")
+        assert exclusion is not None
+        assert exclusion.why == f"harm at {version}"
+        pauses.append(exclusion.until - version)
+        assert tests.why(card("a"), exclusion.until - 1) == f"put aside until its version {exclusion.until}: harm at {version}"
+        version = exclusion.until
+        assert tests.trial(ids("ab")) == ids("a")
+    assert pauses == [8, 16, 32, 64, 128, 256, 512, 1024, 1024, 1024]
+
+
+def test_what_was_kept_clears_those_who_are_not_quarantined_and_nobody_else() -> None:
+    tests = GroupTesting()
+    for _ in range(FAILURES):
+        tests.refused(card("a"), "harm")
+    tests.refused(card("b"), "harm")
+    tests.failed([card("c")], "harm")
+    tests.kept(ids("abx"))
+    assert [entry[0][0] for entry in tests.as_tree()["standing"]] == ["a", "c"]
+    assert tests.why(card("a"), 0) is not None
+    assert tests.suspects == ids("c")
+
+
+def test_a_new_session_is_out_of_its_group_and_starts_at_no_failure() -> None:
+    tests = GroupTesting(failures=2)
+    tests.failed([card("a")], "harm")
+    assert tests.why(card("a", session="s2"), 0) is None
+    assert tests.as_tree() == {"standing": [], "groups": [], "turn": False}
+    assert tests.refused(card("a", session="s2"), "harm") is None
+    assert tests.as_tree()["standing"] == [[card("a").id, "s2", 1, 0, None, "harm"]]
+
+
+# ---- bounds
+
+
+def numbered(number: int) -> Card:
+    return Card(id=PeerId(f"{number:032x}"), name="p", session="s1")
+
+
+def test_one_more_than_the_bound_forgets_the_oldest_that_is_free_and_never_the_newest() -> None:
+    tests = GroupTesting(failures=2)
+    for _ in range(2):
+        tests.refused(numbered(0), "harm")
+    for number in range(1, REMEMBERED):
+        tests.refused(numbered(number), "harm")
+    assert len(tests.as_tree()["standing"]) == REMEMBERED
+    tests.refused(numbered(REMEMBERED), "harm")
+    assert {entry[0] for entry in tests.as_tree()["standing"]} == {
+        numbered(number).id for number in range(REMEMBERED + 1) if number != 1
+    }
+
+
+def test_where_all_are_quarantined_the_oldest_is_forgotten_and_the_newest_is_known() -> None:
+    tests = GroupTesting(failures=2)
+    for number in range(REMEMBERED):
+        for _ in range(2):
+            tests.refused(numbered(number), "harm")
+    tests.refused(numbered(REMEMBERED), "harm")
+    assert tests.why(numbered(0), 0) is None
+    assert tests.why(numbered(1), 0) is not None
+    assert tests.refused(numbered(REMEMBERED), "harm") is not None
+
+
+def test_groups_are_as_many_as_the_bound_and_new_ones_push_the_last_out() -> None:
+    tests = GroupTesting()
+    for number in range(REMEMBERED):
+        tests.failed([numbered(number)], "harm")
+    assert len(tests.as_tree()["groups"]) == REMEMBERED
+    tests.failed([card("a"), card("b")], "harm")
+    left = groups(tests)
+    assert len(left) == REMEMBERED
+    assert left[:2] == [("a", 0), ("b", 0)]
+    assert tests.suspects == ids("ab") | {numbered(number).id for number in range(REMEMBERED - 2)}
+
+
+# ---- what is no state, in words
+
+
+GOOD = ["a" * 32, "s1", 1, 0, None, "harm"]
+NO_STATE: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"standing": [["x" * 50, *GOOD[1:]]]}, ValueError, f"{'x' * 40!r} is no id of a peer"),
+    ({"standing": [[7, *GOOD[1:]]]}, ValueError, "'7' is no id of a peer"),
+    ({"standing": [[GOOD[0], 7, *GOOD[2:]]]}, TypeError, "what is held against somebody is no text"),
+    ({"standing": [[*GOOD[:5], None]]}, TypeError, "what is held against somebody is no text"),
+    ({"standing": [[*GOOD[:2], -1, *GOOD[3:]]]}, ValueError, "'-1' is no count"),
+    ({"standing": [[*GOOD[:3], "9" * 50, *GOOD[4:]]]}, ValueError, f"{'9' * 40!r} is no count"),
+    ({"standing": [[*GOOD[:4], -1, "harm"]]}, ValueError, "'-1' is no count"),
+    ({"groups": [[["b" * 32], -1]]}, ValueError, "'-1' is no count"),
+    ({"groups": [[["b" * 32], 0], [["b" * 32, "c" * 32], 0]]}, ValueError, "somebody is in two groups of suspects"),
+    ({"groups": "abc"}, ValueError, f"what is held against others is no list of at most {REMEMBERED}"),
+    ({"standing": [GOOD] * (REMEMBERED + 1)}, ValueError, f"what is held against others is no list of at most {REMEMBERED}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoiled", "error", "why"), NO_STATE, ids=range(len(NO_STATE)))
+def test_what_is_no_state_is_refused_with_the_reason(spoiled: dict[str, Any], error: type[Exception], why: str) -> None:
+    with pytest.raises(error, match=f"^{why}$"):
+        GroupTesting().restore({"standing": [], "groups": [], "turn": False, **spoiled})
+
+
+@pytest.mark.parametrize("missing", ["standing", "groups", "turn"])
+def test_a_tree_without_one_of_its_parts_is_refused(missing: str) -> None:
+    tree = {"standing": [], "groups": [], "turn": False}
+    del tree[missing]
+    with pytest.raises(KeyError, match=missing):
+        GroupTesting().restore(tree)
+
+
+def test_a_full_state_at_its_bounds_is_restored() -> None:
+    peers = [f"{number:032x}" for number in range(REMEMBERED)]
+    tree = {
+        "standing": [[peer, "s1", 0, 0, 0, ""] for peer in peers],
+        "groups": [[[peer], 0] for peer in peers],
+        "turn": True,
+    }
+    tests = GroupTesting()
+    tests.restore(tree)
+    assert tests.as_tree() == tree

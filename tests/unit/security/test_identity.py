@@ -25,6 +25,21 @@ def test_an_identity_is_kept(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "state" / KEY_FILE).stat().st_mode) == 0o600
 
 
+def test_a_new_key_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory is synced after the key has its name: else the name may be lost, and the peer is another one."""
+    named: list[bool] = []
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            named.append((tmp_path / KEY_FILE).exists())
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    Identity.load_or_create(tmp_path).close()
+    assert named == [True]
+
+
 def test_ephemeral_identities_differ() -> None:
     assert Identity.ephemeral().id != Identity.ephemeral().id
 

@@ -20,10 +20,22 @@ from peerlearn.strategies.admm.edge_terms import EdgeState, Pull, coupling_of, s
 from peerlearn.strategies.admm.strategy import AdmmGossip
 from peerlearn.strategies.base import Asked
 from peerlearn.strategies.gossip import Gossip
+from peerlearn.testing import (
+    Normed,
+    PeerNetwork,
+    bits,
+    blob_learner,
+    everything,
+    gathered,
+    same,
+    snapshot,
+    tensors_of,
+    tiny_card,
+    tiny_id,
+    tiny_learner,
+    weights,
+)
 from peerlearn.types import Exposure, epochs, steps
-from tests.support import village as people
-from tests.support.tiny import Normed, bits, everything, snapshot, tensors_of, tiny_card, tiny_id, tiny_learner, weights
-from tests.support.village import Village, gathered, same
 
 Member = tuple[str, Learner, AdmmGossip]
 
@@ -356,17 +368,17 @@ def test_settings_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("pairing", ["lot", "pairs"])
 async def test_9_1_1_two_peers_over_the_network_come_to_the_bits_of_direct_calls(pairing: Any) -> None:
     seeds = {"amber": ([0, 1], 1), "birch": ([2, 3], 2)}
-    village, rounds, off = Village(), 4, Gate(metric="off")
+    village, rounds, off = PeerNetwork(), 4, Gate(metric="off")
     peers = [
         village.peer(
-            n, people.learner(*s), strategy=AdmmGossip(rho=0.5, pairing=pairing), pace="lockstep", gate=off
+            n, blob_learner(*s), strategy=AdmmGossip(rho=0.5, pairing=pairing), pace="lockstep", gate=off
         )
         for n, s in seeds.items()
     ]  # fmt: skip
     async with gathered(*peers), asyncio.timeout(60), asyncio.TaskGroup() as running:
         for peer in peers:
             running.create_task(peer.run(rounds))
-    direct: list[Member] = [(n, people.learner(*s), AdmmGossip(rho=0.5, pairing="pairs")) for n, s in seeds.items()]
+    direct: list[Member] = [(n, blob_learner(*s), AdmmGossip(rho=0.5, pairing="pairs")) for n, s in seeds.items()]
     for version in range(1, rounds + 1):
         for _, learner, strategy in direct:
             strategy.local(learner, epochs(1))
@@ -374,6 +386,6 @@ async def test_9_1_1_two_peers_over_the_network_come_to_the_bits_of_direct_calls
     for peer, (name, learner, _) in zip(peers, direct, strict=True):
         assert not village.events[name].of(FetchFailed)
         assert same(dict(peer.learner.state), dict(learner.state))
-    alone = people.learner([0, 1], 1)
+    alone = blob_learner([0, 1], 1)
     alone.fit(epochs(rounds))
     assert not same(dict(alone.state), dict(peers[0].learner.state))

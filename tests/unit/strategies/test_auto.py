@@ -30,14 +30,17 @@ from peerlearn.strategies.auto.utility import Utility
 from peerlearn.strategies.base import Asked
 from peerlearn.strategies.shared import robust
 from peerlearn.strategies.shared.public_teachers import BATCH
-from peerlearn.types import Card, Exposure, epochs, steps
-from tests.support import village as people
-from tests.support.tiny import (
+from peerlearn.testing import (
     CLASSES,
     Normed,
+    PeerNetwork,
     bits,
+    blob_learner,
+    blobs,
     everything,
+    gathered,
     received,
+    same,
     snapshot,
     tiny_card,
     tiny_data,
@@ -46,7 +49,7 @@ from tests.support.tiny import (
     tiny_model,
     weights,
 )
-from tests.support.village import Village, gathered, same
+from peerlearn.types import Card, Exposure, epochs, steps
 
 OFF = Gate(metric="off")
 PUBLIC = tiny_data(samples=40, seed=77).unlabelled("public")
@@ -80,9 +83,9 @@ async def test_one_transfer_of_three_leaves_all_with_the_samples_weighted_mean_t
 
     def made(name: str) -> Learner:
         classes, amount = amounts[name]
-        return people.learner(classes, len(name) + amount, amount=amount, held_out=0)
+        return blob_learner(classes, len(name) + amount, amount=amount, held_out=0)
 
-    village = Village()
+    village = PeerNetwork()
     peers = [village.peer(name, made(name), strategy="auto", pace="lockstep", gate=OFF) for name in amounts]
     async with gathered(*peers), asyncio.timeout(60), asyncio.TaskGroup() as running:
         for peer in peers:
@@ -164,9 +167,9 @@ MIXED = {"amber": ([0, 1], 12), "birch": ([2, 3], 12), "cedar": ([1, 2], 8)}
 
 
 def mixed(name: str) -> Learner:
-    public = Unlabelled(people.blobs([0, 1, 2, 3], 99, 60)[0], torch.arange(60), "common")
+    public = Unlabelled(blobs([0, 1, 2, 3], 99, 60)[0], torch.arange(60), "common")
     classes, hidden = MIXED[name]
-    return people.learner(classes, hidden + classes[0], hidden=hidden, public_sets=[public])
+    return blob_learner(classes, hidden + classes[0], hidden=hidden, public_sets=[public])
 
 
 def directly(ids: dict[str, Any], rounds: int) -> dict[str, tuple[Learner, Auto]]:
@@ -190,9 +193,9 @@ def directly(ids: dict[str, Any], rounds: int) -> dict[str, tuple[Learner, Auto]
 
 @pytest.mark.parametrize("kind", ["memory", "grpc"])
 async def test_the_network_changes_no_bit_whichever_the_ways(kind: Any) -> None:
-    village = Village(kind)
+    village = PeerNetwork(kind)
     peers = [village.peer(name, mixed(name), strategy=Auto(ensemble=1), pace="lockstep", gate=OFF) for name in MIXED]
-    x = people.blobs([0, 1, 2, 3], 5, 50)[0]
+    x = blobs([0, 1, 2, 3], 5, 50)[0]
     async with gathered(*peers), asyncio.timeout(60):
         async with asyncio.TaskGroup() as running:
             for peer in peers:

@@ -29,21 +29,24 @@ from peerlearn.strategies.fedavg import FedAvg, FedAvgShared
 from peerlearn.strategies.gossip import Gossip
 from peerlearn.strategies.isolated import Isolated
 from peerlearn.strategies.shared import robust
-from peerlearn.types import Card, Exposure, PeerId, epochs, steps
-from tests.support import village as people
-from tests.support.tiny import (
+from peerlearn.testing import (
     Normed,
+    PeerNetwork,
     bits,
+    blob_learner,
     everything,
+    gathered,
+    same,
     snapshot,
     tensors_of,
     tiny_card,
     tiny_data,
     tiny_learner,
     tiny_model,
+    until,
     weights,
 )
-from tests.support.village import Village, gathered, same
+from peerlearn.types import Card, Exposure, PeerId, epochs, steps
 
 Member = tuple[str, Learner, Strategy]
 OFF = Gate(metric="off")
@@ -611,9 +614,9 @@ def test_pairs_are_the_same_seen_from_everybody_and_change_from_draw_to_draw() -
         partner = {}
         for me in cards:
             others = [card for card in cards if card is not me]
-            choice = choose(me, others, aside={}, most=1, pairs=draw)
+            choice = choose(me, others, unavailable={}, most=1, pairs=draw)
             partner[me.id] = choice.providers
-            assert choice == choose(me, others[::-1], aside={}, most=1, pairs=draw)
+            assert choice == choose(me, others[::-1], unavailable={}, most=1, pairs=draw)
             assert choice.providers or "odd" in choice.why
         alone = [peer for peer, found in partner.items() if not found]
         assert len(alone) == 1
@@ -629,7 +632,7 @@ SEEDS = {"amber": ([0, 1], 1), "birch": ([2, 3], 2), "cedar": ([1, 2], 3)}
 
 def directly(strategy: Callable[[], Strategy], names: Sequence[str], rounds: int) -> dict[str, dict[str, Tensor]]:
     """Rounds without any fabric: local, then each asks each, then the mean."""
-    learners = {name: people.learner(*SEEDS[name]) for name in names}
+    learners = {name: blob_learner(*SEEDS[name]) for name in names}
     strategies = {name: strategy() for name in names}
     ids = {name: PeerId(f"{n:032x}") for n, name in enumerate(names)}
     for version in range(1, rounds + 1):
@@ -655,8 +658,8 @@ def card_of(name: str, learner: Learner, strategy: Strategy, peer: PeerId) -> Ca
 async def by_fabric(
     strategy: Callable[[], Strategy], names: Sequence[str], rounds: int
 ) -> dict[str, dict[str, Tensor]]:
-    village = Village()
-    peers = [village.peer(n, people.learner(*SEEDS[n]), strategy=strategy(), pace="lockstep", gate=OFF) for n in names]
+    village = PeerNetwork()
+    peers = [village.peer(n, blob_learner(*SEEDS[n]), strategy=strategy(), pace="lockstep", gate=OFF) for n in names]
     async with gathered(*peers), asyncio.timeout(60), asyncio.TaskGroup() as running:
         for peer in peers:
             running.create_task(peer.run(rounds))
@@ -711,16 +714,16 @@ def test_lots_in_lockstep_are_allowed_and_said(caplog: pytest.LogCaptureFixture)
 
 
 async def test_gossip_with_a_quiet_neighbour_leaves_both_with_the_mean() -> None:
-    village = Village()
-    amber = village.peer("amber", people.learner([0, 1], 1), strategy="gossip", gate=OFF)
-    birch = village.peer("birch", people.learner([2, 3], 2), strategy="gossip", gate=OFF)
+    village = PeerNetwork()
+    amber = village.peer("amber", blob_learner([0, 1], 1), strategy="gossip", gate=OFF)
+    birch = village.peer("birch", blob_learner([2, 3], 2), strategy="gossip", gate=OFF)
     async with gathered(amber, birch):
         start = copy_of(birch.learner)
         await amber.run(1)
-        alone = people.learner([0, 1], 1)
+        alone = blob_learner([0, 1], 1)
         alone.fit(epochs(1))
         mean = mean_of([copy_of(alone), start])
-        await people.until(lambda: not same(copy_of(birch.learner), start))
+        await until(lambda: not same(copy_of(birch.learner), start))
         assert same(copy_of(amber.learner), mean)
         assert same(copy_of(birch.learner), mean)
 
@@ -735,13 +738,13 @@ async def hub_at_work(hub: Peer) -> Any:
 
 @pytest.mark.parametrize("kind", ["memory", "grpc"])
 async def test_fedavg_with_a_hub_is_that_of_direct_calls_and_a_late_peer_begins_from_the_hub(kind: Any) -> None:
-    village = Village(kind)
-    hub = village.peer("hub", people.learner([0, 1, 2, 3], 9), strategy=FedAvg(role="hub", cohort=2), gate=OFF)
+    village = PeerNetwork(kind)
+    hub = village.peer("hub", blob_learner([0, 1, 2, 3], 9), strategy=FedAvg(role="hub", cohort=2), gate=OFF)
     peers = [
-        village.peer(n, people.learner(*SEEDS[n]), strategy=FedAvg(role="peer", hub="hub"), gate=OFF)
+        village.peer(n, blob_learner(*SEEDS[n]), strategy=FedAvg(role="peer", hub="hub"), gate=OFF)
         for n in ("amber", "birch")
     ]
-    late = village.peer("cedar", people.learner(*SEEDS["cedar"]), strategy=FedAvg(role="peer", hub="hub"), gate=OFF)
+    late = village.peer("cedar", blob_learner(*SEEDS["cedar"]), strategy=FedAvg(role="peer", hub="hub"), gate=OFF)
     async with gathered(hub, *peers), hub_at_work(hub), asyncio.timeout(60):
         async with asyncio.TaskGroup() as running:
             for peer in peers:
@@ -763,14 +766,14 @@ async def test_fedavg_with_a_hub_is_that_of_direct_calls_and_a_late_peer_begins_
 
 
 async def test_9_1_6_a_peer_whose_hub_is_gone_learns_alone() -> None:
-    village = Village()
-    hub = village.peer("hub", people.learner([0, 1, 2, 3], 9), strategy=FedAvg(role="hub", cohort=2))
-    amber = village.peer("amber", people.learner(*SEEDS["amber"]), strategy=FedAvg(role="peer", hub="hub"))
+    village = PeerNetwork()
+    hub = village.peer("hub", blob_learner([0, 1, 2, 3], 9), strategy=FedAvg(role="hub", cohort=2))
+    amber = village.peer("amber", blob_learner(*SEEDS["amber"]), strategy=FedAvg(role="peer", hub="hub"))
     async with amber, asyncio.timeout(60), asyncio.TaskGroup() as running:
         async with hub, hub_at_work(hub):
             await amber.meet(1, timeout=30)
             round_ = running.create_task(amber.run(2))  # waits for an average that one peer does not make
-            await people.until(lambda: bool(village.events["amber"].of(Published)[1:]))
+            await until(lambda: bool(village.events["amber"].of(Published)[1:]))
             assert not round_.done()
     assert amber.rounds_done == 2
     assert village.events["amber"].of(FetchFailed)

@@ -23,19 +23,26 @@ from peerlearn.strategies.cloned import phases
 from peerlearn.strategies.cloned.consensus import consensus
 from peerlearn.strategies.cloned.phases import LogitTeacher, Recipe
 from peerlearn.strategies.cloned.strategy import Cloned
+from peerlearn.testing import (
+    CLASSES,
+    Normed,
+    PeerNetwork,
+    bits,
+    blob_learner,
+    everything,
+    gathered,
+    same,
+    snapshot,
+    tiny_card,
+    tiny_data,
+    tiny_learner,
+    until,
+    weights,
+)
 from peerlearn.types import Card, Exposure, epochs, steps
-from tests.support.tiny import CLASSES, Normed, bits, everything, snapshot, tiny_card, tiny_data, tiny_learner, weights
-from tests.support.village import Village, gathered, learner, same, until
+from tests.support.cloned import TURNS, edge_of, hub_of, made_of
 
 RECIPE = Recipe(lr=0.05, momentum=0.9, weight_decay=1e-4, decay=0.1, clip=5.0)
-
-
-def hub_of(**more: Any) -> Cloned:
-    return Cloned(**{"role": "hub", "members": 2, "first_epochs": 2, "hub_epochs": 2, **more})
-
-
-def edge_of(**more: Any) -> Cloned:
-    return Cloned(**{"role": "edge", "members": 2, "edge_epochs": 2, **more})
 
 
 def ready_hub(start: int = 0, **more: Any) -> tuple[str, Learner, Cloned]:
@@ -287,9 +294,9 @@ def test_6_9_8_consensus_is_an_intersection_over_a_union() -> None:
 
 
 async def test_6_9_9_one_message_in_and_so_many_members_out_per_edge() -> None:
-    village = Village()
-    hub = village.peer("hub", learner([0, 1, 2, 3], 0), strategy=hub_of(members=3, first_epochs=1, hub_epochs=1))
-    edge = village.peer("edge", learner([0, 1, 2, 3], 1), strategy=edge_of(members=3, edge_epochs=1, hub="hub"))
+    village = PeerNetwork()
+    hub = village.peer("hub", blob_learner([0, 1, 2, 3], 0), strategy=hub_of(members=3, first_epochs=1, hub_epochs=1))
+    edge = village.peer("edge", blob_learner([0, 1, 2, 3], 1), strategy=edge_of(members=3, edge_epochs=1, hub="hub"))
     async with gathered(hub, edge), asyncio.timeout(60):
         await hub.run(0)
         await edge.run(3)
@@ -661,15 +668,6 @@ def test_a_teacher_is_read_by_sample_id() -> None:
 
 # ---- whole peers
 
-SEEDS = {"hub": 0, "first": 1, "second": 2}
-
-
-def made_of(name: str) -> tuple[Learner, Cloned]:
-    its = learner([0, 1, 2, 3], SEEDS[name], amount=120)
-    if name == "hub":
-        return its, hub_of(first_epochs=1, hub_epochs=2)
-    return its, edge_of(edge_epochs=1, hub="hub", turn=SEEDS[name])
-
 
 def directly() -> dict[str, dict[str, Tensor]]:
     """Phase 0, then one edge after another, each from the clone of its turn."""
@@ -686,9 +684,9 @@ def directly() -> dict[str, dict[str, Tensor]]:
 
 @pytest.mark.parametrize("kind", ["memory", "grpc"])
 async def test_the_network_changes_no_bit(kind: Any) -> None:
-    village, off = Village(kind), Gate(metric="off")
+    village, off = PeerNetwork(kind), Gate(metric="off")
     peers = {}
-    for name in SEEDS:
+    for name in TURNS:
         its, strategy = made_of(name)
         pace = "lockstep" if name != "hub" and kind == "memory" else "free"
         peers[name] = village.peer(name, its, strategy=strategy, gate=off, pace=pace)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from peerlearn.learning import checkpoint
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
 from peerlearn.learning.snapshot import Snapshot
-from peerlearn.learning.stream import Phase, Stream, StreamLearner, introduction, steady
+from peerlearn.learning.stream import Phase, steady
 from peerlearn.orchestrator.training import gated as training
 from peerlearn.orchestrator.training.gate import Gate
 from peerlearn.schedule import Exchange, Local, Publish, Transfer
@@ -25,60 +25,22 @@ from peerlearn.strategies import registry
 from peerlearn.strategies.base import Asked
 from peerlearn.strategies.clue.neighbours import cosine, covered, to_ask
 from peerlearn.strategies.clue.strategy import Clue
-from peerlearn.types import Card, Exposure, PeerId, steps
-from tests.support.tiny import (
-    CLASSES,
+from peerlearn.testing import (
     Normed,
+    PeerNetwork,
     bits,
     everything,
+    gathered,
+    same,
     tiny_card,
-    tiny_data,
     tiny_id,
     tiny_learner,
     tiny_model,
+    until,
     weights,
 )
-from tests.support.village import Village, gathered, same, until
-
-Selection = Literal["on-demand", "continuous"]
-QUIET = 14
-"""Batches before the new classes come; by then there is a base."""
-DATA = tiny_data(samples=1200)
-DRIFTING = tuple(introduction([0, 1], [2, 3], before=QUIET, after=26, share=0.5))
-KNOWING = steady(range(CLASSES), batches=40)
-
-
-def stream_learner(
-    phases: Sequence[Phase], seed: int, *, model: nn.Module | None = None, lr: float = 3e-3, held_out: Any = None
-) -> StreamLearner:
-    model = model or tiny_model()
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    stream = Stream(DATA, phases, batch_size=24, seed=seed)
-    its = StreamLearner(model, stream, optimizer=optimizer, seed=seed, held_out=held_out)
-    fine_tune(its, sorted(phases[0].mix))
-    return its
-
-
-ANCESTORS: dict[tuple[str, ...], dict[str, Tensor]] = {}
-
-
-def fine_tune(its: Learner, classes: list[int]) -> None:
-    """The common ancestor is trained on what the peer knows, as in the paper; the optimizer starts afresh. Kept: equal
-    models and classes come to equal bits."""
-    data = tiny_data(samples=240, seed=5, only=classes)
-    key = (its.architecture, *map(str, classes))
-    if key not in ANCESTORS:
-        optimizer = torch.optim.Adam(its.model.parameters(), lr=1e-2)
-        its.model.train()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            for _ in range(40):
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(its.model(data.x), data.y).backward()
-                optimizer.step()
-        optimizer.zero_grad()
-        ANCESTORS[key] = {name: t.detach().clone() for name, t in its.state.items()}
-    its.model.load_state_dict(ANCESTORS[key])
+from peerlearn.types import Card, Exposure, PeerId, steps
+from tests.support.clue import DATA, DRIFTING, KNOWING, QUIET, Selection, learners, stream_learner
 
 
 @dataclass
@@ -707,14 +669,10 @@ def test_an_operator_of_ones_own() -> None:
 # ---------------------------------------------------------------- whole peers
 
 
-def learners() -> dict[str, Learner]:
-    return {"amber": stream_learner(DRIFTING, 1), "birch": stream_learner(KNOWING, 2)}
-
-
 @pytest.mark.parametrize("kind", ["memory", "grpc"])
 async def test_9_1_1_the_network_changes_no_bit(kind: str) -> None:
     """Lockstep over the fabric, and the same strategies called directly: the same models, errors and helpers."""
-    rounds, village = 22, Village(kind)  # type: ignore[arg-type]
+    rounds, village = 22, PeerNetwork(kind)  # type: ignore[arg-type]
     off = Gate(metric="off")
     peers = {n: village.peer(n, its, strategy=Clue(), pace="lockstep", gate=off) for n, its in learners().items()}
     async with gathered(*peers.values()):
@@ -742,7 +700,7 @@ async def test_9_1_1_the_network_changes_no_bit(kind: str) -> None:
 
 
 async def test_only_the_sparse_answer_moves_and_only_on_drift() -> None:
-    village = Village()
+    village = PeerNetwork()
     calm = village.peer("calm", stream_learner(steady([0, 1], batches=30), 3), strategy="clue")
     amber, birch = (village.peer(n, its, strategy="clue") for n, its in learners().items())
     async with gathered(amber, birch, calm):
@@ -763,7 +721,7 @@ async def test_only_the_sparse_answer_moves_and_only_on_drift() -> None:
 
 
 async def test_9_1_6_a_drifting_peer_that_is_alone_goes_on_and_asks_again_when_somebody_comes() -> None:
-    village = Village()
+    village = PeerNetwork()
     slow = stream_learner(DRIFTING, 1, lr=1e-5)  # it does not recover by itself
     amber = village.peer("amber", slow, strategy="clue")
     async with amber:
@@ -782,7 +740,7 @@ async def test_9_1_6_a_drifting_peer_that_is_alone_goes_on_and_asks_again_when_s
 
 
 async def test_a_provider_that_refuses_is_put_aside_and_training_goes_on() -> None:
-    village = Village()
+    village = PeerNetwork()
     amber = village.peer("amber", stream_learner(DRIFTING, 1), strategy=Clue(top_percent=60))
     birch = village.peer("birch", learners()["birch"], strategy=Clue(shows_percent=50))
     async with gathered(amber, birch):

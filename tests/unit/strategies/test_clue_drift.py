@@ -11,7 +11,7 @@ from torch import Tensor
 from peerlearn.errors import ConfigError
 from peerlearn.strategies.clue.drift import Method, Watch
 from peerlearn.strategies.clue.help_calls import HelpCalls
-from tests.support.tiny import bits
+from peerlearn.testing import bits
 
 CALM, BAD = 0.1, 0.6
 RIVER: list[Method] = ["adwin", "page-hinkley", "ddm"]

@@ -17,9 +17,7 @@ from peerlearn.strategies.clue import significance
 from peerlearn.strategies.clue.helpers import OPERATORS, filled, merged
 from peerlearn.strategies.clue.significance import SignificanceView
 from peerlearn.strategies.clue.strategy import Clue
-from peerlearn.types import steps
-from peerlearn.wire.codec import decode_answer, encode_answer
-from tests.support.tiny import (
+from peerlearn.testing import (
     CLASSES,
     DIMS,
     Normed,
@@ -31,6 +29,8 @@ from tests.support.tiny import (
     tiny_id,
     tiny_model,
 )
+from peerlearn.types import steps
+from peerlearn.wire.codec import decode_answer, encode_answer
 
 SHARES = [0, 1, 10, 30, 33.3, 50, 90, 99, 100]
 

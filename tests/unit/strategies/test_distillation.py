@@ -16,8 +16,7 @@ from peerlearn.learning.learner import Learner
 from peerlearn.learning.sampler import Sampler
 from peerlearn.strategies.distillation import Distillation
 from peerlearn.strategies.isolated import Isolated
-from peerlearn.types import Card, Exposure, epochs, steps
-from tests.support.tiny import (
+from peerlearn.testing import (
     bits,
     everything,
     give,
@@ -30,6 +29,7 @@ from tests.support.tiny import (
     tiny_model,
     weights,
 )
+from peerlearn.types import Card, Exposure, epochs, steps
 
 PUBLIC = tiny_data(samples=40, seed=77).unlabelled("public")
 OTHER = tiny_data(samples=40, seed=78).unlabelled("public")

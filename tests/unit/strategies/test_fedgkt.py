@@ -27,51 +27,25 @@ from peerlearn.strategies.fedgkt.feature_store import DATASET, FeatureStore, mar
 from peerlearn.strategies.fedgkt.hub_training import HubTraining
 from peerlearn.strategies.fedgkt.models import GKTLarge, GKTSmall, PatchEdge, PatchHub
 from peerlearn.strategies.fedgkt.strategy import FedGKT
+from peerlearn.testing import (
+    CLASSES,
+    DIMS,
+    PeerNetwork,
+    bits,
+    everything,
+    gathered,
+    same,
+    snapshot,
+    tiny_card,
+    tiny_data,
+    tiny_id,
+    until,
+    weights,
+)
 from peerlearn.types import Card, Exposure, PeerId, epochs, steps
-from tests.support.tiny import CLASSES, DIMS, bits, everything, snapshot, tiny_card, tiny_data, tiny_id, weights
-from tests.support.village import Village, gathered, same, until
+from tests.support.fedgkt import WIDTH, TinyEdge, edge_learner, edge_of, hub_learner, hub_of, tiny_hub_net
 
-WIDTH = 6
 Who = tuple[str, Learner, FedGKT]
-
-
-class TinyEdge(gkt_models.EdgeNetwork):
-    """(B, 8) -> (B, 6) -> (B, 4), with batch normalisation on request."""
-
-    def __init__(self, seed: int = 0, *, bn: bool = False) -> None:
-        super().__init__()
-        with torch.device("meta"):
-            norm = nn.BatchNorm1d(WIDTH) if bn else nn.Identity()
-            self.extractor = nn.Sequential(nn.Linear(DIMS, WIDTH), norm, nn.ReLU())
-            self.classifier = nn.Linear(WIDTH, CLASSES)
-        for name, part in (("e", self.extractor), ("c", self.classifier)):
-            initialise(part, seed + len(name))
-        if bn:
-            norm.reset_parameters()  # type: ignore[operator]
-            norm.reset_running_stats()  # type: ignore[operator]
-
-
-def tiny_hub_net(seed: int = 7) -> MLP:
-    return MLP(WIDTH, (12, 10), classes=CLASSES, seed=seed)
-
-
-def edge_learner(seed: int = 1, *, bn: bool = False, data: Dataset | None = None, **more: Any) -> Learner:
-    private = data or tiny_data(samples=48, seed=seed)
-    return Learner(TinyEdge(bn=bn), private, classes=CLASSES, batch_size=16, held_out=0, seed=seed, **more)
-
-
-def hub_learner(network: nn.Module | None = None, **more: Any) -> Learner:
-    return Learner(
-        network or tiny_hub_net(), gkt_models.no_samples((WIDTH,), CLASSES), classes=CLASSES, held_out=0, **more
-    )
-
-
-def edge_of(**more: Any) -> FedGKT:
-    return FedGKT(**{"role": "edge", "network": tiny_hub_net(), **more})
-
-
-def hub_of(**more: Any) -> FedGKT:
-    return FedGKT(**{"role": "hub", "hub_epochs": 2, "batch_size": 16, **more})
 
 
 def an_edge(name: str = "edge", seed: int = 1, *, bn: bool = False, **more: Any) -> Who:
@@ -167,7 +141,7 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 @pytest.mark.parametrize("kind", ["memory", "grpc"])
 async def test_7_10_1_one_networked_edge_is_the_alternating_reference_to_the_bit(kind: Any) -> None:
-    village = Village(kind)
+    village = PeerNetwork(kind)
     hub = village.peer("hub", hub_learner(), strategy=hub_of())
     edge = village.peer("edge", edge_learner(), strategy=edge_of())
     async with gathered(hub, edge), asyncio.timeout(60):
@@ -313,7 +287,7 @@ def test_7_10_6_without_the_upward_term_the_hub_does_not_read_the_edges_logits()
 async def test_7_10_7_the_bytes_are_those_of_the_formula_and_each_edge_gets_its_own_ids(
     features: Any, labels: Any
 ) -> None:
-    village = Village()
+    village = PeerNetwork()
     hub = village.peer("hub", hub_learner(), strategy=hub_of(edges=2, predict_by="own"))
     spans = {"a": slice(0, 40), "b": slice(40, 48)}
     edges = []
@@ -364,7 +338,7 @@ def test_7_10_9_asynchronous_with_one_edge_is_synchronous_with_one_edge() -> Non
 
 
 async def test_7_10_10_an_edge_whose_hub_is_gone_goes_on_with_labels_alone() -> None:
-    village = Village()
+    village = PeerNetwork()
     hub = village.peer("hub", hub_learner(), strategy=hub_of())
     edge = village.peer("edge", edge_learner(), strategy=edge_of())
     async with edge, asyncio.timeout(60):
@@ -839,7 +813,7 @@ SEEDS = {"a": 1, "b": 2, "c": 3}
 @pytest.mark.parametrize("kind", ["memory", "grpc"])
 async def test_the_network_changes_no_bit(kind: Any) -> None:
     """Three edges and a synchronous hub, in lockstep and without: the hub's version orders everything."""
-    village, off = Village(kind), Gate(metric="off")
+    village, off = PeerNetwork(kind), Gate(metric="off")
     hub = village.peer("hub", hub_learner(), strategy=hub_of(edges=3), gate=off)
     edges = {n: village.peer(n, edge_learner(s, bn=True), strategy=edge_of(), gate=off) for n, s in SEEDS.items()}
     async with gathered(hub, *edges.values()), asyncio.timeout(60):
@@ -881,7 +855,7 @@ def by_id(hub: Who, edges: dict[str, Who], ids: dict[str, PeerId], version: int)
 
 
 async def test_edges_in_lockstep_and_a_hub_that_trains_on_each_arrival() -> None:
-    village = Village()
+    village = PeerNetwork()
     hub = village.peer("hub", hub_learner(), strategy=hub_of(edges=1, scope="arrival"))
     edges = [village.peer(n, edge_learner(s), strategy=edge_of(), pace="lockstep") for n, s in SEEDS.items()]
     async with gathered(hub, *edges), asyncio.timeout(60), asyncio.TaskGroup() as running:

@@ -13,9 +13,21 @@ from peerlearn.learning.learner import Learner
 from peerlearn.strategies import registry
 from peerlearn.strategies.base import Asked
 from peerlearn.strategies.isolated import Isolated, IsolatedBalanced
+from peerlearn.testing import (
+    CLASSES,
+    PeerNetwork,
+    blob_learner,
+    everything,
+    gathered,
+    same,
+    snapshot,
+    tiny_card,
+    tiny_data,
+    tiny_learner,
+    tiny_model,
+    weights,
+)
 from peerlearn.types import epochs
-from tests.support import village as people
-from tests.support.tiny import CLASSES, everything, snapshot, tiny_card, tiny_data, tiny_learner, tiny_model, weights
 
 
 def skewed(copies: tuple[int, ...]) -> Dataset:
@@ -108,15 +120,15 @@ def test_9_1_2_it_shows_nothing() -> None:
 
 
 async def test_a_whole_peer_trains_by_it_and_asks_nobody() -> None:
-    village = people.Village()
+    village = PeerNetwork()
     amber, birch = (
-        village.peer(n, people.learner([0, 1], s), strategy="isolated-balanced")
+        village.peer(n, blob_learner([0, 1], s), strategy="isolated-balanced")
         for s, n in enumerate(("amber", "birch"))
     )
-    async with people.gathered(amber, birch):
+    async with gathered(amber, birch):
         await amber.run(2)
     assert len(village.events["amber"].of(Trained)) == 2
     assert not village.events["amber"].of(Fetched)
-    alone = people.learner([0, 1], 0)
+    alone = blob_learner([0, 1], 0)
     IsolatedBalanced().local(alone, epochs(4))
-    assert people.same(dict(amber.learner.state), dict(alone.state))
+    assert same(dict(amber.learner.state), dict(alone.state))

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from peerlearn.errors import ConfigError, KnowledgeError, LearnerError, RefusalReason, StateError
 from peerlearn.knowledge import NotModified, Outputs, Params, Query, Question, Received, Refusal
 from peerlearn.learning import checkpoint
-from peerlearn.learning.dataset import Unlabelled
 from peerlearn.learning.learner import Learner
 from peerlearn.learning.report import Report
 from peerlearn.orchestrator.training.gate import Gate
@@ -38,14 +37,17 @@ from peerlearn.strategies.mhd.loss import (
 from peerlearn.strategies.mhd.public_window import Wanted, Window
 from peerlearn.strategies.mhd.strategy import MHD
 from peerlearn.strategies.shared.optim import cosine_share
-from peerlearn.types import Exposure, Span, epochs, steps
-from tests.support.tiny import (
+from peerlearn.testing import (
     CLASSES,
     Normed,
+    PeerNetwork,
     bits,
+    blobs,
     everything,
+    gathered,
     give,
     received,
+    same,
     snapshot,
     tiny_card,
     tiny_data,
@@ -54,7 +56,8 @@ from tests.support.tiny import (
     tiny_model,
     weights,
 )
-from tests.support.village import Village, blobs, gathered, net, same
+from peerlearn.types import Exposure, Span, epochs, steps
+from tests.support.mhd import CLASSES_OF, mhd_learner, small_mhd
 
 PUBLIC = tiny_data(samples=40, seed=77).unlabelled("public")
 SMALL: dict[str, Any] = {"refresh": 3, "public_batch": 8, "warm_up": 0}
@@ -845,30 +848,8 @@ class Harm(MHD):
         return report
 
 
-VILLAGE = {"amber": ([0, 1, 2], 1), "birch": ([1, 2, 3], 2), "cedar": ([2, 3, 0], 3)}
-
-
-def villager(classes: list[int], seed: int, lr: float = 1e-3) -> Learner:
-    x, _ = blobs([0, 1, 2, 3], 99, 160)
-    public = Unlabelled(x, torch.arange(160), "common")
-    model = MultiHead.over(net(8 + 2 * seed), aux=2, seed=seed)
-    return Learner(
-        model,
-        blobs(classes, seed),
-        optimizer=torch.optim.Adam(model.parameters(), lr=lr),
-        classes=4,
-        seed=seed,
-        batch_size=32,
-        public_sets=[public],
-    )
-
-
-def option(**more: Any) -> MHD:
-    return MHD(**{"refresh": 4, "public_batch": 32, "warm_up": 1, "nu_emb": 0.0, **more})
-
-
 def directly(ids: dict[str, Any], rounds: int, **options: Any) -> dict[str, dict[str, Tensor]]:
-    peers = {name: (villager(*VILLAGE[name]), option(**options)) for name in ids}
+    peers = {name: (mhd_learner(*CLASSES_OF[name]), small_mhd(**options)) for name in ids}
     cards = {name: replace(tiny_card(name, *peers[name]), id=ids[name]) for name in ids}
     for learner, strategy in peers.values():
         strategy.local(learner, epochs(1))
@@ -893,10 +874,10 @@ def directly(ids: dict[str, Any], rounds: int, **options: Any) -> dict[str, dict
 @pytest.mark.parametrize(("kind", "pool"), [("memory", None), ("grpc", None), ("memory", 2)])
 async def test_9_1_row_1_the_network_changes_no_bit(kind, pool) -> None:
     """Three peers of three architectures in lockstep, whole, against the same strategies called directly."""
-    village, off = Village(kind), Gate(metric="off")
+    village, off = PeerNetwork(kind), Gate(metric="off")
     peers = [
-        village.peer(name, villager(*its), strategy=option(pool=pool), pace="lockstep", gate=off)
-        for name, its in VILLAGE.items()
+        village.peer(name, mhd_learner(*its), strategy=small_mhd(pool=pool), pace="lockstep", gate=off)
+        for name, its in CLASSES_OF.items()
     ]
     async with gathered(*peers):
         async with asyncio.TaskGroup() as running:
@@ -911,18 +892,18 @@ async def test_9_1_row_1_the_network_changes_no_bit(kind, pool) -> None:
 
 async def test_whole_peers_in_a_cycle_teach_a_class_unseen_while_the_main_head_keeps_its_own() -> None:
     """Each lacks one class, and asks one neighbour. Its main head never hears of that class; its auxiliary ones do."""
-    village = Village()
+    village = PeerNetwork()
     links = {"amber": "birch", "birch": "cedar", "cedar": "amber"}
     peers = [
         village.peer(
             name,
-            villager(*VILLAGE[name], lr=4e-3),
+            mhd_learner(*CLASSES_OF[name], lr=4e-3),
             learn_from=[links[name]],
-            strategy=option(warm_up=4, refresh=20, half=True),
+            strategy=small_mhd(warm_up=4, refresh=20, half=True),
             pace="lockstep",
             gate=Gate(metric="off"),
         )
-        for name in VILLAGE
+        for name in CLASSES_OF
     ]
     async with gathered(*peers):
         async with asyncio.TaskGroup() as running:
@@ -932,7 +913,7 @@ async def test_whole_peers_in_a_cycle_teach_a_class_unseen_while_the_main_head_k
             fetched = [e for e in village.events[peer.name].events if e.kind == "fetched"]
             assert {e.provider for e in fetched} == {links[peer.name]}  # type: ignore[attr-defined]
     for peer in peers:
-        own, _ = VILLAGE[peer.name]
+        own, _ = CLASSES_OF[peer.name]
         foreign = next(c for c in range(4) if c not in own)
         x, y = blobs([foreign], 5)
         shared = (peer.strategy.predict(peer.learner, x, head=-1).argmax(dim=1) == y).float().mean()  # type: ignore[call-arg]

@@ -16,8 +16,7 @@ from peerlearn.strategies.pairwise.layer_transfer import Objective, Rewriting
 from peerlearn.strategies.pairwise.pipelines import Pipelines
 from peerlearn.strategies.pairwise.strategy import Pairwise
 from peerlearn.strategies.pairwise.transfer_maps import LinearLayer, MapSettings, TransferMap, mean_layer
-from peerlearn.types import epochs, steps
-from tests.support.tiny import (
+from peerlearn.testing import (
     CLASSES,
     Normed,
     bits,
@@ -32,6 +31,7 @@ from tests.support.tiny import (
     tiny_model,
     weights,
 )
+from peerlearn.types import epochs, steps
 
 OUT, IN = MapSettings("out", True, "own"), MapSettings("in", False, "own")
 BOTH = pytest.mark.parametrize("settings", [OUT, IN, MapSettings("in", True, "own")], ids=["out", "in", "in+bias"])

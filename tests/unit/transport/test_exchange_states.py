@@ -101,16 +101,15 @@ def pattern(nbytes: int) -> bytes:
     return b"".join(xxhash.xxh3_64_digest(bytes((n % 256, n // 256))) for n in range(nbytes // 8 + 1))[:nbytes]
 
 
-def question(nbytes: int, sender: str = "ada", minor: int = PROTOCOL[1]) -> Message:
-    protocol = pb.Protocol(major=PROTOCOL[0], minor=minor)
-    return loaded(pb.Header(protocol=protocol, sender=sender, query=pb.Query(want="params")), nbytes)
+def question(nbytes: int, sender: str = "ada") -> Message:
+    return loaded(pb.Header(protocol=PROTO, sender=sender, query=pb.Query(want="params")), nbytes)
 
 
 class Talk(RuleBasedStateMachine):
     """What both ends have in common: the frames of one message come, or something else does.
 
     The model of what is being received: `wants` is "header", then the bytes of body to come, then "trailer", then
-    "end"; None once it can come to no good, and `over` once our end must have ended. `deadline`: when patience ends.
+    "end"; None once it can come to no good, and `over` once our end must have ended. `deadline`: for what is next.
     """
 
     other = PeerUnreachable("other", "the connection broke")
@@ -182,9 +181,10 @@ class Bob:
     def watch(self, request: pb.WatchRequest, caller: Caller) -> Any:
         raise NotImplementedError
 
-    async def admit(self, header: pb.Header, caller: Caller) -> None:
+    async def admit(self, header: pb.Header, caller: Caller) -> Caller:
         if header.sender == "stranger":
             raise PeerRefused("bob", RefusalReason.UNKNOWN_PEER, "introduce yourself first")
+        return caller
 
     async def answer(self, asked: Message, caller: Caller) -> Message:
         self.asked = asked
@@ -194,31 +194,31 @@ class Bob:
 
 
 class Provider(Talk):
-    """`reply`, by the desk: an answer, a refusal, or PeerUnreachable."""
+    """`reply`, by the dispatcher: an answer, a refusal, or PeerUnreachable."""
 
     @initialize(room=st.booleans(), gives=SIZES)
     def begin_call(self, room: bool, gives: int) -> None:
-        self.desk = Dispatcher(bob := Bob(), TIMING, LIMITS, LinkEstimates())
+        self.dispatcher = Dispatcher(bob := Bob(), TIMING, LIMITS, LinkEstimates())
         self.bob = bob
         self.call(room, gives)
 
     @precondition(lambda self: self.over)
     @rule(room=st.booleans(), gives=SIZES)
     def call(self, room: bool, gives: int) -> None:
-        """The desk serves one exchange at a time here: that it takes the next one shows that the last has left."""
+        """The dispatcher serves one exchange at a time here: if it takes the next one, the last has left."""
         self.start()
         self.pipe.room = room
         self.gives = gives
         self.outcome = ""
         self.holds = 0
-        self.run(self.desk.exchange(self.pipe, Caller("127.0.0.1")))
+        self.run(self.dispatcher.exchange(self.pipe, Caller("127.0.0.1")))
 
     # ---- what the consumer does
 
     @precondition(lambda self: not self.over)
-    @rule(brings=SIZES, sender=st.sampled_from(["ada", "stranger", "unfit"]), minor=st.sampled_from([1, 2]))
-    def header(self, brings: int, sender: str, minor: int) -> None:
-        asked = question(brings, sender, minor)
+    @rule(brings=SIZES, sender=st.sampled_from(["ada", "stranger", "unfit"]))
+    def header(self, brings: int, sender: str) -> None:
+        asked = question(brings, sender)
         asked.header.query.at = self.gives
         self.put(serialize(pb.Frame(header=asked.header)))
         if self.drains:
@@ -226,12 +226,12 @@ class Provider(Talk):
         elif self.wants != "header" or sender == "stranger":
             self.refused()
         elif brings:
-            self.sender, self.size, self.holds, self.minor = sender, brings, brings, minor
+            self.sender, self.size, self.holds = sender, brings, brings
             self.wants = brings
             self.begin(brings)
             self.writes()
         else:
-            self.sender, self.minor = sender, minor
+            self.sender = sender
             self.whole()
 
     @precondition(lambda self: not self.over)
@@ -296,7 +296,7 @@ class Provider(Talk):
     def as_it_should(self, brings: int) -> None:
         """What is waited for: leads deep into an exchange."""
         if self.wants == "header":
-            self.header(brings, "ada", PROTOCOL[1])
+            self.header(brings, "ada")
         elif self.wants == "trailer":
             self.trailer(wrong=False)
         elif self.wants is None:
@@ -338,7 +338,7 @@ class Provider(Talk):
         if not hasattr(self, "task"):
             return
         assert self.task.done() == self.over, (self.outcome, self.wants)
-        assert self.desk.under_way == ((0, 0) if self.over else (1, self.holds))
+        assert self.dispatcher.under_way == ((0, 0) if self.over else (1, self.holds))
         if not self.over:
             return
         error = self.task.exception()
@@ -354,13 +354,11 @@ class Provider(Talk):
             assert head.refusal.detail
         else:
             assert b"".join(bytes(part) for part in self.bob.asked.body) == self.body
-            given = b"".join(bytes(part) for frame in frames if isinstance(frame, Block) for part in frame.parts)
-            beside = b"".join(frame.whole for frame in frames if isinstance(frame, pb.Frame))
-            assert (beside if self.minor >= 2 else given) == pattern(self.gives)
-            assert not (given if self.minor >= 2 else beside), "what the consumer reads, and once"
+            assert b"".join(frame.whole for frame in frames if isinstance(frame, pb.Frame)) == pattern(self.gives)
+            assert not any(isinstance(frame, Block) for frame in frames), "the body comes once, beside its header"
 
     def gone(self) -> None:
-        assert self.desk.under_way == (0, 0)
+        assert self.dispatcher.under_way == (0, 0)
 
 
 class Consumer(Talk):
@@ -519,17 +517,16 @@ def test_the_machines_reach_a_whole_exchange() -> None:
         consumer.it_is_where_the_model_says()
         assert consumer.expected is None
         consumer.teardown()
-        for minor in (1, 2):
-            provider = Provider()
-            provider.begin_call(room=True, gives=gives)
-            provider.header(400, "ada", minor)
-            provider.it_is_where_the_model_says()
-            assert provider.desk.under_way == (1, 400)
-            provider.block(400)
-            provider.trailer(wrong=False)
-            provider.it_is_where_the_model_says()
-            assert provider.outcome == "answer"
-            provider.teardown()
+        provider = Provider()
+        provider.begin_call(room=True, gives=gives)
+        provider.header(400, "ada")
+        provider.it_is_where_the_model_says()
+        assert provider.dispatcher.under_way == (1, 400)
+        provider.block(400)
+        provider.trailer(wrong=False)
+        provider.it_is_where_the_model_says()
+        assert provider.outcome == "answer"
+        provider.teardown()
 
 
 def test_a_short_answer_comes_in_one_frame() -> None:

@@ -13,9 +13,9 @@ from peerlearn.security import Identity, fingerprint, open_card, sign_card
 from peerlearn.types import Address, Card, Exposure, Layer, PeerId, PublicSet
 from peerlearn.wire.cards import card_from_pb, card_to_pb, parse_card
 from peerlearn.wire.v1 import fabric_pb2 as pb
+from tests.support.cards import ME, plain
 
 LIMITS = Limits()
-ME = Identity.ephemeral()
 
 names = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=20)
 counts = st.integers(0, 2**63)
@@ -80,18 +80,6 @@ def test_any_bytes_are_a_card_or_a_typed_error(data: bytes) -> None:
         parse_card(data, LIMITS)
     except WireError:
         return
-
-
-def plain(**changes: object) -> pb.Card:
-    message = card_to_pb(Card(id=ME.id, name="amber", session="s1", classes=2, histogram=(1, 2)))
-    for name, value in changes.items():
-        field = getattr(message, name)
-        if hasattr(field, "extend"):
-            del field[:]
-            field.extend(value)
-        else:
-            setattr(message, name, value)
-    return message
 
 
 @pytest.mark.parametrize(

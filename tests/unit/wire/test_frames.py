@@ -1,5 +1,7 @@
 """Frames are what the generated classes read and write, and nothing that a peer claims is believed unchecked."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,20 +13,9 @@ from peerlearn.wire.compress import LinkEstimate, Packer
 from peerlearn.wire.frames import WHOLE_BYTES, Assembler, Block, Frame, Message, blocks, check_header, parse, serialize
 from peerlearn.wire.seal import sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
+from tests.support.headers import floats, header
 
 LOOPBACK = LinkEstimate(loopback=True)
-
-
-def header(*tensors: pb.TensorHeader, body_bytes: int | None = None) -> pb.Header:
-    made = pb.Header(protocol=pb.Protocol(major=1), sender="ada", tensors=tensors)
-    made.body_bytes = sum(t.stored * 4 for t in tensors) if body_bytes is None else body_bytes
-    if tensors:
-        made.knowledge.params.architecture = "a"
-    return made
-
-
-def floats(name: str, count: int) -> pb.TensorHeader:
-    return pb.TensorHeader(name=name, dtype="float32", shape=[count], stored=count)
 
 
 def message(*counts: int, seed: int = 0) -> Message:
@@ -74,7 +65,7 @@ def test_every_frame_of_a_message_is_read_by_the_generated_class_and_the_reverse
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=6))
 def test_a_short_body_stands_beside_its_header(counts: list[int]) -> None:
     original = message(*counts)
-    frames = [serialize(frame) for frame in blocks(original, Packer(LOOPBACK), brief=True)]
+    frames = [serialize(frame) for frame in blocks(original, Packer(LOOPBACK), beside=True)]
     short = original.header.body_bytes <= WHOLE_BYTES
     assert (len(frames) == 1) is short
     assert pb.Frame.FromString(frames[0]).whole == (body_of(original) if short else b"")
@@ -103,7 +94,7 @@ def test_a_body_beside_a_header_has_a_bound_of_its_own() -> None:
 
 @pytest.mark.parametrize("at", [-60, -30, -12, -3])
 def test_a_changed_byte_of_a_body_beside_its_header_is_noticed(at: int) -> None:
-    (frame,) = blocks(message(20), Packer(LOOPBACK), brief=True)
+    (frame,) = blocks(message(20), Packer(LOOPBACK), beside=True)
     data = bytearray(serialize(frame))
     data[at] ^= 4
     with pytest.raises(Corrupt):
@@ -241,6 +232,10 @@ def lying(**changes: object) -> pb.Header:
     return header(pb.TensorHeader(**({"name": "w", "dtype": "float32", "shape": [4], "stored": 4} | changes)))  # type: ignore[arg-type]
 
 
+def with_fields(**fields: Any) -> pb.Header:
+    return pb.Header(protocol=pb.Protocol(major=1), **fields)
+
+
 INDEX, BITMAP = pb.TensorHeader.INDEX, pb.TensorHeader.BITMAP
 LIES: list[tuple[pb.Header, type[WireError], str]] = [
     (pb.Header(protocol=pb.Protocol(major=2)), ForeignProtocol, r"2\.0"),
@@ -248,6 +243,9 @@ LIES: list[tuple[pb.Header, type[WireError], str]] = [
     (header(body_bytes=1), Corrupt, "add up to 0"),
     (header(floats("w", 4), body_bytes=17), Corrupt, "add up to 16"),
     (header(body_bytes=1 << 62), Oversized, "bytes of tensors"),
+    (with_fields(answer=bytes(17)), Oversized, "17 bytes of the name of an answer"),
+    (with_fields(query=pb.Query(resume=pb.Resume(answer=bytes(17)))), Oversized, "17 bytes of the name of an answer"),
+    (with_fields(resumed_at=1), Oversized, "1 bytes that have come of it"),
     (header(floats("w", 4), floats("w", 4)), Corrupt, "'w' twice"),
     (header(*(floats(str(i), 1) for i in range(5000))), Oversized, "tensors"),
     (lying(name=""), Corrupt, "without a name"),
@@ -293,6 +291,11 @@ def test_an_index_beyond_int32_is_corrupt() -> None:
         check_header(header(line, body_bytes=5), Limits(body_bytes=2**33))
 
 
+def test_an_answer_may_have_a_name_of_sixteen_bytes() -> None:
+    named = with_fields(answer=bytes(16), query=pb.Query(resume=pb.Resume(answer=bytes(16))))
+    check_header(named, Limits())
+
+
 def test_a_newer_minor_and_unknown_fields_are_welcome() -> None:
     newer = header()
     newer.protocol.minor = 9
@@ -301,11 +304,12 @@ def test_a_newer_minor_and_unknown_fields_are_welcome() -> None:
     assert received([sealed(unknown)]) is not None
 
 
-def test_a_header_of_version_1_0_has_no_checksum_and_nothing_that_is_not_known() -> None:
+def test_a_header_without_its_checksum_is_refused() -> None:
     plain = pb.Frame(header=header()).SerializeToString()
-    assert received([plain]) is not None
-    with pytest.raises(Corrupt, match="checksum"):
-        received([plain + b"\x98\x06\x07"])
+    assert received([sealed(plain)]) is not None
+    for bare in (plain, plain + b"\x98\x06\x07", sealed(plain) + b"\x98\x06\x07"):
+        with pytest.raises(Corrupt, match="does not end with a checksum"):
+            received([bare])
 
 
 # ---------------------------------------------------------------- streams

@@ -20,6 +20,7 @@ from peerlearn.knowledge import Outputs, Params, Query, Question, Sparse
 from peerlearn.learning.learner import Learner
 from peerlearn.orchestrator.consumer.held_tensors import REST, HeldTensors
 from peerlearn.strategies.distillation import Distillation
+from peerlearn.testing import PeerNetwork, bits, blob_model, blobs, gathered
 from peerlearn.types import PeerId
 from peerlearn.wire.codec import decode_answer, decode_question, encode_answer, encode_question
 from peerlearn.wire.compress import LinkEstimate, Packer
@@ -27,9 +28,7 @@ from peerlearn.wire.frames import Assembler, Message, blocks, parse, serialize
 from peerlearn.wire.reuse.deltas import Bases, most_changed, put
 from peerlearn.wire.reuse.digests import Digests, digest
 from peerlearn.wire.reuse.negotiation import Held, Reuse, Terms, terms_of
-from peerlearn.wire.tensors import to_wire
-from tests.support.tiny import bits
-from tests.support.village import Village, blobs, gathered, net
+from peerlearn.wire.tensors import all_to_wire
 
 ME: Mapping[str, Any] = {"sender": PeerId("ab" * 16), "session": "s1", "strategy": "distillation"}
 PROVIDER = PeerId("cd" * 16)
@@ -61,8 +60,8 @@ class Pair:
         question = travelled(encode_question(Question(self.query), **ME, held=self.held))
         terms, cast = terms_of(question.header.query), decode_question(question).query.cast
         assert terms is not None
-        line = partial(self.reuse.to_wire, terms)
-        reply = travelled(encode_answer(knowledge, **ME, cast=cast, line=line))
+        line = partial(self.reuse.all_to_wire, terms)
+        reply = travelled(encode_answer(knowledge, **ME, cast=cast, lines=line))
         got = decode_answer(reply, held=self.held)
         assert isinstance(got, Params | Outputs)
         self.held = {line.digest: got.tensors[line.name] for line in reply.header.tensors if line.name in got.tensors}
@@ -151,7 +150,7 @@ def test_a_snapshot_is_hashed_once_and_forgotten_with_it() -> None:
 
 
 def answered(tensors: Tensors, held: Held) -> Message:
-    return encode_answer(params(tensors), **ME, line=partial(Reuse(0).to_wire, Terms(frozenset(held))))
+    return encode_answer(params(tensors), **ME, lines=partial(Reuse(0).all_to_wire, Terms(frozenset(held))))
 
 
 def test_a_query_without_the_new_fields_gets_a_whole_answer_without_names() -> None:
@@ -362,8 +361,8 @@ class Taking:
         """Whether names were asked for, and the bytes of the body."""
         offered = self.holdings.offer(PROVIDER, self.query)
         terms = None if offered is None else Terms(frozenset(offered))
-        line = to_wire if terms is None else partial(self.reuse.to_wire, terms)
-        reply = travelled(encode_answer(params(tensors), **ME, line=line))
+        line = all_to_wire if terms is None else partial(self.reuse.all_to_wire, terms)
+        reply = travelled(encode_answer(params(tensors), **ME, lines=line))
         got = decode_answer(reply, held=offered)
         assert isinstance(got, Params)
         self.holdings.keep(PROVIDER, self.query, offered, got, reply.header)
@@ -404,14 +403,14 @@ def test_a_provider_whose_names_are_false_is_asked_for_everything() -> None:
 
 def wide_learner(classes: list[int], seed: int, *, frozen: bool) -> Learner:
     """A trunk of 41,200 values and a head of 804."""
-    model = net(200)
+    model = blob_model(200)
     if frozen:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith("fc."))
     return Learner(model, blobs(classes, seed), classes=4, seed=seed, batch_size=32)
 
 
-def fetched(village: Village, name: str) -> list[Fetched]:
+def fetched(village: PeerNetwork, name: str) -> list[Fetched]:
     return [event for event in village.events[name].events if isinstance(event, Fetched) and not event.not_modified]
 
 
@@ -431,7 +430,7 @@ def absorbed(strategy: Distillation) -> Iterator[list[Params]]:
 
 @pytest.mark.parametrize("kind", ["memory", "grpc"])
 async def test_a_fine_tuned_model_with_a_frozen_trunk_sends_only_its_head(kind: Any) -> None:
-    village, strategy = Village(kind), Distillation()
+    village, strategy = PeerNetwork(kind), Distillation()
     amber = village.peer("amber", wide_learner([0, 1], 1, frozen=True), strategy=strategy)
     birch = village.peer("birch", wide_learner([2, 3], 2, frozen=True))
     with absorbed(strategy) as seen:
@@ -447,7 +446,7 @@ async def test_a_fine_tuned_model_with_a_frozen_trunk_sends_only_its_head(kind: 
 
 
 async def test_top_k_is_asked_for_with_one_word_and_teaches() -> None:
-    village = Village()
+    village = PeerNetwork()
     amber = village.peer("amber", wide_learner([0, 1], 1, frozen=False), cast="topk:0.02")
     birch = village.peer("birch", wide_learner([2, 3], 2, frozen=False))
     async with gathered(amber, birch):
@@ -465,7 +464,7 @@ async def test_top_k_is_asked_for_with_one_word_and_teaches() -> None:
 
 
 async def test_a_strategy_that_writes_into_what_it_got_costs_one_more_exchange() -> None:
-    village, strategy = Village(), Distillation()
+    village, strategy = PeerNetwork(), Distillation()
     amber = village.peer("amber", wide_learner([0, 1], 1, frozen=True), strategy=strategy)
     birch = village.peer("birch", wide_learner([2, 3], 2, frozen=True))
     with absorbed(strategy) as seen:
@@ -484,4 +483,4 @@ async def test_a_strategy_that_writes_into_what_it_got_costs_one_more_exchange()
 
 def test_a_peer_refuses_a_cast_that_there_is_not() -> None:
     with pytest.raises(ConfigError, match="int4"):
-        Village().peer("amber", wide_learner([0, 1], 1, frozen=False), cast="int4")
+        PeerNetwork().peer("amber", wide_learner([0, 1], 1, frozen=False), cast="int4")

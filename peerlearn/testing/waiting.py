@@ -1,15 +1,25 @@
 """How long tests wait, and how they time on a machine that does not always let them run."""
 
+import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 SOON = 60.0
-"""For what comes at once on an idle machine: this only ends what would never end. Speed is measured by `timed`."""
+"""Seconds, for what comes at once on an idle machine: this ends only what would never end. `timed` measures speed."""
 
-TICK = 0.01
+_TICK = 0.01
+"""Seconds between two looks at the clock."""
+
+
+async def until(condition: Callable[[], bool], *, within: float = SOON) -> None:
+    """Looks every few milliseconds. Raises TimeoutError when the condition has not come true in time."""
+    async with asyncio.timeout(within):
+        await asyncio.sleep(_TICK)
+        while not condition():  # noqa: ASYNC110  what is waited for has no event of its own
+            await asyncio.sleep(_TICK)
 
 
 @dataclass
@@ -22,13 +32,14 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
+        """Counted so far."""
         return self._counted + self._since(time.monotonic())
 
     def _since(self, now: float) -> float:
-        return min(now - self._last, 2 * TICK)
+        return min(now - self._last, 2 * _TICK)
 
     def _watch(self) -> None:
-        while not self._ended.wait(TICK):
+        while not self._ended.wait(_TICK):
             now = time.monotonic()
             self._counted, self._last = self._counted + self._since(now), now
 
