@@ -2,7 +2,7 @@
 
 mutmut makes the changes and runs the tests, in a copy of the project in a temporary directory. `scripts/mutants.toml`
 names the modules, their tests and the bar. A change is caught if a test fails, if the tests do not end, or if mypy
-refuses it. Exit status 1: more changes than the bar allows got through, or an entry of the list of equivalents is stale.
+refuses it. Exit status 1: more changes got through than the bar allows, or the list of equivalents has a stale entry.
 """
 
 import argparse
@@ -26,6 +26,9 @@ MUTMUT = (sys.executable, "-m", "mutmut")
 LINE = re.compile(r"^\s+(\S+__mutmut_\d+): (.+)$")
 CAUGHT = ("killed", "timeout", "caught by type check", "segfault")
 PASSED_OVER = ("not checked", "skipped")
+
+Keys = set[tuple[str, str, str]]
+"""Module, line, and the line after the change."""
 
 TYPES = """[mypy]
 strict = true
@@ -57,9 +60,15 @@ class Target:
 class Change:
     """One mutant: the lines that it takes out and puts in, without their indentation."""
 
+    module: str
     was: str
     becomes: str
     line: int
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """By this the list of equivalents names it: lines may move."""
+        return self.module, self.was, self.becomes
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +76,14 @@ class Settings:
     bar: float
     """Share of the mutants that may survive."""
     targets: tuple[Target, ...]
-    equivalent: frozenset[tuple[str, str, str]]
-    """Module, line and changed line of mutants that behave like the original."""
+    equivalent: Keys
+    """Keys of the mutants that behave like the original."""
 
 
 def settings() -> Settings:
     tree: dict[str, Any] = tomllib.loads((ROOT / "scripts" / "mutants.toml").read_text("utf-8"))
     targets = tuple(Target(name, its["file"], tuple(its["tests"])) for name, its in tree["modules"].items())
-    equivalent = frozenset((its["module"], its["was"], its["becomes"]) for its in tree.get("equivalent", ()))
+    equivalent = {(its["module"], its["was"], its["becomes"]) for its in tree.get("equivalent", ())}
     return Settings(tree["bar"], targets, equivalent)
 
 
@@ -87,7 +96,17 @@ def lay_out(copy: Path, targets: Sequence[Target]) -> None:
         else:
             shutil.copy(source, copy / name)
     (copy / "mypy.ini").write_text(TYPES, "utf-8")
-    mypy = [sys.executable, "-m", "mypy", "--config-file", str(copy / "mypy.ini"), "--output", "json", "-p", "peerlearn"]
+    mypy = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--config-file",
+        str(copy / "mypy.ini"),
+        "--output",
+        "json",
+        "-p",
+        "peerlearn",
+    ]
     table = {
         "source_paths": ["peerlearn"],
         "only_mutate": [target.file for target in targets],
@@ -112,8 +131,8 @@ def run(copy: Path, tenth: int | None) -> dict[str, str]:
             log.seek(0)
             sys.exit("\n".join(["mutants: mutmut failed", *log.read().replace("\r", "\n").splitlines()[-40:]]))
     shown = subprocess.run([*MUTMUT, "results", "--all", "true"], cwd=copy, capture_output=True, text=True, check=True)
-    outcomes = dict(found.groups() for line in shown.stdout.splitlines() if (found := LINE.match(line)))
-    return {name: outcome for name, outcome in outcomes.items() if outcome not in PASSED_OVER}
+    found = [LINE.match(line) for line in shown.stdout.splitlines()]
+    return {one[1]: one[2] for one in found if one and one[2] not in PASSED_OVER}
 
 
 def change(copy: Path, target: Target, mutant: str) -> Change:
@@ -131,41 +150,40 @@ def change(copy: Path, target: Target, mutant: str) -> Change:
         else:
             line += 1
     was, becomes = (" ".join(text[1:].strip() for text in body if text.startswith(sign)) for sign in "-+")
-    return Change(was, becomes, line)
+    return Change(target.name, was, becomes, line)
 
 
 def _first_line(source: str, path: Sequence[str]) -> int:
     """The line at which the function of this name begins; for a method the path is class and name."""
-    body: list[ast.stmt] = ast.parse(source).body
+    body, line = ast.parse(source).body, 0
     for name in path:
-        (node,) = (n for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) if n.name == name)
-        body = node.body
-    return node.lineno
+        defined = [node for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
+        body, line = next((node.body, node.lineno) for node in defined if node.name == name)
+    return line
 
 
-def report(copy: Path, chosen: Sequence[Target], outcomes: dict[str, str], rules: Settings, *, whole: bool) -> bool:
-    """Print what got through. Returns True if it is within the bar and the list of equivalents is true."""
-    seen: set[tuple[str, str, str]] = set()
-    total = missed = 0
+def report(copy: Path, chosen: Sequence[Target], outcomes: dict[str, str], rules: Settings) -> tuple[int, Keys]:
+    """Say what became of each module's mutants. Returns how many survived, and the keys of all that got through."""
+    seen: Keys = set()
+    missed = 0
     for target in chosen:
         own = {name: outcome for name, outcome in outcomes.items() if name.startswith(f"{target.dotted}.x")}
-        through = {name: change(copy, target, name) for name, outcome in own.items() if outcome not in CAUGHT}
-        keys = {name: (target.name, its.was, its.becomes) for name, its in through.items()}
-        seen |= set(keys.values())
-        survivors = [name for name in through if keys[name] not in rules.equivalent]
-        total, missed = total + len(own), missed + len(survivors)
+        through = [change(copy, target, name) for name, outcome in own.items() if outcome not in CAUGHT]
+        survivors = [its for its in through if its.key not in rules.equivalent]
         kinds = Counter(outcome for outcome in own.values() if outcome in CAUGHT)
-        print(f"{target.name}: {len(own)} mutants, {', '.join(f'{n} {kind}' for kind, n in kinds.most_common())}, "
-              f"{len(through) - len(survivors)} equivalent, {len(survivors)} survived")  # fmt: skip
-        for name in survivors:
-            print(f"  {target.file}:{through[name].line} ({own[name]})\n    - {through[name].was}\n    + {through[name].becomes}")
-    names = {target.name for target in chosen}
-    stale = [key for key in sorted(rules.equivalent) if key[0] in names and key not in seen] if whole else []
-    for module, was, becomes in stale:
-        print(f"mutants.toml: no such survivor in {module}: - {was} + {becomes}")
-    share = missed / max(total, 1)
-    print(f"mutants: {missed} of {total} survived: {share:.1%}; at most {rules.bar:.0%}")
-    return total > 0 and share <= rules.bar and not stale
+        caught = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        same = len(through) - len(survivors)
+        say(f"{target.name}: {len(own)} mutants: {caught}, {same} equivalent, {len(survivors)} survived")
+        for its in survivors:
+            say(f"  {target.file}:{its.line}\n    - {its.was}\n    + {its.becomes}")
+        missed += len(survivors)
+        seen |= {its.key for its in through}
+    return missed, seen
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def main() -> int:
@@ -182,7 +200,16 @@ def main() -> int:
         copy = Path(folder)
         lay_out(copy, chosen)
         outcomes = run(copy, asked.tenth)
-        return 0 if report(copy, chosen, outcomes, rules, whole=asked.tenth is None) else 1
+        missed, seen = report(copy, chosen, outcomes, rules)
+    expected = {key for key in rules.equivalent if key[0] in {target.name for target in chosen}}
+    stale = sorted(expected - seen) if asked.tenth is None else []
+    for name, was, becomes in stale:
+        say(f"mutants.toml: no such survivor of {name}:\n    - {was}\n    + {becomes}")
+    if not outcomes:
+        sys.exit("mutants: there are none")
+    share = missed / len(outcomes)
+    say(f"mutants: {missed} of {len(outcomes)} survived: {share:.1%}; the bar is {rules.bar:.0%}")
+    return 1 if stale or share > rules.bar else 0
 
 
 if __name__ == "__main__":

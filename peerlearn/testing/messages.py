@@ -90,7 +90,7 @@ class ScriptedService:
         return pb.Introduction(protocol=PROTO, observed=caller.host, known=[pb.Acquaintance(id="eve")])
 
     async def told(self, request: pb.WatchRequest, caller: Caller, notices: AsyncIterator[pb.Notice]) -> None:
-        """Nobody is expected to tell anything. Raises AssertionError."""
+        """No notices are expected from a watching peer. Raises AssertionError."""
         raise AssertionError("no peer that watches here sends notices")
 
     async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncGenerator[pb.Notice, None]:

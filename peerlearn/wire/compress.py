@@ -38,7 +38,7 @@ _WIDTH: dict[int, int] = {
 _SHUFFLED = {width: codec for codec, width in _WIDTH.items() if width > 1}
 _MASK_WIDTH: dict[int, int] = {pb.Packed.MASK2: 2, pb.Packed.MASK4: 4, pb.Packed.MASK8: 8}
 _MASKED = {width: codec for codec, width in _MASK_WIDTH.items()}
-# Bytes per second, of one core at the other side: unpacking ReLU maps, TRANSPORT D (the slow end of each codec).
+# Bytes per second, of one core at the other side: unpacking ReLU maps, measured (the slow end of each codec).
 _UNPACK_RATE: dict[int, float] = {
     **{codec: 2.0e9 if width == 1 else 0.8e9 for codec, width in _WIDTH.items()},
     **dict.fromkeys(_MASK_WIDTH, 2.0e9),
@@ -80,7 +80,7 @@ class LinkEstimate:
         self._measured = True
 
     def pays(self, ratio: float, pack_rate: float, unpack_rate: float) -> bool:
-        """Whether sending `ratio` of the bytes ends sooner, given the rates of both ends (TRANSPORT, section D).
+        """Whether sending `ratio` of the bytes ends sooner, given the rates of both ends.
 
         On loopback no codec keeps up with the link unless the data all but vanish.
         """

@@ -57,8 +57,12 @@ async def calls(tag: str) -> list[Input]:
 def _peer(name: str, tag: str, seed: int, *discovery: Static) -> Peer:
     its = blob_learner([0, 1], seed, hidden=32)
     return Peer(
-        its, name=name, strategy=Gossip(), gate=Gate(metric="off"),
-        network=Network(group_tag=tag, timing=brisk()), internals=Internals(discovery=discovery),
+        its,
+        name=name,
+        strategy=Gossip(),
+        gate=Gate(metric="off"),
+        network=Network(group_tag=tag, timing=brisk()),
+        internals=Internals(discovery=discovery),
     )
 
 

@@ -382,7 +382,7 @@ def test_a_run_directory_holds_everything(tmp_path: Path) -> None:
         ("result.json", {"peers": {"target": {}}}, "peers.target: 'measured' is missing"),
         ("result.json", {"more": 1}, "unknown key 'more'"),
         ("experiment.json", {"variants": []}, "variants: a table is expected"),
-        ("experiment.json", {"head": {"nam": "x"}}, "head: unknown key 'nam'"),
+        ("experiment.json", {"head": {"nom": "x"}}, "head: unknown key 'nom'"),
     ],
 )
 def test_a_result_that_was_altered_is_one_sentence(tmp_path: Path, file: str, changed: Any, why: str) -> None:
@@ -399,7 +399,9 @@ def test_rows_are_means_over_the_last_rounds_then_over_seeds(tmp_path: Path) -> 
     run(path, out)
     stored = results.stored(out)
     row = next(r for r in rows.rows(stored) if (r.variant, r.metric) == ("isolated", "shared"))
-    by_hand = [sum(v for _, v in stored.runs["isolated"][seed].peers["target"].series["shared"]) / 2 for seed in (0, 1)]
+    by_hand = [
+        sum(v or 0.0 for _, v in stored.runs["isolated"][seed].peers["target"].series["shared"]) / 2 for seed in (0, 1)
+    ]
     assert list(row.values.values()) == pytest.approx(by_hand)
     assert row.n == 2
     assert row.sd == pytest.approx(abs(by_hand[0] - by_hand[1]) / 2**0.5)

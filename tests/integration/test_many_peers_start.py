@@ -28,7 +28,7 @@ from peerlearn.transport.grpc.transport import GrpcTransport
 from peerlearn.transport.memory.transport import MemoryTransport
 from peerlearn.types import PROTOCOL, Address, Card, PeerId
 from peerlearn.wire.v1 import fabric_pb2 as pb
-from tests.support.members import Village
+from tests.support.members import MembershipNetwork
 
 LIMITS = Limits()
 TIMING = Timing(base=30, stall=30)
@@ -44,7 +44,7 @@ async def test_of_two_one_is_introduced_to_the_other_and_once(monkeypatch: pytes
         return await introduce(self, to, said)
 
     monkeypatch.setattr(MemoryTransport, "introduce", counted)
-    village, lobby = Village("memory", timing=Timing(retry_most=60)), Lobby()
+    village, lobby = MembershipNetwork("memory", timing=Timing(retry_most=60)), Lobby()
     async with AsyncExitStack() as stack, asyncio.timeout(60):
         guests = [await stack.enter_async_context(village.peer(f"p{number}", lobby=lobby)) for number in range(12)]
         for guest in guests:

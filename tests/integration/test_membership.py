@@ -30,14 +30,14 @@ from peerlearn.transport.memory.transport import MemoryNetwork, MemoryTransport
 from peerlearn.types import PROTOCOL, Address, Card, PeerId
 from peerlearn.wire.seal import sealed
 from peerlearn.wire.v1 import fabric_pb2 as pb
-from tests.support.members import LIMITS, Guest, Served, Village
+from tests.support.members import LIMITS, Guest, MembershipNetwork, Served
 
 DEAD = Address("127.0.0.1", 9)
 
 
 @pytest.fixture(params=["memory", "grpc"])
-def village(request: pytest.FixtureRequest) -> Village:
-    return Village(request.param)
+def village(request: pytest.FixtureRequest) -> MembershipNetwork:
+    return MembershipNetwork(request.param)
 
 
 async def within(seconds: float, guest: Guest, *names: str) -> None:
@@ -53,7 +53,7 @@ async def watched(guest: Guest, *others: Guest) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_strangers_in_a_lobby_meet_and_know_each_other(village: Village) -> None:
+async def test_strangers_in_a_lobby_meet_and_know_each_other(village: MembershipNetwork) -> None:
     lobby = Lobby()
     async with village.peer("amber", lobby=lobby) as amber, village.peer("birch", lobby=lobby) as birch:
         async with village.peer("cedar", lobby=lobby) as cedar:
@@ -65,7 +65,7 @@ async def test_strangers_in_a_lobby_meet_and_know_each_other(village: Village) -
             assert amber.life("birch") == ["confirmed"]
 
 
-async def test_one_told_address_is_enough_for_all_to_meet(village: Village) -> None:
+async def test_one_told_address_is_enough_for_all_to_meet(village: MembershipNetwork) -> None:
     async with village.peer("amber") as amber:
         async with village.peer("birch", peers=[amber.address]) as birch:
             await within(SOON, amber, "birch")
@@ -74,7 +74,7 @@ async def test_one_told_address_is_enough_for_all_to_meet(village: Village) -> N
                 await within(SOON, amber, "birch", "cedar")
 
 
-async def test_a_hint_at_oneself_is_dropped(village: Village) -> None:
+async def test_a_hint_at_oneself_is_dropped(village: MembershipNetwork) -> None:
     async with village.peer("birch") as birch:
         async with AsyncExitStack() as stack:
             transport = village.transport()
@@ -123,7 +123,7 @@ async def hears_of_news(listener: Guest, speaker: Guest, version: int) -> None:
         await listener.membership.until(lambda d: d.find(speaker.name).card.metrics == {"shared": 0.5})
 
 
-async def test_new_versions_and_cards_reach_those_who_watch(village: Village) -> None:
+async def test_new_versions_and_cards_reach_those_who_watch(village: MembershipNetwork) -> None:
     lobby = Lobby()
     async with village.peer("amber", lobby=lobby) as amber, village.peer("birch", lobby=lobby) as birch:
         await within(SOON, amber, "birch")
@@ -137,7 +137,7 @@ async def test_new_versions_and_cards_reach_those_who_watch(village: Village) ->
             assert cedar.directory.find("birch").version == 7
 
 
-async def test_goodbye_is_noticed_at_once_and_is_not_silence(village: Village) -> None:
+async def test_goodbye_is_noticed_at_once_and_is_not_silence(village: MembershipNetwork) -> None:
     lobby = Lobby()
     async with village.peer("amber", lobby=lobby) as amber:
         async with village.peer("birch", lobby=lobby) as birch:
@@ -150,7 +150,7 @@ async def test_goodbye_is_noticed_at_once_and_is_not_silence(village: Village) -
 
 
 async def test_a_silent_peer_is_suspect_then_gone_then_back() -> None:
-    village = Village("memory")
+    village = MembershipNetwork("memory")
     lobby = Lobby()
     async with village.peer("amber", lobby=lobby) as amber, village.peer("birch", lobby=lobby) as birch:
         await within(SOON, amber, "birch")
@@ -172,7 +172,7 @@ async def test_a_silent_peer_is_suspect_then_gone_then_back() -> None:
 
 
 async def test_a_short_cut_ends_in_back_without_gone() -> None:
-    village = Village("memory")
+    village = MembershipNetwork("memory")
     async with village.peer("amber") as amber, village.peer("birch", peers=[amber.address]) as birch:
         await within(SOON, amber, "birch")
         await within(SOON, birch, "amber")
@@ -183,7 +183,7 @@ async def test_a_short_cut_ends_in_back_without_gone() -> None:
         assert amber.life("birch") == ["confirmed", "suspect", "back"]
 
 
-async def test_a_peer_is_recognised_after_a_restart_at_another_address(village: Village) -> None:
+async def test_a_peer_is_recognised_after_a_restart_at_another_address(village: MembershipNetwork) -> None:
     me = Identity.ephemeral()
     async with village.peer("amber") as amber:
         async with village.peer("birch", peers=[amber.address], identity=me) as birch:
@@ -199,7 +199,7 @@ async def test_a_peer_is_recognised_after_a_restart_at_another_address(village: 
         assert amber.life("birch")[:3] == ["confirmed", "left", "back"]
 
 
-async def test_a_second_process_with_the_same_identity_gives_up(village: Village) -> None:
+async def test_a_second_process_with_the_same_identity_gives_up(village: MembershipNetwork) -> None:
     me = Identity.ephemeral()
     async with village.peer("amber") as amber, village.peer("birch", peers=[amber.address], identity=me) as first:
         await within(SOON, amber, "birch")
@@ -212,7 +212,7 @@ async def test_a_second_process_with_the_same_identity_gives_up(village: Village
 
 
 async def test_a_copy_whose_network_comes_late_gives_up_all_the_same() -> None:
-    village, me = Village("memory"), Identity.ephemeral()
+    village, me = MembershipNetwork("memory"), Identity.ephemeral()
     late = village.timing.gone_after + village.timing.suspect_after
 
     class Late:
@@ -232,7 +232,7 @@ async def test_a_copy_whose_network_comes_late_gives_up_all_the_same() -> None:
         assert amber.directory.find("birch").alive
 
 
-async def test_a_twin_that_meets_the_first_directly_gives_up(village: Village) -> None:
+async def test_a_twin_that_meets_the_first_directly_gives_up(village: MembershipNetwork) -> None:
     me = Identity.ephemeral()
     async with village.peer("birch", identity=me, session="1-older") as first:
         with pytest.raises(IdentityError, match="in use elsewhere"):
@@ -241,7 +241,7 @@ async def test_a_twin_that_meets_the_first_directly_gives_up(village: Village) -
         assert list(first.directory) == []
 
 
-async def test_other_groups_are_refused_and_the_user_is_told(village: Village) -> None:
+async def test_other_groups_are_refused_and_the_user_is_told(village: MembershipNetwork) -> None:
     async with village.peer("amber", group_tag="red") as amber:
         async with village.peer("birch", peers=[amber.address], group_tag="blue") as birch:
             async with asyncio.timeout(SOON):
@@ -255,7 +255,7 @@ async def test_other_groups_are_refused_and_the_user_is_told(village: Village) -
             assert list(amber.directory) == list(birch.directory) == []
 
 
-async def test_another_protocol_is_refused_with_the_reason(village: Village) -> None:
+async def test_another_protocol_is_refused_with_the_reason(village: MembershipNetwork) -> None:
     async with village.peer("amber") as amber:
         asking = village.transport()
         future = pb.Introduction(protocol=pb.Protocol(major=PROTOCOL[0] + 1))
@@ -267,7 +267,7 @@ async def test_another_protocol_is_refused_with_the_reason(village: Village) -> 
         await closed(asking)
 
 
-async def test_a_forged_card_is_refused(village: Village) -> None:
+async def test_a_forged_card_is_refused(village: MembershipNetwork) -> None:
     async with village.peer("amber") as amber:
         asking = village.transport()
         liar, victim = Identity.ephemeral(), Identity.ephemeral()
@@ -286,7 +286,7 @@ async def test_a_forged_card_is_refused(village: Village) -> None:
         await closed(asking)
 
 
-async def test_watching_needs_an_introduction(village: Village) -> None:
+async def test_watching_needs_an_introduction(village: MembershipNetwork) -> None:
     async with village.peer("amber") as amber:
         asking = village.transport()
         with pytest.raises(PeerRefused) as refused:
@@ -295,7 +295,7 @@ async def test_watching_needs_an_introduction(village: Village) -> None:
         await closed(asking)
 
 
-async def test_only_so_many_may_watch(village: Village) -> None:
+async def test_only_so_many_may_watch(village: MembershipNetwork) -> None:
     async with village.peer("amber", limits=replace(LIMITS, watches=1)) as amber:
         asking = village.transport()
         first = asking.watch(amber.address, pb.WatchRequest())
@@ -308,7 +308,7 @@ async def test_only_so_many_may_watch(village: Village) -> None:
         await closed(asking)
 
 
-async def test_an_anonymous_look_is_answered_and_recorded_nowhere(village: Village) -> None:
+async def test_an_anonymous_look_is_answered_and_recorded_nowhere(village: MembershipNetwork) -> None:
     async with village.peer("amber") as amber:
         asking = village.transport()
         answer = await asking.introduce(amber.address, pb.Introduction(protocol=pb.Protocol(major=PROTOCOL[0])))
@@ -318,7 +318,7 @@ async def test_an_anonymous_look_is_answered_and_recorded_nowhere(village: Villa
         await closed(asking)
 
 
-async def test_an_observer_sees_all_and_is_seen_by_none(village: Village) -> None:
+async def test_an_observer_sees_all_and_is_seen_by_none(village: MembershipNetwork) -> None:
     lobby = Lobby()
     async with village.peer("amber", lobby=lobby) as amber, village.peer("birch", lobby=lobby) as birch:
         await within(SOON, amber, "birch")
@@ -341,7 +341,7 @@ async def test_an_observer_sees_all_and_is_seen_by_none(village: Village) -> Non
 
 
 async def test_a_dead_address_beside_a_good_one_costs_no_time_out() -> None:
-    village = Village("memory")
+    village = MembershipNetwork("memory")
 
     async with village.peer("amber") as amber:
         # An address that swallows everything: only staggering gets past it.
@@ -364,7 +364,7 @@ async def test_a_dead_address_beside_a_good_one_costs_no_time_out() -> None:
 
 async def test_what_is_left_of_former_lives_in_mdns_is_not_followed_for_ever() -> None:
     """A peer killed again and again leaves a name and an address each time; the last of them is where it is."""
-    village = Village("memory")
+    village = MembershipNetwork("memory")
     async with village.peer("amber") as amber:
 
         class Litter:
@@ -384,7 +384,7 @@ async def test_what_is_left_of_former_lives_in_mdns_is_not_followed_for_ever() -
 
 
 async def test_an_unreachable_told_address_is_a_problem_until_somebody_is_there() -> None:
-    village = Village("memory")
+    village = MembershipNetwork("memory")
     hole = Address("memory", 2)  # the next that the network gives out
     async with village.peer("amber", peers=[hole, Address("memory", 99)]) as amber:
         async with asyncio.timeout(SOON):
@@ -407,7 +407,7 @@ async def test_whoever_does_not_show_its_card_by_a_watch_is_introduced_to(
     """One that has introduced itself and does not tell of itself is only watched in turn; else we introduce ourselves
     too."""
     monkeypatch.setattr(Watcher, "_may_tell", lambda self: False)
-    village = Village("memory", replace(brisk(), base=0.5))
+    village = MembershipNetwork("memory", replace(brisk(), base=0.5))
     introduced: list[tuple[Address, Address]] = []
     introduce, watch = MemoryTransport.introduce, MemoryTransport.watch
 
@@ -469,7 +469,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 async def test_one_call_serves_two(calls: Calls) -> None:
     """Whoever is watched hears of the watcher by the same call: versions, cards, beats and a goodbye, and asks it."""
-    village = Village("memory")
+    village = MembershipNetwork("memory")
     async with village.peer("hub") as hub:
         async with village.peer("guest", peers=[hub.address]) as guest:
             await within(SOON, hub, "guest")
@@ -492,7 +492,7 @@ async def test_one_call_serves_two(calls: Calls) -> None:
 
 
 async def test_who_leaves_does_not_take_those_for_lost_who_hear_of_it(
-    village: Village, monkeypatch: pytest.MonkeyPatch
+    village: MembershipNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(village.peer("hub"))
@@ -513,7 +513,7 @@ async def test_who_leaves_does_not_take_those_for_lost_who_hear_of_it(
 
 
 async def test_of_two_calls_that_crossed_the_one_of_the_lower_id_stays(calls: Calls) -> None:
-    village = Village("memory", replace(brisk(), retry_first=0.001))
+    village = MembershipNetwork("memory", replace(brisk(), retry_first=0.001))
     village.network.delay = 0.05
     low, high = sorted((Identity.ephemeral(), Identity.ephemeral()), key=lambda identity: identity.id)
     first, second = Address("memory", 1), Address("memory", 2)
@@ -531,7 +531,7 @@ async def test_of_two_calls_that_crossed_the_one_of_the_lower_id_stays(calls: Ca
 
 
 async def test_who_tells_and_cannot_be_called_is_not_asked_and_needs_no_reassurance(calls: Calls) -> None:
-    village = Village("memory", replace(brisk(), retry_most=3.0))
+    village = MembershipNetwork("memory", replace(brisk(), retry_most=3.0))
     away = Address("memory", 77)
     async with village.peer("hub") as hub:
         async with village.peer("shy", peers=[hub.address]) as shy:
@@ -551,7 +551,7 @@ async def test_who_tells_and_cannot_be_called_is_not_asked_and_needs_no_reassura
 
 async def test_who_could_not_be_asked_is_met_anew(calls: Calls) -> None:
     """One that we watch is not: its watch says how it is."""
-    village = Village("memory", replace(brisk(), retry_most=30.0))  # no anti-entropy meanwhile
+    village = MembershipNetwork("memory", replace(brisk(), retry_most=30.0))  # no anti-entropy meanwhile
     async with village.peer("hub") as hub, village.peer("guest", peers=[hub.address]) as guest:
         await within(SOON, hub, "guest")
         before = calls.introduced[hub.address, guest.address], calls.introduced[guest.address, hub.address]
@@ -570,7 +570,7 @@ def test_lost_introductions_are_made_up_for_by_anti_entropy() -> None:
     them anew, because they go on introducing themselves to it. On a clock that jumps."""
 
     async def run() -> None:
-        village = Village("memory")
+        village = MembershipNetwork("memory")
         async with village.peer("amber") as amber, village.peer("birch", peers=[amber.address]) as birch:
             await within(SOON, amber, "birch")
             next_address = Address("memory", birch.address.port + 1)
@@ -602,7 +602,7 @@ def test_lost_introductions_are_made_up_for_by_anti_entropy() -> None:
     ],
 )
 async def test_who_tells_nonsense_is_doubted_and_the_rest_goes_on(said: bytes) -> None:
-    village = Village("grpc")
+    village = MembershipNetwork("grpc")
     async with village.peer("hub") as hub, village.peer("guest", peers=[hub.address]):
         await within(SOON, hub, "guest")
         mallory = Identity.ephemeral()
@@ -633,7 +633,7 @@ async def test_who_tells_nonsense_is_doubted_and_the_rest_goes_on(said: bytes) -
 
 
 async def test_who_tells_ever_more_is_read_no_faster() -> None:
-    village, told = Village("memory"), 2000
+    village, told = MembershipNetwork("memory"), 2000
     limits = replace(LIMITS, calls=200)
     async with village.peer("hub", limits=limits) as hub:
         mallory, asking = Identity.ephemeral(), village.transport()
@@ -673,7 +673,7 @@ async def beats() -> AsyncGenerator[pb.Notice, None]:
 
 
 async def test_who_calls_again_before_its_old_call_has_ended_is_not_in_doubt() -> None:
-    village = Village("memory")
+    village = MembershipNetwork("memory")
     async with village.peer("hub") as hub:
         mallory, theirs = Identity.ephemeral(), village.transport()
         async with theirs.serving(Served(hub.membership)) as at, background() as tasks:
@@ -692,7 +692,7 @@ async def test_who_calls_again_before_its_old_call_has_ended_is_not_in_doubt() -
 
 
 async def test_nobody_tells_in_the_name_of_another_session(calls: Calls) -> None:
-    village = Village("memory")
+    village = MembershipNetwork("memory")
     low, high = sorted((Identity.ephemeral(), Identity.ephemeral()), key=lambda identity: identity.id)
     async with village.peer("hub", identity=low) as hub:
         async with village.peer("guest", identity=high, peers=[hub.address]) as guest:
@@ -707,7 +707,7 @@ async def test_nobody_tells_in_the_name_of_another_session(calls: Calls) -> None
 
 
 async def test_who_has_no_room_to_tell_one_more_watches_all_the_same() -> None:
-    village = Village("memory")
+    village = MembershipNetwork("memory")
     async with village.peer("one") as one, village.peer("two") as two:
         narrow = replace(LIMITS, watches=1)
         async with village.peer("guest", peers=[one.address, two.address], limits=narrow) as guest:
@@ -721,7 +721,7 @@ async def _drained(notices: AsyncIterator[pb.Notice]) -> None:
         pass
 
 
-async def test_a_peer_whose_card_takes_back_its_address_is_followed_where_it_is_now(village: Village) -> None:
+async def test_a_peer_whose_card_takes_back_its_address_is_followed_where_it_is_now(village: MembershipNetwork) -> None:
     """Although the connection to the old one looks open, and its introductions say that it lives."""
     async with village.peer("hub") as hub, village.peer("guest", peers=[hub.address]) as guest:
         await within(SOON, hub, "guest")
@@ -742,7 +742,7 @@ async def test_a_peer_whose_card_takes_back_its_address_is_followed_where_it_is_
             assert hub.events.of(PeerChanged)[-1].address == str(elsewhere)
 
 
-async def test_another_peer_at_the_address_that_somebody_names_is_not_taken_for_it(village: Village) -> None:
+async def test_another_peer_at_the_address_that_somebody_names_is_not_taken_for_it(village: MembershipNetwork) -> None:
     async with village.peer("amber") as amber, village.peer("birch") as birch:
         asking, mallory = village.transport(), Identity.ephemeral()
         card = Card(id=mallory.id, name="mallory", session="s", addresses=(birch.address,))
@@ -756,7 +756,7 @@ async def test_another_peer_at_the_address_that_somebody_names_is_not_taken_for_
         await closed(asking)
 
 
-async def test_a_peer_that_cannot_be_called_lives_while_it_watches(village: Village) -> None:
+async def test_a_peer_that_cannot_be_called_lives_while_it_watches(village: MembershipNetwork) -> None:
     village.timing = replace(brisk(), beat=0.05, suspect_after=0.4, gone_after=0.9)
     async with village.peer("hub") as hub:
         async with village.peer("shy", peers=[hub.address], hidden=True) as shy:
@@ -774,7 +774,7 @@ async def test_a_peer_that_cannot_be_called_lives_while_it_watches(village: Vill
 
 
 async def test_a_peer_that_cannot_be_called_is_not_alive_because_its_watch_looks_open() -> None:
-    village = Village("memory")
+    village = MembershipNetwork("memory")
     async with village.peer("hub") as hub, village.peer("shy", peers=[hub.address], hidden=True) as shy:
         await within(SOON, shy, "hub")
         async with asyncio.timeout(SOON):
@@ -810,7 +810,7 @@ async def test_no_multicast_is_an_error_unless_addresses_were_told() -> None:
         def announcing(self, me: Any, listener: Any) -> Any:
             raise NetworkError("no multicast here")
 
-    village = Village("memory")
+    village = MembershipNetwork("memory")
     with pytest.raises(NetworkError, match="no multicast"):
         async with village.peer("amber", discoveries=[Deaf()]):
             pytest.fail("nobody could be found")
@@ -821,20 +821,20 @@ async def test_no_multicast_is_an_error_unless_addresses_were_told() -> None:
 
 
 async def test_the_callers_exception_comes_out_as_it_went_in() -> None:
-    village = Village("memory")
+    village = MembershipNetwork("memory")
     with pytest.raises(KeyError, match="mine"):
         async with village.peer("amber", lobby=Lobby()):
             raise KeyError("mine")
 
 
 async def test_a_card_that_nobody_would_take_is_refused_at_home() -> None:
-    village = Village("memory")
+    village = MembershipNetwork("memory")
     async with village.peer("amber") as amber:
         with pytest.raises(ConfigError, match="others would not take"):
             amber.membership.update(replace(amber.membership.card, name="x" * 1000))
 
 
-async def test_cancelling_leaves_nothing_behind_and_still_says_goodbye(village: Village) -> None:
+async def test_cancelling_leaves_nothing_behind_and_still_says_goodbye(village: MembershipNetwork) -> None:
     before = asyncio.all_tasks()
     async with village.peer("amber") as amber:
         known = asyncio.Event()
@@ -859,7 +859,7 @@ async def test_cancelling_leaves_nothing_behind_and_still_says_goodbye(village: 
 async def test_nobody_is_blamed_while_our_own_loop_is_held_up() -> None:
     import time
 
-    village = Village("memory")
+    village = MembershipNetwork("memory")
     lobby = Lobby()
     async with village.peer("amber", lobby=lobby) as amber, village.peer("birch", lobby=lobby):
         await within(SOON, amber, "birch")
@@ -873,7 +873,7 @@ async def closed(transport: Transport) -> None:
         await transport.__aexit__(None, None, None)
 
 
-async def test_refused_connections_raise_peer_unreachable(village: Village) -> None:
+async def test_refused_connections_raise_peer_unreachable(village: MembershipNetwork) -> None:
     asking = village.transport()
     with pytest.raises(PeerUnreachable):
         await asking.introduce(DEAD, pb.Introduction())

@@ -260,7 +260,10 @@ async def test_cancelling_run_stops_training_and_another_run_goes_on() -> None:
 
 async def test_a_peer_is_driven_by_one_call_at_a_time() -> None:
     village = PeerNetwork()
-    async with village.peer("amber", blob_learner([0, 1], 1), strategy="isolated") as amber, asyncio.TaskGroup() as tasks:
+    async with (
+        village.peer("amber", blob_learner([0, 1], 1), strategy="isolated") as amber,
+        asyncio.TaskGroup() as tasks,
+    ):
         first = tasks.create_task(amber.run(3))
         await until(lambda: amber.rounds_done > 0)
         with pytest.raises(ConfigError, match="one run"):
@@ -342,7 +345,10 @@ async def test_one_identity_is_held_by_one_peer(tmp_path: Path) -> None:
 async def test_another_group_tag_is_another_world() -> None:
     village, elsewhere = PeerNetwork(), PeerNetwork()
     elsewhere.network, elsewhere.lobby = village.network, village.lobby
-    async with village.peer("amber", blob_learner([0, 1], 1)) as amber, elsewhere.peer("birch", blob_learner([2, 3], 2)):
+    async with (
+        village.peer("amber", blob_learner([0, 1], 1)) as amber,
+        elsewhere.peer("birch", blob_learner([2, 3], 2)),
+    ):
         with pytest.raises(PeerUnreachable, match="met nobody"):
             await amber.meet(1, timeout=0.5)
 

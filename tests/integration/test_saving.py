@@ -56,7 +56,9 @@ def test_only_a_plain_local_span_may_be_cut_in_two() -> None:
 
 
 def isolated(village: PeerNetwork, state: Path, name: str = "amber", **more: Any) -> Any:
-    return village.peer(name, blob_learner([0, 1, 2, 3], 1), strategy=more.pop("strategy", "isolated"), state=state, **more)
+    return village.peer(
+        name, blob_learner([0, 1, 2, 3], 1), strategy=more.pop("strategy", "isolated"), state=state, **more
+    )
 
 
 @pytest.mark.parametrize("strategy", [Isolated, IsolatedBalanced], ids=["divisible", "not divisible"])

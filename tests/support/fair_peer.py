@@ -48,6 +48,7 @@ class Provider:
 
     async def admit(self, header: pb.Header, caller: Caller) -> Caller:
         return caller
+
     async def answer(self, asked: Message, caller: Caller) -> Message:
         nbytes = int(asked.header.sender)
         if nbytes not in self._answers:

@@ -65,7 +65,7 @@ class Served:
 
 
 @dataclass
-class Village:
+class MembershipNetwork:
     """Makes peers that share a network."""
 
     kind: str

@@ -51,9 +51,7 @@ def test_no_test_file_imports_another(path):
         elif isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
         for module in modules:
-            assert not re.match(r"tests\.(\w+\.)*test_\w+", module), (
-                "what tests share is in peerlearn.testing or support"
-            )
+            assert not re.match(r"tests\.(\w+\.)*test_\w+", module), "what is shared is in peerlearn.testing or support"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -1,4 +1,4 @@
-"""scripts/bench-rivals [--only NAME]... [--times N] [--folder DIR] [--json] [--markdown FILE]
+"""scripts/bench rivals [--only NAME]... [--times N] [--folder DIR] [--json] [--markdown FILE]
 
 Each rival lives in a virtual environment of its own below the folder, made at the first call and kept for the next;
 all borrow the torch of the environment that runs this, which is large. What cannot be installed or run is skipped, and
@@ -70,7 +70,7 @@ def main() -> int:
     text = _table(rows)
     if options.markdown is not None:
         there = options.markdown.read_text(encoding="utf-8") if options.markdown.exists() else ""
-        made = f"Made by `scripts/bench-rivals` on {machine.sentence(machine.describe())}.\n\n{text}"
+        made = f"Made by `scripts/bench rivals` on {machine.sentence(machine.describe())}.\n\n{text}"
         options.markdown.write_text(markdown.placed(there, made, markdown.RIVALS), encoding="utf-8")
     if options.json:
         sys.stdout.write(json.dumps({"machine": machine.describe(), "results": rows}) + "\n")
@@ -80,7 +80,7 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="scripts/bench-rivals", description=(__doc__ or "").partition("\n\n")[2])
+    parser = argparse.ArgumentParser(prog="scripts/bench rivals", description=(__doc__ or "").partition("\n\n")[2])
     parser.add_argument("--only", action="append", choices=[rival.name for rival in RIVALS])
     parser.add_argument("--times", type=int, default=5, help="repetitions; Flower does at most three")
     parser.add_argument("--folder", type=Path, help="where the environments are kept; default: in the temporary folder")

@@ -176,14 +176,15 @@ def test_of_ever_new_liars_no_more_are_remembered_than_that_and_those_put_aside_
     suspicion, first = GroupTesting(), card("f")
     for _ in range(FAILURES):
         suspicion.refused(first, "harm")
-    for n in range(2 * REMEMBERED):
+    most = REMEMBERED + 50
+    for n in range(most):
         suspicion.refused(Card(id=PeerId(f"{n:032x}"), name="new", session="s1"), "harm")
         suspicion.failed([Card(id=PeerId(f"{n:016x}{k:016x}"), name="x", session="s1") for k in (1, 2)], "harm")
     tree = copy.deepcopy(suspicion.as_tree())
     assert len(tree["standing"]) == REMEMBERED
     assert len(tree["groups"]) == REMEMBERED
     assert suspicion.why(first, 0) is not None
-    last = Card(id=PeerId(f"{2 * REMEMBERED - 1:032x}"), name="new", session="s1")
+    last = Card(id=PeerId(f"{most - 1:032x}"), name="new", session="s1")
     suspicion.refused(last, "harm")
     assert suspicion.refused(last, "harm") is not None, "who came last is known, and can be put aside"
 
@@ -208,8 +209,8 @@ def test_at_the_start_nobody_is_suspected_and_nothing_is_held_against_anybody() 
 
 @pytest.mark.parametrize(
     ("names", "halves"),
-    [("ab", ["a", "b"]), ("abc", ["ab", "c"]), ("abcd", ["ab", "cd"]), ("abcde", ["abc", "de"]), ("gfedcba", ["abcd", "efg"])],
-)  # fmt: skip
+    [("ab", ["a", "b"]), ("abc", ["ab", "c"]), ("abcd", ["ab", "cd"]), ("gfedcba", ["abcd", "efg"])],
+)
 def test_suspects_are_split_into_halves_by_id_and_the_first_half_is_tried_at_once(
     names: str, halves: list[str]
 ) -> None:
@@ -293,9 +294,10 @@ def test_who_returns_is_quarantined_again_by_one_failure_for_twice_as_long_up_to
         assert exclusion is not None
         assert exclusion.why == f"harm at {version}"
         pauses.append(exclusion.until - version)
-        assert tests.why(card("a"), exclusion.until - 1) == f"put aside until its version {exclusion.until}: harm at {version}"
+        why = f"put aside until its version {exclusion.until}: harm at {version}"
+        assert tests.why(card("a"), exclusion.until - 1) == why
         version = exclusion.until
-        assert tests.trial(ids("ab")) == ids("a")
+        assert tests.trial(ids("a")) == ids("a")
     assert pauses == [8, 16, 32, 64, 128, 256, 512, 1024, 1024, 1024]
 
 
@@ -366,6 +368,7 @@ def test_groups_are_as_many_as_the_bound_and_new_ones_push_the_last_out() -> Non
 # ---- what is no state, in words
 
 
+TOO_MANY = f"what is held against others is no list of at most {REMEMBERED}"
 GOOD = ["a" * 32, "s1", 1, 0, None, "harm"]
 NO_STATE: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"standing": [["x" * 50, *GOOD[1:]]]}, ValueError, f"{'x' * 40!r} is no id of a peer"),
@@ -377,8 +380,8 @@ NO_STATE: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"standing": [[*GOOD[:4], -1, "harm"]]}, ValueError, "'-1' is no count"),
     ({"groups": [[["b" * 32], -1]]}, ValueError, "'-1' is no count"),
     ({"groups": [[["b" * 32], 0], [["b" * 32, "c" * 32], 0]]}, ValueError, "somebody is in two groups of suspects"),
-    ({"groups": "abc"}, ValueError, f"what is held against others is no list of at most {REMEMBERED}"),
-    ({"standing": [GOOD] * (REMEMBERED + 1)}, ValueError, f"what is held against others is no list of at most {REMEMBERED}"),
+    ({"groups": "abc"}, ValueError, TOO_MANY),
+    ({"standing": [GOOD] * (REMEMBERED + 1)}, ValueError, TOO_MANY),
 ]  # fmt: skip
 
 

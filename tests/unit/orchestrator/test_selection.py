@@ -186,7 +186,7 @@ def test_lots_of_peers_of_one_name_go_by_id() -> None:
 
 
 def test_pairs_of_a_text_are_the_same_in_every_version_on_every_machine() -> None:
-    names = "fir oak yew elm ash".split()
+    names = ["fir", "oak", "yew", "elm", "ash"]
     cards = {name: Card(id=PeerId(name[0] * 32), name=name, session="s") for name in names}
     pairs = {}
     for name, me in cards.items():

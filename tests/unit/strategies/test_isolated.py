@@ -122,8 +122,7 @@ def test_9_1_2_it_shows_nothing() -> None:
 async def test_a_whole_peer_trains_by_it_and_asks_nobody() -> None:
     village = PeerNetwork()
     amber, birch = (
-        village.peer(n, blob_learner([0, 1], s), strategy="isolated-balanced")
-        for s, n in enumerate(("amber", "birch"))
+        village.peer(n, blob_learner([0, 1], s), strategy="isolated-balanced") for s, n in enumerate(("amber", "birch"))
     )
     async with gathered(amber, birch):
         await amber.run(2)

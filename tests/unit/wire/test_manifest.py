@@ -28,10 +28,11 @@ NAME = bytes(DIGEST_BYTES)
 
 def tensor(**changes: Any) -> pb.TensorHeader:
     """Twelve float32 in a whole tensor, but for these changes."""
-    return pb.TensorHeader(**({"name": "w", "dtype": "float32", "shape": [3, 4], "stored": 12} | changes))
+    fields: dict[str, Any] = {"name": "w", "dtype": "float32", "shape": [3, 4], "stored": 12}
+    return pb.TensorHeader(**(fields | changes))
 
 
-def sparse(encoding: pb.TensorHeader.Encoding.ValueType = INDEX, **changes: Any) -> pb.TensorHeader:
+def sparse(encoding: pb.TensorHeader.Encoding = INDEX, **changes: Any) -> pb.TensorHeader:
     """Five values of twelve."""
     return tensor(**({"encoding": encoding, "stored": 5} | changes))
 
@@ -96,7 +97,12 @@ BOUNDS: list[tuple[str, Limits, dict[str, Any], dict[str, Any]]] = [
     ("characters of sender", Limits(name_chars=7), {"sender": "x" * 7}, {"sender": "x" * 8}),
     ("characters of session", Limits(name_chars=7), {"session": "x" * 7}, {"session": "x" * 8}),
     ("characters of strategy", Limits(name_chars=7), {"strategy": "x" * 7}, {"strategy": "x" * 8}),
-    ("bytes of query", Limits(select_bytes=7), {"query": pb.Query(select=bytes(7))}, {"query": pb.Query(select=bytes(8))}),
+    (
+        "bytes of query",
+        Limits(select_bytes=7),
+        {"query": pb.Query(select=bytes(7))},
+        {"query": pb.Query(select=bytes(8))},
+    ),
     ("bytes of the name of an answer", Limits(), {"answer": bytes(16)}, {"answer": bytes(17)}),
     (
         "bytes of the name of an answer",
@@ -181,7 +187,10 @@ REFUSED: list[tuple[pb.TensorHeader, type[WireError], str]] = [
     (tensor(dtype="x" * 41), Corrupt, f"tensor 'w' has dtype {'x' * 40!r}, which this peer does not know"),
     (tensor(encoding=3), Corrupt, "tensor 'w' has encoding 3, which this peer does not know"),
     (tensor(shape=[1, 3, 1, 4]), Oversized, too_much(4, "dimensions of tensor 'w'", 3)),
-    (tensor(cast_from="int64", dtype="int8"), Corrupt, "tensor 'w' claims a cast from 'int64' to int8, which there is not"),
+    (
+        tensor(cast_from="int64", dtype="int8"), Corrupt,
+        "tensor 'w' claims a cast from 'int64' to int8, which there is not",
+    ),
     (tensor(cast_from="float32"), Corrupt, "tensor 'w' claims a cast from 'float32' to float32, which there is not"),
     (
         tensor(cast_from="x" * 41, dtype="int8"), Corrupt,
