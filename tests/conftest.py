@@ -25,7 +25,7 @@ def nothing_is_left_behind() -> Iterator[None]:
     of a test, so that it looks when they are closed; what a module's fixtures hold was there before."""
     before = police.Scene.now()
     yield
-    if police.left(before, police.Scene.now()) and (found := police.left_for_good(before)):
+    if found := police.left_for_good(before):
         pytest.fail(f"the test has left behind: {found}")
 
 

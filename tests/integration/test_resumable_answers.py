@@ -62,9 +62,11 @@ class End:
     async def read(self) -> bytes | None:
         got = asyncio.ensure_future(self.incoming.frames.get())  # noqa: TID251  a test's own wire
         cut = asyncio.ensure_future(self.incoming.cut.wait())  # noqa: TID251
-        done, _ = await asyncio.wait((got, cut), return_when=asyncio.FIRST_COMPLETED)
-        for task in (got, cut):
-            task.cancel()
+        try:
+            done, _ = await asyncio.wait((got, cut), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (got, cut):
+                task.cancel()
         if got not in done:
             raise PeerUnreachable("bob", "the connection was lost")
         return got.result()

@@ -14,9 +14,10 @@ FDS = Path("/proc/self/fd")
 PATIENCE = 5.0
 """Seconds for what ends a moment after a test: only a test that leaves something waits at all."""
 
-KEPT: dict[str, int] = {}
-"""How many descriptors of a kind, as /proc tells it, a test may leave: what a library keeps for good, once per process.
-A line here needs the name of the library, and that a second test leaves no more."""
+NOT_COUNTED = ("socket", "anon_inode:[eventfd]", "anon_inode:[eventpoll]", "font")
+"""Kinds of descriptors that libraries close later than a test ends, on threads of their own: gRPC its sockets and the
+poller of its asyncio layer, matplotlib the fonts that it has drawn with. That exchanges leave no connection behind is
+held by tests/integration/test_leaks.py, which waits for them."""
 
 SET_BY_LIBRARIES = frozenset({"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR"})
 """Environment variables set once, when they are imported, by scikit-learn (the first two) and torch."""
@@ -50,7 +51,7 @@ def watched(thread: threading.Thread) -> bool:
 
 
 def descriptors() -> Counter[str]:
-    """Open descriptors by kind: "socket", "pipe", "anon_inode:[eventpoll]", or the path of a file."""
+    """Open descriptors by kind: "pipe", or the path of a file; without those of NOT_COUNTED."""
     found: Counter[str] = Counter()
     if FDS.exists():
         for name in os.listdir(FDS):
@@ -58,16 +59,24 @@ def descriptors() -> Counter[str]:
                 target = os.readlink(FDS / name)
             except OSError:
                 continue  # the one that has listed the others
-            found[target.partition(":[")[0] if not target.startswith("anon_inode") else target] += 1
+            if (kind := kind_of(target)) not in NOT_COUNTED:
+                found[kind] += 1
     return found
 
 
+def kind_of(target: str) -> str:
+    """Of what a descriptor leads to."""
+    if target.startswith("anon_inode"):
+        return target
+    return "font" if target.endswith(".ttf") else target.partition(":[")[0]
+
+
 def left(before: Scene, after: Scene) -> str:
-    """What a test has left, in words; empty: nothing."""
+    """What a test has left beyond what libraries keep, in words; empty: nothing."""
     found = []
     if threads := sorted(thread.name for thread in after.threads - before.threads if thread.is_alive()):
         found.append(f"threads {', '.join(threads)}")
-    if kinds := {kind: n for kind, n in (after.descriptors - before.descriptors).items() if n > KEPT.get(kind, 0)}:
+    if kinds := after.descriptors - before.descriptors:
         found.append("file descriptors " + ", ".join(f"{n} x {kind}" for kind, n in sorted(kinds.items())))
     changed = {name for name, _ in after.environment ^ before.environment}
     if variables := sorted(changed - SET_BY_LIBRARIES):

@@ -29,7 +29,7 @@ _TLS = re.compile(r"OPENSSL_internal:(\w+)")
 
 
 def options(limits: Limits) -> list[tuple[str, int | str]]:
-    """For server and channel: a bounded look-ahead instead of one that grows with the bandwidth (docs/performance.md)."""
+    """For server and channel: a bounded look-ahead, instead of one that grows with the bandwidth."""
     most = max(_DEFAULT_MESSAGE_BYTES, limits.header_bytes + MIB, limits.block_bytes + MIB)
     return [
         ("grpc.http2.bdp_probe", 0),
