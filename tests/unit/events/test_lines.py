@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, get_type_hints
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from peerlearn import events
@@ -73,6 +73,7 @@ def told(recorded: Recorded) -> Any:
     return type(event), own, recorded.source, recorded.source_name, recorded.time, recorded.t, recorded.schema
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a loaded machine draws slowly
 @given(RECORDED)
 def test_reading_is_the_inverse_of_writing(recorded):
     assert told(from_json(as_json(recorded))) == told(recorded)
