@@ -11,7 +11,7 @@ from pathlib import Path
 
 FDS = Path("/proc/self/fd")
 
-PATIENCE = 5.0
+PATIENCE = 20.0
 """Seconds for what ends a moment after a test: only a test that leaves something waits at all."""
 
 NOT_COUNTED = ("socket", "anon_inode:[eventfd]", "anon_inode:[eventpoll]", "font")
